@@ -1,0 +1,3 @@
+module repmgr
+
+go 1.26.0
