@@ -1,0 +1,58 @@
+# The habits of this project as targets; `make help` lists them.
+
+GO           ?= go
+STATICCHECK  ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+MAJORS       ?= 13 17 18
+BINARIES     := bin/repmgr bin/repmgrd
+# Arguments for the demo and the benchmark, as in: make demo ARGS=--keep
+ARGS         ?=
+# Arguments for go test, as in: make test TESTARGS='-run TestClone -v'
+TESTARGS     ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test-majors demo bench lint docs clean postgres majors
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Static: no cgo, so that one file runs on any Linux; -trimpath: the same source gives the same file.
+build: ## build static binaries into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/repmgr ./cmd/repmgrd
+
+postgres:
+	@scripts/install-postgres
+
+majors:
+	@scripts/install-majors $(MAJORS) >/dev/null
+
+test: postgres ## every test, on the distribution's PostgreSQL
+	$(GO) test -timeout 12m $(TESTARGS) ./...
+
+test-majors: postgres majors ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
+	@for major in $(MAJORS); do \
+		echo "PostgreSQL $$major"; \
+		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 12m -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... || exit 1; \
+	done
+
+# The demo program runs as one process (no `go run` in between), so that an interrupt reaches it and it can tidy up.
+demo: postgres build ## a three-node cluster whose primary dies before your eyes (ARGS=--keep keeps it)
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
+	@bin/lab demo $(ARGS)
+
+bench: postgres build ## measure failover, the daemon at rest and cluster show, beside repmgr 5 if installed
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
+	@bin/lab bench $(ARGS)
+
+lint: ## gofmt, go vet and staticcheck
+	@unformatted=$$(gofmt -l cmd internal *.go); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	@if command -v staticcheck >/dev/null; then staticcheck ./...; \
+	elif $(GO) run $(STATICCHECK) -version >/dev/null 2>&1; then $(GO) run $(STATICCHECK) ./...; \
+	else echo "lint: staticcheck cannot be had here (no network?); skipped"; fi
+
+docs: build ## rewrite the pages that are generated from the code
+	bin/repmgr docs --output docs
+
+clean: ## remove what was built (the unpacked servers in .pg stay: rm -rf .pg)
+	rm -rf bin
