@@ -1,0 +1,221 @@
+package failover
+
+import (
+	"time"
+
+	"repmgr/internal/cluster"
+)
+
+// facts is a View digested once, so that rules read like sentences.
+type facts struct {
+	*View
+	now      time.Time
+	self     cluster.Node
+	known    bool // self is registered
+	local    Local
+	upstream cluster.NodeID // whom this node follows: by its record, else the recorded primary
+	primary  cluster.NodeID // the active primary by record
+	newest   cluster.NodeID // the newest running primary among the others; zero: none seen
+	newestAt Position
+	siblings []cluster.Node // active nodes with the same upstream, without self
+}
+
+func newFacts(v *View, now time.Time) facts {
+	f := facts{View: v, now: now, local: v.Local}
+	f.self, f.known = cluster.Find(v.Nodes, v.Self)
+	for _, n := range v.Nodes {
+		if n.Role == cluster.Primary && n.Active && n.ID != v.Self {
+			f.primary = n.ID
+		}
+	}
+	f.upstream = f.self.Upstream
+	if f.upstream == 0 || f.upstream == v.Self {
+		f.upstream = f.primary
+	}
+	if f.leads() {
+		f.upstream = 0
+	}
+	for _, n := range v.Nodes {
+		if n.ID == v.Self || n.Role == cluster.Witness {
+			continue
+		}
+		if at, ok := f.runsAsPrimary(n.ID); ok && (f.newest == 0 || at.Timeline > f.newestAt.Timeline) {
+			f.newest, f.newestAt = n.ID, at
+		}
+	}
+	for _, n := range v.Nodes {
+		if n.ID != v.Self && n.Active && n.Upstream == f.upstream && n.Upstream != 0 {
+			f.siblings = append(f.siblings, n)
+		}
+	}
+	return f
+}
+
+// leads reports whether this node's server takes the cluster's writes, as far as
+// it is known. A witness is writable too, and holds none of them.
+func (f facts) leads() bool {
+	return f.local.Role == cluster.Primary && f.self.Role != cluster.Witness
+}
+
+// fresh reports whether a node's daemon has spoken lately.
+func (f facts) fresh(id cluster.NodeID) bool {
+	p, ok := f.Peers[id]
+	return ok && f.now.Sub(p.At) < f.Policy.freshness()
+}
+
+// seen reports whether this daemon's own last look at a server succeeded, lately.
+func (f facts) seen(id cluster.NodeID) bool {
+	p := f.Probes[id]
+	return p.OK && f.now.Sub(p.At) < silentEvery+f.Policy.freshness()
+}
+
+// visible reports whether a node can be asked: by its daemon or by its server.
+func (f facts) visible(id cluster.NodeID) bool { return f.fresh(id) || f.seen(id) }
+
+// runsAsPrimary reports whether a node takes writes, as its daemon says, or,
+// where the daemon is silent, as its server answered, and its position.
+func (f facts) runsAsPrimary(id cluster.NodeID) (Position, bool) {
+	if r := f.Peers[id].Report; f.fresh(id) {
+		return r.Position, r.Server == ServerRunning && r.Role == cluster.Primary && f.sameCluster(r.SystemID)
+	}
+	p := f.Probes[id]
+	return p.Position, f.seen(id) && p.Role == cluster.Primary && f.sameCluster(p.SystemID)
+}
+
+// sameCluster compares system identifiers; one that is not known does not count
+// as different. A witness has a server of its own, with an identifier of its own.
+func (f facts) sameCluster(id string) bool {
+	return id == "" || f.local.SystemID == "" || id == f.local.SystemID || f.self.Role == cluster.Witness
+}
+
+// dead reports whether a node's own daemon says that nothing of its server is
+// left, and this node has not reached that server since.
+func (f facts) dead(id cluster.NodeID) bool {
+	p := f.Peers[id]
+	return f.fresh(id) && (p.Report.Server == ServerCrashed || p.Report.Server == ServerFenced) &&
+		!(f.Probes[id].OK && f.Probes[id].LastOK.After(p.Since))
+}
+
+// exhausted reports whether this node has tried often and long enough to reach a server.
+func (f facts) exhausted(id cluster.NodeID) bool { return !f.Probes[id].LostAt.IsZero() }
+
+// alive reports whether a node's daemon vouches for its server.
+func (f facts) alive(id cluster.NodeID) bool {
+	return f.fresh(id) && f.Peers[id].Report.Server == ServerRunning
+}
+
+// lost reports whether a server is gone, as far as this node can tell.
+func (f facts) lost(id cluster.NodeID) bool {
+	return f.dead(id) || f.exhausted(id) && !f.alive(id)
+}
+
+// sees returns a node that reached the node id itself within the last two
+// monitor intervals.
+func (f facts) sees(id cluster.NodeID) (cluster.Node, bool) {
+	for _, n := range f.Nodes {
+		if n.ID == f.Self || n.ID == id || !f.fresh(n.ID) {
+			continue
+		}
+		p := f.Peers[n.ID]
+		for _, s := range p.Report.Saw {
+			if s.Node == id && s.Ago >= 0 && s.Ago+f.now.Sub(p.At) < 2*f.Policy.MonitorInterval {
+				return n, true
+			}
+		}
+	}
+	return cluster.Node{}, false
+}
+
+// electorate counts the nodes that follow the lost primary, this one included,
+// and those of them that are visible.
+func (f facts) electorate() (visible, shared int) {
+	visible, shared = 1, 1
+	for _, n := range f.siblings {
+		shared++
+		if f.visible(n.ID) {
+			visible++
+		}
+	}
+	return visible, shared
+}
+
+// location reports whether a visible node, this one included, is in the lost
+// primary's location.
+func (f facts) location() (string, bool) {
+	lost, ok := cluster.Find(f.Nodes, f.upstream)
+	if !ok || lost.Location == f.self.Location {
+		return lost.Location, true
+	}
+	for _, n := range f.siblings {
+		if n.Location == lost.Location && f.visible(n.ID) {
+			return lost.Location, true
+		}
+	}
+	return lost.Location, false
+}
+
+// candidate reports whether a sibling may be promoted at all.
+func (f facts) candidate(n cluster.Node) bool {
+	r := f.Peers[n.ID].Report
+	return f.fresh(n.ID) && n.Role == cluster.Standby && r.Automatic && !r.Paused && r.Priority > 0 &&
+		r.Server == ServerRunning && r.Role == cluster.Standby
+}
+
+// bid returns a sibling's bid for the present loss.
+func (f facts) bid(n cluster.Node) (Bid, bool) {
+	b := f.Peers[n.ID].Report.Bid
+	if b == nil || b.Lost != f.upstream {
+		return Bid{}, false
+	}
+	return *b, true
+}
+
+// better returns the best sibling whose bid outranks this node's.
+func (f facts) better() (cluster.Node, Bid, bool) {
+	best, bestBid, found := f.self, f.Loss.Bid, false
+	for _, n := range f.siblings {
+		b, ok := f.bid(n)
+		if !ok || b.Failed || !f.candidate(n) {
+			continue
+		}
+		n.Priority = f.Peers[n.ID].Report.Priority // its own word is newer than the registry's
+		if !found && f.Loss.Bid.Failed || outranks(n, b, best, bestBid) {
+			best, bestBid, found = n, b, true
+		}
+	}
+	return best, bestBid, found
+}
+
+// outranks compares two bids: the higher timeline, then the higher LSN, then the
+// higher priority, then the lower node id.
+func outranks(a cluster.Node, ab Bid, b cluster.Node, bb Bid) bool {
+	switch {
+	case ab.Position.Timeline != bb.Position.Timeline:
+		return ab.Position.Timeline > bb.Position.Timeline
+	case ab.Position.LSN != bb.Position.LSN:
+		return ab.Position.LSN > bb.Position.LSN
+	case a.Priority != b.Priority:
+		return a.Priority > b.Priority
+	default:
+		return a.ID < b.ID
+	}
+}
+
+// awaited returns a sibling that may be promoted and has not bid yet.
+func (f facts) awaited() (cluster.Node, bool) {
+	for _, n := range f.siblings {
+		if _, ok := f.bid(n); f.candidate(n) && !ok {
+			return n, true
+		}
+	}
+	return cluster.Node{}, false
+}
+
+// bidWindow is how long the others' bids are awaited: as long as they may need
+// to find the primary lost themselves, and a margin for the message.
+func (f facts) bidWindow() time.Duration {
+	if f.dead(f.upstream) {
+		return time.Second
+	}
+	return f.Policy.suspicion() + 2*f.Policy.MonitorInterval + time.Second
+}

@@ -1,0 +1,118 @@
+// Package failover decides. Observe folds what happened into a View; Decide says
+// which rule of one ordered table applies to it, why, and what to do. Nothing in
+// here reads a clock, rolls a die or touches the world: see DESIGN.md.
+package failover
+
+import (
+	"time"
+
+	"repmgr/internal/cluster"
+)
+
+// Decision is the outcome of one look at a View.
+type Decision struct {
+	Rule    string   // identity of the rule: it goes to the log, the events and the API
+	Why     string   // one sentence, with the numbers in it
+	Actions []Action // plain data
+}
+
+// Action is something to carry out. Actions are comparable values.
+type Action interface{ action() }
+
+type (
+	// PlaceBid offers this node's position after the loss of its primary.
+	PlaceBid struct{ Bid Bid }
+	// WithdrawBid ends that offer.
+	WithdrawBid struct{}
+	// Validate asks failover_validation_command whether this node may be promoted.
+	Validate struct {
+		Lost                   cluster.NodeID
+		Visible, Shared, Total int // its %v, %u and %t
+	}
+	// Promote makes this node the primary after the loss of another.
+	Promote struct{ Lost cluster.NodeID }
+	// Follow points this node at Upstream.
+	Follow struct{ Upstream cluster.NodeID }
+	// Fence stops this node's server: By is the newer primary.
+	Fence struct{ By cluster.NodeID }
+	// RecordRole writes to the registry that this node, promoted by hand, is the primary.
+	RecordRole struct{}
+)
+
+func (PlaceBid) action()    {}
+func (WithdrawBid) action() {}
+func (Validate) action()    {}
+func (Promote) action()     {}
+func (Follow) action()      {}
+func (Fence) action()       {}
+func (RecordRole) action()  {}
+
+// Decide returns the decision of the first rule that applies to v at now.
+func Decide(v *View, now time.Time) Decision {
+	f := newFacts(v, now)
+	for _, r := range rules {
+		if why, ok := r.when(f); ok {
+			d := Decision{Rule: r.id, Why: why}
+			if r.then != nil {
+				d.Actions = r.then(f)
+			}
+			return d
+		}
+	}
+	panic("failover: no rule applies; the last rule must be unconditional")
+}
+
+// Rules returns the identities of all rules in the order in which they are
+// tried, with one sentence each on when it applies.
+func Rules() [][2]string {
+	var out [][2]string
+	for _, r := range rules {
+		out = append(out, [2]string{r.id, r.doc})
+	}
+	return out
+}
+
+// Degraded reports whether the node has lost sight of its upstream.
+func Degraded(v *View, now time.Time) bool {
+	f := newFacts(v, now)
+	return f.upstream != 0 && f.lost(f.upstream)
+}
+
+// Look is a server that the daemon's eyes should look at, and how often.
+type Look struct {
+	Node  cluster.NodeID
+	Every time.Duration
+}
+
+// silentEvery is how often a server is looked at whose daemon says nothing.
+const silentEvery = 5 * time.Second
+
+// Looks returns which servers to look at: the upstream and the primary at the
+// monitor interval, at the reconnect interval while they fail (the first time at
+// once), and the servers of silent daemons
+// now and then, closer while an election is on.
+func Looks(v *View, now time.Time) []Look {
+	f := newFacts(v, now)
+	var out []Look
+	for _, n := range v.Nodes {
+		if n.ID == v.Self || !n.Active && n.ID != f.upstream {
+			continue
+		}
+		every := silentEvery
+		switch {
+		case !f.leads() && (n.ID == f.upstream || n.ID == f.primary):
+			every = v.Policy.MonitorInterval
+			if fails := v.Probes[n.ID].Failures; fails == 1 {
+				every = 0
+			} else if fails > 1 && !f.exhausted(n.ID) {
+				every = v.Policy.ReconnectInterval
+			}
+		case f.fresh(n.ID):
+			continue
+		case v.Loss != nil:
+			every = v.Policy.MonitorInterval
+		}
+		out = append(out, Look{Node: n.ID, Every: every})
+	}
+	return out
+}

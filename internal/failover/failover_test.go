@@ -1,0 +1,131 @@
+package failover
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"repmgr/internal/cluster"
+)
+
+// TestReportsOutOfOrder keeps what is newest: a report that was overtaken on its
+// way must not bring back a state that is over.
+func TestReportsOutOfOrder(t *testing.T) {
+	v := New(1, Policy{})
+	v.Observe(PeerReported{Report{Node: 2, Incarnation: 7, Sequence: 5, Server: ServerCrashed}}, t0)
+	v.Observe(PeerReported{Report{Node: 2, Incarnation: 7, Sequence: 4, Server: ServerRunning}}, t0.Add(time.Second))
+	if got := v.Peers[2].Report.Server; got != ServerCrashed {
+		t.Errorf("an older report replaced a newer one: server is %s", got)
+	}
+	v.Observe(PeerReported{Report{Node: 2, Incarnation: 8, Sequence: 1, Server: ServerRunning}}, t0.Add(2*time.Second))
+	if got := v.Peers[2].Report.Server; got != ServerRunning {
+		t.Errorf("a restarted daemon's first report was refused: server is %s", got)
+	}
+	v.Observe(PeerReported{Report{Node: 1, Server: ServerCrashed}}, t0)
+	if _, ok := v.Peers[1]; ok {
+		t.Error("a node took a report of its own for a peer's")
+	}
+}
+
+// TestLostAfterAttempts counts failures and time: an upstream is lost after one
+// failure and reconnect_attempts more, spread over the reconnect interval.
+func TestLostAfterAttempts(t *testing.T) {
+	p := Policy{MonitorInterval: time.Second, ReconnectAttempts: 3, ReconnectInterval: time.Second}
+	v := New(2, p)
+	v.Observe(NodesRead{[]cluster.Node{{ID: 1, Role: cluster.Primary, Active: true}, {ID: 2, Role: cluster.Standby, Active: true, Upstream: 1}}}, t0)
+	lost := func(at time.Duration) bool {
+		v.Observe(Probed{Node: 1}, t0.Add(at))
+		return newFacts(v, t0.Add(at)).lost(1)
+	}
+	for _, step := range []struct {
+		at   time.Duration
+		want bool
+	}{{0, false}, {0, false}, {time.Second, false}, {2 * time.Second, true}} {
+		if got := lost(step.at); got != step.want {
+			t.Errorf("after a failure at %s: lost is %v, want %v", step.at, got, step.want)
+		}
+	}
+	v.Observe(Probed{Node: 1, OK: true}, t0.Add(3*time.Second))
+	if newFacts(v, t0.Add(3*time.Second)).lost(1) {
+		t.Error("an upstream that answered is still lost")
+	}
+	quick := New(2, p)
+	for range 20 {
+		quick.Observe(Probed{Node: 1}, t0)
+	}
+	if newFacts(quick, t0).lost(1) {
+		t.Error("many failures within no time made an upstream lost")
+	}
+}
+
+// TestBidOutlivesLook says that a bid keeps the numbers it was placed with, and
+// that a failed promotion marks it.
+func TestBidOutlivesLook(t *testing.T) {
+	v := New(2, Policy{})
+	bid := Bid{Lost: 1, Position: Position{1, 100}}
+	v.Observe(Ordered{PlaceBid{bid}}, t0)
+	v.Observe(LocalSeen{Local{Position: Position{1, 200}}}, t0)
+	if v.Loss.Bid != bid {
+		t.Errorf("the bid moved: %+v", v.Loss.Bid)
+	}
+	v.Observe(Ordered{Promote{Lost: 1}}, t0)
+	v.Observe(Done{Action: Promote{Lost: 1}, Err: "no"}, t0)
+	if !v.Loss.Bid.Failed || v.Doing != nil || !v.Loss.TriedAt.Equal(t0) {
+		t.Errorf("a failed promotion left %+v, doing %v", v.Loss, v.Doing)
+	}
+}
+
+// TestPromotesOnlyWhoMay draws views at random: Decide never panics, and never
+// promotes a node that may not be promoted, nor without a visible majority.
+func TestPromotesOnlyWhoMay(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	promoted := 0
+	for range 200_000 {
+		v := randomView(rng)
+		d := Decide(v, t0)
+		for _, a := range d.Actions {
+			if _, ok := a.(Promote); !ok {
+				continue
+			}
+			promoted++
+			f := newFacts(v, t0)
+			visible, shared := f.electorate()
+			if v.Paused || !v.Policy.Automatic || f.self.Priority <= 0 || f.self.Role != cluster.Standby ||
+				v.Local.State != ServerRunning || v.Local.Role == cluster.Primary || !f.lost(f.upstream) || shared > 1 && visible*2 <= shared {
+				t.Fatalf("promoted by %s: %+v", d.Why, v)
+			}
+		}
+	}
+	if promoted < 100 {
+		t.Fatalf("only %d of the views led to a promotion: the test says little", promoted)
+	}
+}
+
+func randomView(rng *rand.Rand) *View {
+	chance := func(percent int) bool { return rng.IntN(100) < percent }
+	age := func() time.Time { return t0.Add(-time.Duration(rng.IntN(4000)) * time.Millisecond) }
+	v := New(1, Policy{Automatic: chance(90), MonitorInterval: time.Second, Consensus: chance(50), ElectionRerun: time.Minute})
+	v.Paused = chance(5)
+	states := []ServerState{ServerRunning, ServerRunning, ServerRunning, ServerCrashed, ServerStarting, ServerStopped}
+	for id := cluster.NodeID(1); id <= 5; id++ {
+		n := cluster.Node{ID: id, Active: chance(95), Priority: 100 * min(1, rng.IntN(6)), Role: cluster.Standby, Upstream: 2}
+		if id == 2 {
+			n.Role, n.Upstream = cluster.Primary, 0
+		} else if chance(10) {
+			n.Role = cluster.Witness
+		}
+		v.Nodes = append(v.Nodes, n)
+		bid := Bid{Lost: 2, Position: Position{1, cluster.LSN(rng.IntN(3))}, Failed: chance(10)}
+		role := cluster.Role(1 + rng.IntN(2))
+		if id == 1 {
+			v.Local = Local{At: t0, State: states[rng.IntN(len(states))], Role: role, Position: bid.Position, Receiving: chance(20)}
+			if chance(80) {
+				v.Loss = &Loss{Bid: bid, BidAt: age()}
+			}
+			continue
+		}
+		v.Peers[id] = Peer{At: age(), Since: age(), Report: Report{Node: id, Automatic: true, Priority: n.Priority, Server: states[rng.IntN(len(states))], Role: role, Position: bid.Position, Bid: &bid}}
+		v.Probes[id] = Probe{At: age(), OK: chance(30), LostAt: age(), Role: role}
+	}
+	return v
+}

@@ -1,0 +1,80 @@
+package failover
+
+import (
+	"time"
+
+	"repmgr/internal/cluster"
+)
+
+// ServerState is what a daemon knows of its own PostgreSQL server.
+type ServerState string
+
+// The states of a server, as its own daemon sees it.
+const (
+	ServerUnknown     ServerState = "unknown"     // not looked at yet
+	ServerRunning     ServerState = "running"     // answers queries
+	ServerStarting    ServerState = "starting"    // the postmaster lives and refuses connections: starting, recovering or stopping
+	ServerUnreachable ServerState = "unreachable" // the postmaster lives and does not answer
+	ServerStopped     ServerState = "stopped"     // shut down in order: no postmaster, and pg_control says so
+	ServerCrashed     ServerState = "crashed"     // no postmaster, no process of it left, and no orderly shutdown
+	ServerFenced      ServerState = "fenced"      // stopped by its daemon, because another primary is newer
+)
+
+// Position is how far a server's write-ahead log reaches.
+type Position struct {
+	Timeline cluster.Timeline `json:"timeline"`
+	LSN      cluster.LSN      `json:"lsn"` // of a primary: written; of a standby: the greater of received and replayed
+}
+
+// Bid is what a standby has to offer after it has found its primary lost. It is
+// taken once, after the WAL receiver has ended, and does not change until the
+// loss is over, so that all who compare bids compare the same numbers.
+type Bid struct {
+	Lost     cluster.NodeID `json:"lost"`
+	Position Position       `json:"position"`
+	Failed   bool           `json:"failed,omitempty"` // it was tried and the promotion failed
+}
+
+// Seen says how long ago this daemon last reached a server itself, by a
+// connection of its own; negative is never.
+type Seen struct {
+	Node cluster.NodeID `json:"node"`
+	Ago  time.Duration  `json:"ago_ns"`
+}
+
+// Report is what one daemon tells the others, at every heartbeat and at every
+// change. It holds durations and never times of day: clocks differ.
+type Report struct {
+	Node        cluster.NodeID `json:"node_id"`
+	Name        string         `json:"node_name"`
+	Incarnation uint64         `json:"incarnation"` // drawn at random when the daemon starts
+	Sequence    uint64         `json:"sequence"`    // grows with each report of an incarnation
+	Version     string         `json:"version"`     // of the program
+	PID         int            `json:"pid"`
+	SystemID    string         `json:"system_identifier,omitempty"`
+
+	Paused      bool   `json:"paused"`
+	PauseReason string `json:"pause_reason,omitempty"`
+
+	// The node as its own configuration declares it.
+	Type      cluster.Role `json:"type"`
+	Location  string       `json:"location"`
+	Priority  int          `json:"priority"`
+	Automatic bool         `json:"automatic"` // failover=automatic
+
+	// The local server.
+	Server    ServerState    `json:"server"`
+	Role      cluster.Role   `json:"role"` // as seen: Primary, Standby or RoleUnknown
+	Position  Position       `json:"position"`
+	Replayed  cluster.LSN    `json:"replayed"`
+	Receiving bool           `json:"receiving"` // a WAL receiver runs
+	Upstream  cluster.NodeID `json:"upstream"`  // whom it follows by the record; zero: nobody
+
+	// What the daemon makes of it.
+	Saw      []Seen `json:"saw,omitempty"` // the upstream, and the primary where that is another node
+	Bid      *Bid   `json:"bid,omitempty"`
+	State    string `json:"state"`              // monitoring state: "normal" or "degraded"
+	Rule     string `json:"rule"`               // the rule that applied last
+	Why      string `json:"why"`                // and its reason
+	Deciding string `json:"deciding,omitempty"` // what its hands are busy with
+}
