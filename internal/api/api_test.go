@@ -1,0 +1,222 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+)
+
+// patience bounds every wait of these tests; none is expected to come near it.
+const patience = 30 * time.Second
+
+// memory is a backend that answers from what a test puts into it.
+type memory struct {
+	mu       sync.Mutex
+	own      failover.Report
+	view     ClusterView
+	received []failover.Report
+	paused   []pauseRequest
+	woken    int
+	err      error // of Receive and Pause
+}
+
+func (m *memory) Report() failover.Report { m.mu.Lock(); defer m.mu.Unlock(); return m.own }
+
+func (m *memory) Receive(_ context.Context, _ cluster.NodeID, r failover.Report) (failover.Report, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.received = append(m.received[:min(len(m.received), 10)], r)
+	return m.own, m.err
+}
+
+func (m *memory) View() ClusterView {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.view
+	v.Own = m.own
+	return v
+}
+
+func (m *memory) Pause(_ context.Context, paused bool, reason string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.paused = append(m.paused, pauseRequest{paused, reason})
+	return m.err
+}
+
+func (m *memory) Wake() { m.mu.Lock(); defer m.mu.Unlock(); m.woken++ }
+
+// journal collects what a server logs.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(b)
+}
+
+func (j *journal) String() string { j.mu.Lock(); defer j.mu.Unlock(); return j.buf.String() }
+
+// await waits until the journal says text.
+func (j *journal) await(t *testing.T, text string) {
+	t.Helper()
+	await(t, "the log to say "+text, func() bool { return strings.Contains(j.String(), text) })
+}
+
+func await(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %s for %s", patience, what)
+		}
+	}
+}
+
+// node is one daemon's server, on a port of loopback.
+type node struct {
+	*memory
+	*journal
+	id     *Identity
+	target Target
+}
+
+func authority(t testing.TB) Authority {
+	t.Helper()
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func identity(t testing.TB, a Authority, id cluster.NodeID) *Identity {
+	t.Helper()
+	i, err := a.Identity("node", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func sampleReport(id cluster.NodeID) failover.Report {
+	return failover.Report{
+		Node: id, Name: "node", Incarnation: 1 << 63, Sequence: 7, Version: "6.0", PID: 1234, SystemID: "7123456789012345678",
+		Type: cluster.Standby, Role: cluster.Standby, Location: "default", Priority: 100, Automatic: true,
+		Server: failover.ServerRunning, Position: failover.Position{Timeline: 1, LSN: 0x3000148}, Replayed: 0x3000148,
+		Receiving: true, Upstream: 1, Saw: []failover.Seen{{Node: 1, Ago: 200 * time.Millisecond}},
+		State: "normal", Rule: "watch-upstream", Why: "the upstream answers",
+	}
+}
+
+// serve starts node id of that authority, and stops it when the test ends.
+func serve(t testing.TB, a Authority, id cluster.NodeID) *node {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{memory: &memory{own: sampleReport(id)}, journal: &journal{}, id: identity(t, a, id)}
+	n.target = Target{ID: id, Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	n.start(t, func(s *Server) error { return s.ServeTCP(l, n.id.ServerTLS) })
+	return n
+}
+
+func (n *node) start(t testing.TB, run func(*Server) error) {
+	s := NewServer(Options{Backend: n.memory, Log: slog.New(slog.NewTextHandler(n.journal, nil))})
+	ended := make(chan error, 1)
+	go func() { ended <- run(s) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		s.Shutdown(ctx)
+		if err := <-ended; err != nil {
+			t.Errorf("the server ended with: %v", err)
+		}
+	})
+}
+
+func client(t testing.TB, to Target, config *tls.Config) *Client {
+	c := Dial(to, config)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func within(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestDaemonsExchangeReports(t *testing.T) {
+	t.Parallel()
+	a := authority(t)
+	three := serve(t, a, 3)
+	c := client(t, three.target, identity(t, a, 1).ClientTLS())
+	got, err := c.Exchange(within(t), sampleReport(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Node != 3 || got.Position.LSN != 0x3000148 || got.Saw[0].Ago != 200*time.Millisecond {
+		t.Errorf("the answer is %+v", got)
+	}
+	if len(three.received) != 1 || three.received[0].Node != 1 || three.received[0].Incarnation != 1<<63 {
+		t.Errorf("received %+v", three.received)
+	}
+}
+
+func TestReportMustBeOfItsSender(t *testing.T) {
+	t.Parallel()
+	a := authority(t)
+	three := serve(t, a, 3)
+	c := client(t, three.target, identity(t, a, 1).ClientTLS())
+	_, err := c.Exchange(within(t), sampleReport(2))
+	if !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "node 1 sent a report of node 2") {
+		t.Errorf("the error is %v", err)
+	}
+	if len(three.received) != 0 {
+		t.Error("the report was taken in")
+	}
+}
+
+func TestDaemonsErrorsArriveWhole(t *testing.T) {
+	t.Parallel()
+	a := authority(t)
+	three := serve(t, a, 3)
+	three.err = fault.New(fault.RepmgrdPause, "can't pause").WithDetail("a switchover runs").WithHint("wait for it")
+	err := client(t, three.target, identity(t, a, 1).ClientTLS()).Pause(within(t), true, "maintenance")
+	var f *fault.Error
+	if !errors.As(err, &f) || f.Code != fault.RepmgrdPause || f.Detail != "a switchover runs" || f.Hint != "wait for it" {
+		t.Errorf("the error is %#v", err)
+	}
+	if !errors.Is(err, ErrFailed) || !strings.HasPrefix(err.Error(), "node 3 at 127.0.0.1:") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func BenchmarkExchange(b *testing.B) {
+	a := authority(b)
+	three := serve(b, a, 3)
+	c := client(b, three.target, identity(b, a, 1).ClientTLS())
+	r := sampleReport(1)
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Exchange(ctx, r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

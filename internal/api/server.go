@@ -1,0 +1,288 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+)
+
+// Bounds of one request and its connection.
+const (
+	maxBody         = 1 << 20
+	maxHeader       = 16 << 10
+	headerTimeout   = 5 * time.Second
+	requestTimeout  = 10 * time.Second
+	backendTimeout  = requestTimeout - 2*time.Second
+	idleTimeout     = 2 * time.Minute
+	maxReasonLength = 1024
+)
+
+// Options are what a Server needs.
+type Options struct {
+	Backend Backend
+	Log     *slog.Logger // nil: slog.Default()
+}
+
+// Server answers peers over TLS and the command line over a Unix socket.
+type Server struct {
+	backend  Backend
+	log      *slog.Logger
+	refusals *refusals
+	http     *http.Server
+}
+
+// caller is who made a request.
+type caller struct {
+	local bool           // by the Unix socket: the daemon's own user, or root
+	node  cluster.NodeID // by certificate; zero: a reader
+}
+
+type callerKey struct{}
+
+func callerOf(r *http.Request) caller {
+	c, _ := r.Context().Value(callerKey{}).(caller)
+	return c
+}
+
+// NewServer returns a server that listens nowhere yet.
+func NewServer(o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	s := &Server{backend: o.Backend, log: o.Log, refusals: newRefusals(o.Log)}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	s.http = &http.Server{
+		Handler:           s.routes(),
+		Protocols:         protocols,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ConnContext:       withCaller,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+// withCaller notes who is at the other end of a new connection.
+func withCaller(ctx context.Context, conn net.Conn) context.Context {
+	c := caller{}
+	switch conn := conn.(type) {
+	case *tls.Conn:
+		// The handshake is over, and verify has accepted this certificate.
+		if certs := conn.ConnectionState().PeerCertificates; len(certs) > 0 {
+			h, _ := holderOf(certs[0])
+			c.node = h.Node
+		}
+	case *countedConn:
+		// The user at the other end of the socket has passed examineUser.
+		_, c.local = conn.Conn.(*net.UnixConn)
+	}
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// ServeTCP answers connections that pass a mutual TLS handshake, until the
+// server is shut down, and then returns nil. The configuration is fetched for
+// each handshake; as long as it is nil, everyone is refused. It closes l.
+func (s *Server) ServeTCP(l net.Listener, config func() *tls.Config) error {
+	return s.serve(admit(l, s.refusals, examineTLS(config)))
+}
+
+// ServeUnix answers the daemon's own user and root, until the server is shut
+// down, and then returns nil. The listener is ListenUnix's; it closes it.
+func (s *Server) ServeUnix(l net.Listener) error {
+	return s.serve(admit(l, s.refusals, examineUser))
+}
+
+func (s *Server) serve(l net.Listener) error {
+	err := s.http.Serve(l)
+	l.Close()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("answer requests on %s: %w", l.Addr(), err)
+}
+
+// Shutdown stops listening, lets running requests end until ctx is done, and
+// then closes what is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		s.http.Close()
+	}
+	return err
+}
+
+// routes is who may do what: acting needs to be a node or on this machine as the
+// daemon's user, reports need to be from the node itself, and reading is open to
+// everyone who came in.
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+PathExchange, s.exchange)
+	mux.HandleFunc("POST "+PathPause, acting(s.pause))
+	mux.HandleFunc("POST "+PathWake, acting(s.wake))
+	mux.HandleFunc("GET "+PathStatus, s.status)
+	for path, check := range checks {
+		mux.HandleFunc("GET "+path, s.health(check))
+		mux.HandleFunc("OPTIONS "+path, s.health(check))
+	}
+	return bounded(mux)
+}
+
+// bounded limits the body of every request, and the time that the backend has.
+func bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), backendTimeout)
+		defer cancel()
+		r = r.WithContext(ctx)
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// acting lets only those through who may change something.
+func acting(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if c := callerOf(r); !c.local && c.node == 0 {
+			fail(w, http.StatusForbidden, fault.New(fault.Internal, "a reader's certificate may not change anything"))
+			return
+		}
+		next(w, r)
+	}
+}
+
+func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
+	from := callerOf(r).node
+	if from == 0 {
+		fail(w, http.StatusForbidden, fault.New(fault.Internal, "a report needs the certificate of its node"))
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	report, err := decodeReport(body)
+	if err != nil {
+		s.refusals.note("report", hostPart(r), fmt.Sprintf("node %d: %v", from, err))
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	if report.Node != from {
+		err := fault.New(fault.Internal, "node %d sent a report of node %d", from, report.Node)
+		s.refusals.note("report", hostPart(r), err.Error())
+		fail(w, http.StatusForbidden, err)
+		return
+	}
+	own, err := s.backend.Receive(r.Context(), from, report)
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, own)
+}
+
+// decodeReport reads a report and checks what every report has. Unknown fields
+// are let pass: a newer peer may send some.
+func decodeReport(body []byte) (failover.Report, error) {
+	var r failover.Report
+	if err := json.Unmarshal(body, &r); err != nil {
+		return failover.Report{}, fmt.Errorf("read the report: %w", err)
+	}
+	if r.Node <= 0 {
+		return failover.Report{}, fmt.Errorf("read the report: %d is no node", r.Node)
+	}
+	return r, nil
+}
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	v := s.backend.View()
+	v.Version = ViewVersion
+	// A connection string may hold a password; who reads the status needs neither.
+	nodes := make([]cluster.Node, len(v.Nodes))
+	for i, n := range v.Nodes {
+		n.Conninfo = ""
+		nodes[i] = n
+	}
+	v.Nodes = nodes
+	answer(w, http.StatusOK, v)
+}
+
+func (s *Server) pause(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	var p struct {
+		Paused *bool  `json:"paused"`
+		Reason string `json:"reason"`
+	}
+	if err := json.Unmarshal(body, &p); err != nil || p.Paused == nil || len(p.Reason) > maxReasonLength {
+		fail(w, http.StatusBadRequest, fault.New(fault.RepmgrdPause, `expected {"paused": true or false, "reason": "..."}`))
+		return
+	}
+	if err := s.backend.Pause(r.Context(), *p.Paused, p.Reason); err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, pauseRequest{Paused: *p.Paused, Reason: p.Reason})
+}
+
+func (s *Server) wake(w http.ResponseWriter, r *http.Request) {
+	s.backend.Wake()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func hostPart(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return "the local socket"
+	}
+	return host
+}
+
+// answer writes v as JSON. An error of writing means that the caller has gone.
+func answer(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{"error":"the answer could not be encoded"}`)
+	}
+	h := w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Cache-Control"] = []string{"no-store"}
+	w.WriteHeader(status)
+	w.Write(body)
+}
+
+// fail writes err, with what an operator can do about it if it says so.
+func fail(w http.ResponseWriter, status int, err error) {
+	f := failure{Code: int(fault.CodeOf(err)), Msg: err.Error()}
+	var e *fault.Error
+	if errors.As(err, &e) {
+		f.Detail, f.Hint = e.Detail, e.Hint
+	}
+	answer(w, status, f)
+}
+
+func failReading(w http.ResponseWriter, err error) {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		fail(w, http.StatusRequestEntityTooLarge, fault.New(fault.Internal, "the body is larger than %d bytes", maxBody))
+		return
+	}
+	fail(w, http.StatusBadRequest, fault.Wrap(err, fault.Internal, "read the body"))
+}
