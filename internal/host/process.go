@@ -1,0 +1,302 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"repmgr/internal/fault"
+)
+
+// Process is a process that was found: its number and what /proc says of it.
+type Process struct {
+	PID     int
+	Parent  int
+	Started uint64 // clock ticks after boot: with the PID it tells a process from a later one
+	Title   string // its command line, which PostgreSQL keeps up to date
+}
+
+// Processes lists every postgres process that works in that data directory:
+// postmaster, backends and orphans whose postmaster has gone. Zombies do not
+// count; nor do a shell or an archiver's child that merely stand there. A
+// process that this user may not look at is not seen.
+func Processes(dataDir string) ([]Process, error) {
+	want, err := os.Stat(dataDir)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.SysFailure, "processes of %s", dataDir)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fault.Wrap(err, fault.SysFailure, "list of processes")
+	}
+	var out []Process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if p, ok := inspect(pid, want); ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// inspect tells whether that process is a postgres at work in a directory. The
+// directory is compared by device and inode, since the link's text is another
+// behind a symbolic link or a bind mount.
+func inspect(pid int, dir fs.FileInfo) (Process, bool) {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	cwd, err := os.Stat(filepath.Join(proc, "cwd"))
+	if err != nil || !os.SameFile(cwd, dir) {
+		return Process{}, false
+	}
+	exe, err := os.Readlink(filepath.Join(proc, "exe"))
+	if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "postgres" {
+		return Process{}, false
+	}
+	p, state, err := readStat(pid)
+	if err != nil || state == 'Z' || state == 'X' {
+		return Process{}, false
+	}
+	title, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
+	p.Title = strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(title, "\x00"), []byte{0}, []byte{' '})))
+	return p, true
+}
+
+// readStat reads /proc/PID/stat (man 5 proc): the name in the second field may
+// hold blanks and brackets, so the rest is counted from the last bracket.
+func readStat(pid int) (Process, byte, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Process{}, 0, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 20 {
+		return Process{}, 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return Process{}, 0, err
+	}
+	started, err := strconv.ParseUint(fields[19], 10, 64)
+	return Process{PID: pid, Parent: parent, Started: started}, fields[0][0], err
+}
+
+// Handle holds on to one process: what is done to it never hits another that
+// was given the same number later.
+type Handle struct {
+	PID  int
+	fd   int // of the process
+	wake int // an eventfd that ends the watch
+
+	done  chan struct{}
+	ended chan struct{} // the watch is over
+	close sync.Once
+	mu    sync.Mutex // guards fd against use after Close
+	gone  bool       // fd is closed
+}
+
+// OpenProcess takes hold of a process. One that does not exist is an error that
+// is os.ErrProcessDone. A goroutine watches it until it ends or Close is called.
+func OpenProcess(pid int) (*Handle, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, fmt.Errorf("process %d: %w", pid, os.ErrProcessDone)
+	}
+	if err != nil {
+		return nil, fault.Wrap(err, fault.SysFailure, "hold of process %d", pid)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fault.Wrap(err, fault.SysFailure, "watch of process %d", pid)
+	}
+	h := &Handle{PID: pid, fd: fd, wake: wake, done: make(chan struct{}), ended: make(chan struct{})}
+	go h.watch()
+	return h, nil
+}
+
+// watch ends when the process has ended or the eventfd is written to.
+func (h *Handle) watch() {
+	defer close(h.ended)
+	for {
+		fds := []unix.PollFd{{Fd: int32(h.fd), Events: unix.POLLIN}, {Fd: int32(h.wake), Events: unix.POLLIN}}
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case fds[1].Revents != 0, err != nil:
+			return
+		case fds[0].Revents != 0: // a zombie counts as ended
+			close(h.done)
+			return
+		}
+	}
+}
+
+// Done is closed when the process has ended, be it reaped or not. It stays open
+// after Close.
+func (h *Handle) Done() <-chan struct{} { return h.done }
+
+// Exited tells whether the process has ended, without waiting.
+func (h *Handle) Exited() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone {
+		return false
+	}
+	fds := []unix.PollFd{{Fd: int32(h.fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1
+}
+
+// Signal sends a signal. A process that has ended is an error that is os.ErrProcessDone.
+func (h *Handle) Signal(signal unix.Signal) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone {
+		return os.ErrClosed
+	}
+	err := unix.PidfdSendSignal(h.fd, signal, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process %d: %w", h.PID, os.ErrProcessDone)
+	}
+	return err
+}
+
+// Kill sends SIGKILL. A process that has ended already is no error.
+func (h *Handle) Kill() error {
+	if err := h.Signal(unix.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// Close lets go of the process, without ending it, and ends the watch.
+func (h *Handle) Close() error {
+	h.close.Do(func() {
+		_, _ = unix.Write(h.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		<-h.ended
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.gone = true
+		_ = unix.Close(h.fd)
+		_ = unix.Close(h.wake)
+	})
+	return nil
+}
+
+// scanPause is the time between two scans of KillAll: a killed process needs a
+// moment to go.
+const scanPause = 5 * time.Millisecond
+
+// KillAll ends every postgres process of that data directory by SIGKILL, the
+// postmaster first, since it would answer the death of its children with a
+// restart. It returns when two scans in a row have found nobody, or when ctx ends.
+func KillAll(ctx context.Context, dataDir string) error {
+	for clean := 0; clean < 2; {
+		found, err := Processes(dataDir)
+		if err != nil {
+			return err
+		}
+		clean++
+		if len(found) > 0 {
+			clean = 0
+			if err := killThese(postmasterFirst(dataDir, found)); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fault.Wrap(ctx.Err(), fault.SysFailure, "end of all processes of %s", dataDir).
+				WithDetail("%d processes were left: %v.", len(found), found)
+		case <-time.After(scanPause):
+		}
+	}
+	return nil
+}
+
+// postmasterFirst puts those whose parent is not among them first: orphans have
+// been left to init, and the postmaster is its own.
+func postmasterFirst(dataDir string, found []Process) []Process {
+	named := readPostmasterPID(dataDir)
+	member := map[int]bool{}
+	for _, p := range found {
+		member[p.PID] = true
+	}
+	rank := func(p Process) int {
+		switch {
+		case p.PID == named:
+			return 0
+		case !member[p.Parent]:
+			return 1
+		default:
+			return 2
+		}
+	}
+	var out []Process
+	for r := range 3 {
+		for _, p := range found {
+			if rank(p) == r {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+func killThese(list []Process) error {
+	for _, p := range list {
+		if err := killOne(p); err != nil {
+			return fault.Wrap(err, fault.SysFailure, "end of process %d (%s)", p.PID, p.Title)
+		}
+	}
+	return nil
+}
+
+// killOne kills that process and no later one with its number: the start time is
+// compared once the process is held.
+func killOne(p Process) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	now, _, err := readStat(p.PID)
+	if err != nil || now.Started != p.Started {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// readPostmasterPID reads the first line of postmaster.pid, zero if there is none.
+// A standalone backend writes a negative number there.
+func readPostmasterPID(dataDir string) int {
+	text, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		return 0
+	}
+	return max(pid, -pid)
+}
