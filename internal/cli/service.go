@@ -1,0 +1,341 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+)
+
+// daemonTimeout bounds one question to one daemon, as connect_timeout does one
+// connection to a server.
+const daemonTimeout = 2 * time.Second
+
+// serviceVerbs are the actions on the daemons.
+func serviceVerbs() []verb {
+	return []verb{{
+		name:  "service status",
+		short: "show the daemon of every node",
+		long: `Asks every registered node and its daemon at the same time and prints one line for
+each. A daemon whose state cannot be told is n/a.
+
+csv: node_id, node_name, type, pg_running (1 or 0), repmgrd_running (1, 0, -1 unknown),
+repmgrd_pid (-1 unknown), paused (1, 0, -1 unknown), priority, upstream_last_seen
+(seconds, -1 unknown), location.`,
+		example: `repmgr -f /etc/repmgr.conf service status
+repmgr -f /etc/repmgr.conf service status --detail
+repmgr -f /etc/repmgr.conf service status --format json`,
+		options: []string{"detail", "compact", "dry-run"},
+		run:     serviceStatus,
+	}, {
+		name:  "service pause",
+		short: "stop automatic failover on every node",
+		long: `Tells the daemon of every registered node not to fail over, so that a server can be
+restarted or moved in peace. Ends with 26 if any daemon could not be told; the others
+are told all the same.`,
+		example: `repmgr -f /etc/repmgr.conf service pause --dry-run
+repmgr -f /etc/repmgr.conf service pause`,
+		options: []string{"dry-run"},
+		changes: true,
+		run:     func(ctx context.Context, s *Session) error { return servicePause(ctx, s, true) },
+	}, {
+		name:    "service unpause",
+		short:   "allow automatic failover on every node again",
+		long:    "Takes \"repmgr service pause\" back on every registered node.",
+		example: "repmgr -f /etc/repmgr.conf service unpause",
+		options: []string{"dry-run"},
+		changes: true,
+		run:     func(ctx context.Context, s *Session) error { return servicePause(ctx, s, false) },
+	}}
+}
+
+// fleet is how to reach the daemon of each node.
+type fleet struct {
+	local     cluster.NodeID
+	stateDir  string
+	endpoints map[cluster.NodeID]registry.Endpoint
+	identity  *api.Identity // nil: there is no authority, and only the local daemon can be asked
+}
+
+// daemons reads where the daemons listen and makes this run a certificate.
+func (s *Session) daemons(ctx context.Context, c *pg.Conn) (fleet, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	f := fleet{local: s.Conf.NodeID, stateDir: s.Conf.StateDir()}
+	var err error
+	if f.endpoints, err = registry.Endpoints(ctx, c); err != nil {
+		return f, err
+	}
+	cert, key, found, err := registry.Authority(ctx, c)
+	if err != nil || !found {
+		return f, err
+	}
+	authority, err := api.ParseAuthority(cert, key)
+	if err != nil {
+		return f, fault.Wrap(err, fault.BadConfig, "the cluster's certificate authority in repmgr.authority is of no use")
+	}
+	f.identity, err = authority.Identity("repmgr", s.Conf.NodeID)
+	return f, err
+}
+
+// errNoEndpoint is a daemon that nobody knows the address of: one that has not
+// run since the node was registered, or repmgr 5's.
+var errNoEndpoint = errors.New("its address is not known: its daemon has not run yet, or is not of this release")
+
+// client is the way to a node's daemon.
+func (f fleet) client(id cluster.NodeID) (*api.Client, error) {
+	if id == f.local {
+		return api.DialUnix(f.stateDir), nil
+	}
+	e, known := f.endpoints[id]
+	if !known || f.identity == nil {
+		return nil, errNoEndpoint
+	}
+	return api.Dial(api.Target{ID: id, Host: e.Host, Port: e.Port}, f.identity.ClientTLS()), nil
+}
+
+// ask calls one daemon within daemonTimeout.
+func (f fleet) ask(ctx context.Context, id cluster.NodeID, call func(context.Context, *api.Client) error) error {
+	c, err := f.client(id)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
+	defer cancel()
+	return call(ctx, c)
+}
+
+// DaemonRunning tells whether a daemon runs, as far as can be told.
+type DaemonRunning string
+
+// The answers.
+const (
+	DaemonRuns    DaemonRunning = "running"
+	DaemonStopped DaemonRunning = "not running"
+	DaemonUnknown DaemonRunning = "n/a"
+)
+
+// ServiceRow is one node of "service status".
+type ServiceRow struct {
+	ShowRow
+	Daemon   DaemonRunning    `json:"repmgrd"`
+	PID      *int             `json:"repmgrd_pid"`        // null: not known
+	Paused   *bool            `json:"paused"`             // null: not known
+	LastSeen *float64         `json:"upstream_last_seen"` // seconds; null: not known
+	Report   *failover.Report `json:"report,omitempty"`   // all that the daemon said of itself
+}
+
+// Service is the answer of "service status".
+type Service struct {
+	Version         int          `json:"version"` // of this form, which only grows
+	Nodes           []ServiceRow `json:"nodes"`
+	compact, detail bool
+}
+
+// DaemonAnswer is what a node's daemon said, or why it said nothing.
+type DaemonAnswer struct {
+	Report *failover.Report
+	Err    error
+}
+
+// newService makes the answer from what the servers and the daemons said, both
+// in the order of the nodes.
+func newService(show Show, answers []DaemonAnswer) Service {
+	s := Service{Version: 1}
+	for i, n := range show.Nodes {
+		row := ServiceRow{ShowRow: n, Daemon: DaemonUnknown}
+		r, err := answers[i].Report, answers[i].Err
+		switch {
+		case r != nil:
+			row.Daemon, row.PID, row.Paused, row.Report = DaemonRuns, &r.PID, &r.Paused, r
+			row.LastSeen = lastSeen(*r, n.UpstreamID)
+		case errors.Is(err, api.ErrNotRunning):
+			row.Daemon = DaemonStopped
+		case err != nil:
+			row.Issues = append(row.Issues, fmt.Sprintf("the daemon of node %q (ID: %d) cannot be asked: %v", n.Name, n.ID, err))
+		}
+		s.Nodes = append(s.Nodes, row)
+	}
+	return s
+}
+
+// lastSeen is for how many seconds the daemon has not reached its upstream.
+func lastSeen(r failover.Report, upstream cluster.NodeID) *float64 {
+	if r.Upstream != 0 {
+		upstream = r.Upstream
+	}
+	for _, seen := range r.Saw {
+		if seen.Node == upstream && upstream != 0 && seen.Ago >= 0 {
+			seconds := seen.Ago.Seconds()
+			return &seconds
+		}
+	}
+	return nil
+}
+
+// Text prints the table.
+func (s Service) Text(w io.Writer) {
+	last, priority, ago := "Upstream last seen", "Priority", "second(s) ago"
+	if s.compact {
+		last, priority, ago = "Upstr. last", "Prio.", "sec(s) ago"
+	}
+	g := grid{header: []string{"ID", "Name", "Role", "Status", "Upstream"}}
+	if s.detail {
+		g.header = append(g.header, "Location", priority)
+	}
+	g.header = append(g.header, "repmgrd", "PID", "Paused?", last)
+	for _, n := range s.Nodes {
+		row := []string{fmt.Sprint(n.ID), n.Name, n.Role.String(), n.Status, n.Upstream}
+		if s.detail {
+			row = append(row, n.Location, fmt.Sprint(n.Priority))
+		}
+		pid, paused, seen := "n/a", "n/a", "n/a"
+		if n.PID != nil {
+			pid = fmt.Sprint(*n.PID)
+		}
+		if n.Paused != nil {
+			paused = map[bool]string{true: "yes", false: "no"}[*n.Paused]
+		}
+		if n.LastSeen != nil {
+			seen = fmt.Sprintf("%d %s", int(*n.LastSeen), ago)
+		}
+		g.rows = append(g.rows, append(row, string(n.Daemon), pid, paused, seen))
+	}
+	g.write(w)
+}
+
+// CSV prints one line for each node; numbers that are not known are -1.
+func (s Service) CSV(w io.Writer) {
+	bit := func(b bool) int {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	for _, n := range s.Nodes {
+		running, pid, paused, seen := -1, -1, -1, -1
+		if n.Daemon != DaemonUnknown {
+			running = bit(n.Daemon == DaemonRuns)
+		}
+		if n.PID != nil {
+			pid = *n.PID
+		}
+		if n.Paused != nil {
+			paused = bit(*n.Paused)
+		}
+		if n.LastSeen != nil {
+			seen = int(*n.LastSeen)
+		}
+		csvLine(w, n.ID, n.Name, n.Role, bit(n.Reach == cluster.Up), running, pid, paused, n.Priority, seen, n.Location)
+	}
+}
+
+// reached is what one node's server and daemon said.
+type reached struct {
+	sight  cluster.Sight
+	daemon DaemonAnswer
+}
+
+func serviceStatus(ctx context.Context, s *Session) error {
+	nodes, f, err := s.everybody(ctx)
+	if err != nil {
+		return err
+	}
+	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (reached, error) {
+		asked := make(chan DaemonAnswer, 1)
+		go func() { asked <- f.report(ctx, n.ID) }()
+		sight := lookAt(ctx, n)
+		return reached{sight, <-asked}, nil
+	})
+	sights, said := make([]cluster.Sight, len(nodes)), make([]DaemonAnswer, len(nodes))
+	for i, a := range answers {
+		sights[i], said[i] = a.Value.sight, a.Value.daemon
+	}
+	service := newService(newShow(s.quieter(sights), false), said)
+	service.compact, service.detail = s.Opt.Compact, s.Opt.Detail
+	if err := s.Result(service); err != nil {
+		return err
+	}
+	var issues []string
+	for _, n := range service.Nodes {
+		issues = append(issues, n.Issues...)
+	}
+	s.issues(issues, hidesFailures(sights))
+	return nil
+}
+
+// report asks a daemon for its own report.
+func (f fleet) report(ctx context.Context, id cluster.NodeID) DaemonAnswer {
+	var a DaemonAnswer
+	a.Err = f.ask(ctx, id, func(ctx context.Context, c *api.Client) error {
+		view, err := c.Status(ctx)
+		if err == nil {
+			a.Report = &view.Own
+		}
+		return err
+	})
+	return a
+}
+
+// everybody is all nodes and the way to their daemons.
+func (s *Session) everybody(ctx context.Context) ([]cluster.Node, fleet, error) {
+	c, err := s.Connect(ctx)
+	if err != nil {
+		return nil, fleet{}, err
+	}
+	defer func() { go registry.Close(c) }()
+	nodes, err := registered(ctx, c)
+	if err != nil {
+		return nil, fleet{}, err
+	}
+	f, err := s.daemons(ctx, c)
+	return nodes, f, err
+}
+
+// servicePause tells every daemon to stop failing over, or that it may again.
+func servicePause(ctx context.Context, s *Session, pause bool) error {
+	nodes, f, err := s.everybody(ctx)
+	if err != nil {
+		return err
+	}
+	done := map[bool]string{true: "paused", false: "unpaused"}[pause]
+	reason := ""
+	if pause {
+		reason = fmt.Sprintf("%q on node %q (ID: %d)", "repmgr service pause", s.Conf.NodeName, s.Conf.NodeID)
+	}
+	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (struct{}, error) {
+		return struct{}{}, f.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error {
+			if s.Opt.DryRun {
+				_, err := c.Status(ctx)
+				return err
+			}
+			return c.Pause(ctx, pause, reason)
+		})
+	})
+	failed := 0
+	for _, a := range answers {
+		switch {
+		case a.Err != nil:
+			failed++
+			s.Talk.Say(Entry{Level: Error, Text: fmt.Sprintf("node %q (ID: %d) could not be %s", a.Node.Name, a.Node.ID, done), Detail: a.Err.Error()})
+		case s.Opt.DryRun:
+			s.Talk.Info("node %q (ID: %d) would be %s", a.Node.Name, a.Node.ID, done)
+		default:
+			s.Talk.Notice("node %q (ID: %d) %s", a.Node.Name, a.Node.ID, done)
+		}
+	}
+	if failed > 0 {
+		return fault.New(fault.RepmgrdPause, "%d of %d nodes could not be %s", failed, len(nodes), done).
+			WithHint("\"repmgr service status\" shows which daemons run; run this command again when they do")
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/fault"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+)
+
+// askTimeout bounds what a connected server may take to answer the questions of
+// one sight. Connecting is bounded by connect_timeout.
+const askTimeout = 3 * time.Second
+
+// registered reads the records by the connection that the command starts from.
+func registered(ctx context.Context, c *pg.Conn) ([]cluster.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	nodes, err := registry.Nodes(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if len(nodes) == 0 {
+		return nil, fault.New(fault.BadConfig, "no node is registered").
+			WithHint("\"repmgr primary register\" on the primary makes the first record")
+	}
+	return nodes, nil
+}
+
+// look asks every node at the same time, so that it takes as long as the slowest.
+func look(ctx context.Context, nodes []cluster.Node) []cluster.Sight {
+	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (cluster.Sight, error) {
+		return lookAt(ctx, n), nil
+	})
+	sights := make([]cluster.Sight, len(nodes))
+	for i, a := range answers {
+		sights[i] = a.Value
+	}
+	return sights
+}
+
+// lookAt is one node's sight. A question that is not answered leaves its part of
+// the sight unknown, and the others count all the same.
+func lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
+	s := cluster.Sight{Node: n}
+	c, err := registry.Connect(ctx, n)
+	if err != nil {
+		s.Reach, s.Failure = reachOf(err), err.Error()
+		return s
+	}
+	defer registry.Close(c)
+	s.Reach = cluster.Up
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	p, err := c.Progress(ctx)
+	if err != nil {
+		s.Failure = err.Error()
+		return s
+	}
+	s.Recovery = cluster.NotInRecovery
+	if p.InRecovery {
+		s.Recovery = cluster.InRecovery
+	}
+	s.Timeline, s.Received, s.Replayed, s.ReplayPaused = p.Timeline, p.Received, p.Replayed, p.ReplayPaused
+	if own, err := registry.Node(ctx, c, n.ID); err == nil {
+		s.Own = &own
+	}
+	s.Senders = senders(ctx, c)
+	return s
+}
+
+// reachOf tells a server that refuses this user from one that does not answer.
+// One that is starting up or stopping counts as down, as it does for libpq's ping.
+func reachOf(err error) cluster.Reach {
+	if code := pg.Code(err); code != "" && code != "57P03" {
+		return cluster.Rejected
+	}
+	return cluster.Down
+}
+
+// senders is the state of every walsender by application name; nil if it could
+// not be read. In the view the state is null for a role that may not see it.
+func senders(ctx context.Context, c *pg.Conn) map[string][]string {
+	rows, err := c.Query(ctx, `SELECT COALESCE(application_name, ''), COALESCE(state, '')
+		FROM pg_catalog.pg_stat_replication`, pgx.QueryExecModeExec)
+	if err != nil {
+		return nil
+	}
+	found := map[string][]string{}
+	var name, state string
+	if _, err = pgx.ForEachRow(rows, []any{&name, &state}, func() error {
+		found[name] = append(found[name], state)
+		return nil
+	}); err != nil {
+		return nil
+	}
+	return found
+}
+
+// redact is a registered conninfo that may be shown. It is shown as it was
+// written unless it holds a secret.
+func redact(conninfo string) string {
+	c, err := pg.ParseConninfo(conninfo)
+	if err != nil {
+		return "(unreadable)"
+	}
+	if shown := c.Redacted(); shown != c.String() {
+		return shown
+	}
+	return conninfo
+}

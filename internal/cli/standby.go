@@ -1,0 +1,4 @@
+package cli
+
+// standbyVerbs are the actions on a standby.
+func standbyVerbs() []verb { return nil }

@@ -1,0 +1,4 @@
+package cli
+
+// witnessVerbs are the actions on a witness.
+func witnessVerbs() []verb { return nil }
