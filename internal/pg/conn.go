@@ -70,9 +70,6 @@ func eachTarget(ctx context.Context, c Conninfo, list []target, connect func(con
 // round trips of SET.
 func setSession(config *pgx.ConnConfig) {
 	p := config.RuntimeParams
-	if p["application_name"] == "" {
-		p["application_name"] = "repmgr"
-	}
 	p["search_path"] = ""
 	p["synchronous_commit"] = "local"
 	p["client_encoding"] = "UTF8"

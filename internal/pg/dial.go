@@ -7,12 +7,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/user"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 )
 
@@ -123,7 +125,13 @@ func placeTargets(ctx context.Context, c Conninfo, p place, hostaddr string) ([]
 	if err := applyTLS(config, own); err != nil {
 		return nil, err
 	}
-	config.DialFunc = dialer(c, own, timeout).DialContext
+	if own["gssencmode"] == "require" {
+		return nil, errors.New("gssencmode=require: encryption by GSSAPI is not supported, use TLS")
+	}
+	config.DialFunc = checkPeer(own["requirepeer"], dialer(c, own, timeout).DialContext)
+	if p := config.RuntimeParams; p["application_name"] == "" {
+		p["application_name"] = first(own["fallback_application_name"], "repmgr")
+	}
 	addresses := []string{hostaddr}
 	switch {
 	case strings.HasPrefix(p.host, "/"), net.ParseIP(p.host) != nil && hostaddr == "":
@@ -193,6 +201,48 @@ func dialer(c Conninfo, own map[string]string, timeout time.Duration) *net.Diale
 			})
 		},
 	}
+}
+
+// checkPeer honours requirepeer: the process behind a Unix socket must run as
+// that user, so that nobody else's server is given the password.
+func checkPeer(name string, dial pgconn.DialFunc) pgconn.DialFunc {
+	if name == "" {
+		return dial
+	}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil || network != "unix" {
+			return conn, err
+		}
+		if err := peerIs(conn, name); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		return conn, nil
+	}
+}
+
+func peerIs(conn net.Conn, name string) error {
+	want, err := user.Lookup(name)
+	if err != nil {
+		return fmt.Errorf("requirepeer: %w", err)
+	}
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return fmt.Errorf("requirepeer: %w", err)
+	}
+	var peer *unix.Ucred
+	var optionErr error
+	err = raw.Control(func(fd uintptr) {
+		peer, optionErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, optionErr); err != nil {
+		return fmt.Errorf("requirepeer: %w", err)
+	}
+	if strconv.Itoa(int(peer.Uid)) != want.Uid {
+		return fmt.Errorf("requirepeer: the server runs as user %d, not as %s", peer.Uid, name)
+	}
+	return nil
 }
 
 // withoutSecrets keeps a parser's message from showing a password.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -119,10 +118,12 @@ func startup(conn net.Conn, t target) Reach {
 		}
 		return Accepting
 	}
-	// Saying goodbye keeps "unexpected EOF" out of the log where no password is asked for.
-	frontend.Send(&pgproto3.Terminate{})
-	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_ = frontend.Flush()
+	if _, ok := message.(*pgproto3.AuthenticationOk); ok {
+		// A session began: saying goodbye keeps "unexpected EOF" out of the
+		// server's log. One that was asked for a password may just hang up.
+		frontend.Send(&pgproto3.Terminate{})
+		_ = frontend.Flush()
+	}
 	return Accepting
 }
 

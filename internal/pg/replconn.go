@@ -32,9 +32,6 @@ func ConnectReplication(ctx context.Context, c Conninfo, user string) (*ReplConn
 	var conn *pgconn.PgConn
 	for _, t := range list {
 		one, cancel := context.WithTimeout(ctx, t.timeout)
-		if t.config.RuntimeParams["application_name"] == "" {
-			t.config.RuntimeParams["application_name"] = "repmgr"
-		}
 		if conn, err = pgconn.ConnectConfig(one, &t.config.Config); err == nil {
 			cancel()
 			return &ReplConn{conn}, nil
