@@ -1,0 +1,281 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// How the client behaves: impatient, so that what is measured is the cluster.
+const (
+	writeEvery     = 5 * time.Millisecond   // between two writes; the resolution of a gap
+	writePatience  = 500 * time.Millisecond // for one write; then the connection is given up
+	connectTimeout = 500 * time.Millisecond // for one try at all nodes
+	retryEvery     = 10 * time.Millisecond  // between two tries
+)
+
+// Write is one row that the cluster acknowledged.
+type Write struct {
+	Value int64
+	Node  int       // that acknowledged it
+	At    time.Time // when the acknowledgement came
+}
+
+// Client writes numbered rows, one per transaction, to whichever node is the
+// primary, and remembers every acknowledgement. A number is never tried twice:
+// a write without an acknowledgement may have happened or not.
+type Client struct {
+	lab    *Lab
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu     sync.Mutex
+	writes []Write
+	mark   time.Time
+	last   error // of the last try that failed
+}
+
+// NewClient makes the client's table and starts to write. Close stops it.
+func (l *Lab) NewClient(ctx context.Context) (*Client, error) {
+	primary, err := l.Primary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = primary.exec(ctx, appRole, `CREATE TABLE IF NOT EXISTS public.writes
+		(value bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp()); GRANT ALL ON public.writes TO `+appRole)
+	if err != nil {
+		return nil, fmt.Errorf("make the client's table: %w", err)
+	}
+	newest, err := primary.rowsOf(ctx, "SELECT coalesce(max(value), 0) FROM public.writes")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(l.ctx)
+	c := &Client{lab: l, cancel: cancel, done: make(chan struct{}), mark: time.Now()}
+	go c.write(ctx, newest[0]+1)
+	return c, nil
+}
+
+// Close stops the writing.
+func (c *Client) Close() {
+	c.cancel()
+	<-c.done
+}
+
+// write is the client's goroutine; it ends with ctx.
+func (c *Client) write(ctx context.Context, value int64) {
+	defer close(c.done)
+	for ctx.Err() == nil {
+		node, conn, err := c.connect(ctx)
+		if err != nil {
+			c.failed(err)
+			pause(ctx, retryEvery)
+			continue
+		}
+		for err == nil && ctx.Err() == nil {
+			err = c.insert(ctx, conn, value)
+			if err == nil {
+				c.acknowledged(Write{Value: value, Node: node, At: time.Now()})
+				pause(ctx, writeEvery)
+			}
+			value++
+		}
+		c.failed(err)
+		discard(conn)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// discard closes a connection without waiting for a host that may be gone.
+func discard(conn *pgx.Conn) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = conn.Close(ctx)
+}
+
+func (c *Client) insert(ctx context.Context, conn *pgx.Conn, value int64) error {
+	ctx, cancel := context.WithTimeout(ctx, writePatience)
+	defer cancel()
+	_, err := conn.Exec(ctx, "INSERT INTO public.writes (value) VALUES ($1)", value)
+	return err
+}
+
+// connect asks all nodes at the same time and takes the first that accepts writes.
+func (c *Client) connect(ctx context.Context) (int, *pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	type answer struct {
+		node int
+		conn *pgx.Conn
+		err  error
+	}
+	var asked int
+	answers := make(chan answer, len(c.lab.Nodes))
+	for _, n := range c.lab.Nodes {
+		if n.Witness {
+			continue
+		}
+		asked++
+		go func() {
+			conn, err := n.connectApp(ctx)
+			answers <- answer{n.ID, conn, err}
+		}()
+	}
+	var found answer
+	var errs []error
+	for range asked {
+		switch a := <-answers; {
+		case a.err != nil:
+			errs = append(errs, fmt.Errorf("node %d: %w", a.node, a.err))
+		case found.conn == nil:
+			found = a
+			cancel() // the others need not be waited for
+		default:
+			discard(a.conn)
+		}
+	}
+	if found.conn == nil {
+		return 0, nil, errors.Join(errs...)
+	}
+	return found.node, found.conn, nil
+}
+
+// connectApp connects as the client does: over the network, for writing.
+func (n *Node) connectApp(ctx context.Context) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(n.conninfoFor(appRole) + " target_session_attrs=read-write")
+	if err != nil {
+		return nil, err
+	}
+	config.Password = n.lab.secrets.passwords[appRole]
+	if n.lab.network != nil {
+		config.DialFunc = pgconn.DialFunc(dialer(n.lab.network.hub()))
+	}
+	return pgx.ConnectConfig(ctx, config)
+}
+
+func (c *Client) acknowledged(w Write) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writes = append(c.writes, w)
+}
+
+func (c *Client) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		c.last = err
+	}
+}
+
+// Mark notes that a fault is about to be made: Gap and Recovered count from here.
+func (c *Client) Mark() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mark = time.Now()
+}
+
+// Last is the newest acknowledged write, and the last failure.
+func (c *Client) Last() (Write, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.writes) == 0 {
+		return Write{}, c.last
+	}
+	return c.writes[len(c.writes)-1], c.last
+}
+
+// Acknowledged is how many rows were acknowledged so far.
+func (c *Client) Acknowledged() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.writes)
+}
+
+// Writes are all acknowledged writes so far, oldest first.
+func (c *Client) Writes() []Write {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.writes)
+}
+
+// Gap is the longest time between two acknowledgements that ended after the
+// mark. A gap that has not ended yet counts up to now.
+func (c *Client) Gap() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return longestGap(c.writes, c.mark, time.Now())
+}
+
+func longestGap(writes []Write, mark, now time.Time) time.Duration {
+	var longest time.Duration
+	previous := mark
+	for _, w := range writes {
+		if w.At.After(mark) {
+			longest = max(longest, w.At.Sub(previous))
+		}
+		previous = w.At
+	}
+	return max(longest, now.Sub(previous))
+}
+
+// Recovered answers nil once another node than the one given has acknowledged a
+// write after the mark; for Wait.
+func (c *Client) Recovered(from *Node) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.writes); n > 0 && c.writes[n-1].Node != from.ID && c.writes[n-1].At.After(c.mark) {
+		return nil
+	}
+	return fmt.Errorf("no node but %s has acknowledged a write; last failure: %w", from.Name, c.last)
+}
+
+// Missing are the acknowledged rows that the present primary does not have. Rows
+// written while it is asked do not matter.
+func (c *Client) Missing(ctx context.Context) ([]Write, error) {
+	writes := c.Writes()
+	primary, err := c.lab.Primary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	values, err := primary.rowsOf(ctx, "SELECT value FROM public.writes")
+	if err != nil {
+		return nil, err
+	}
+	present := make(map[int64]bool, len(values))
+	for _, v := range values {
+		present[v] = true
+	}
+	return slices.DeleteFunc(writes, func(w Write) bool { return present[w.Value] }), nil
+}
+
+// rowsOf reads a column of numbers in the client's database.
+func (n *Node) rowsOf(ctx context.Context, query string) ([]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, sqlTimeout)
+	defer cancel()
+	conn, err := n.superuser(ctx, appRole)
+	if err != nil {
+		return nil, fmt.Errorf("read the client's rows on %s: %w", n.Name, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("read the client's rows on %s: %w", n.Name, err)
+	}
+	values, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("read the client's rows on %s: %w", n.Name, err)
+	}
+	return values, nil
+}

@@ -1,0 +1,209 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// plain makes a primary and a standby by PostgreSQL's own means.
+func plain(t *testing.T, ctx context.Context, l *Lab) {
+	t.Helper()
+	must(t, l.Node(1).InitPrimary(ctx))
+	for _, n := range l.Nodes[1:] {
+		must(t, n.CloneFrom(ctx, l.Node(1)))
+		must(t, n.Start(ctx))
+		must(t, streams(ctx, l.Node(1), n))
+	}
+}
+
+func streams(ctx context.Context, upstream, standby *Node) error {
+	return Wait(ctx, 30*time.Second, standby.Name+" to stream", func() error {
+		attached, err := upstream.Attached(ctx, standby)
+		if err == nil && !attached {
+			err = errors.New("not attached")
+		}
+		return err
+	})
+}
+
+func TestCoreEveryWayToProveOneself(t *testing.T) {
+	for name, auth := range map[string]Auth{"trust": Trust, "scram": SCRAM, "tls": TLS} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, ctx := open(t, Options{Nodes: 2, Auth: auth, Unsynced: true})
+			plain(t, ctx, l)
+			c, err := l.NewClient(ctx)
+			must(t, err)
+			defer c.Close()
+			must(t, Wait(ctx, 20*time.Second, "rows", func() error {
+				if c.Acknowledged() < 5 {
+					_, err := c.Last()
+					return errors.Join(errors.New("fewer than 5"), err)
+				}
+				return nil
+			}))
+			if auth == TLS {
+				got, err := l.Node(1).SQL(ctx, "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename IN ('repmgr','app')")
+				must(t, err)
+				if got != "t" {
+					t.Errorf("all connections of repmgr and app use TLS: got %q, want t", got)
+				}
+			}
+		})
+	}
+}
+
+func TestCoreTheClientSeesTheGapAndTheLoss(t *testing.T) {
+	l, ctx := open(t, Options{Nodes: 2})
+	plain(t, ctx, l)
+	n1, n2 := l.Node(1), l.Node(2)
+	c, err := l.NewClient(ctx)
+	must(t, err)
+	defer c.Close()
+	must(t, Wait(ctx, 20*time.Second, "the first row", func() error {
+		if c.Acknowledged() == 0 {
+			return errors.New("none")
+		}
+		return nil
+	}))
+
+	// A standby that does not receive loses what is written meanwhile.
+	_, err = n2.SQL(ctx, "ALTER SYSTEM SET primary_conninfo = ''")
+	must(t, err)
+	must(t, n2.Reload(ctx))
+	must(t, Wait(ctx, 20*time.Second, "the standby to let go", func() error {
+		if attached, err := n1.Attached(ctx, n2); err != nil || attached {
+			return errors.Join(errors.New("still attached"), err)
+		}
+		return nil
+	}))
+	before := c.Acknowledged()
+	must(t, Wait(ctx, 20*time.Second, "rows that will be lost", func() error {
+		if c.Acknowledged() < before+5 {
+			return errors.New("too few")
+		}
+		return nil
+	}))
+
+	c.Mark()
+	must(t, n1.Kill9(ctx))
+	if n1.Running() {
+		t.Error("a process of node1 survived SIGKILL")
+	}
+	must(t, n2.program(ctx, "pg_ctl", "-D", n2.DataDir, "promote").Err())
+	must(t, Wait(ctx, 20*time.Second, "writes on node2", func() error { return c.Recovered(n1) }))
+	if gap := c.Gap(); gap < 2*writeEvery || gap > 10*time.Second {
+		t.Errorf("gap: got %s, want more than none and less than 10 s", gap)
+	}
+	missing, err := c.Missing(ctx)
+	must(t, err)
+	if len(missing) < 5 || missing[len(missing)-1].Node != 1 {
+		t.Errorf("missing rows: got %d, want at least the 5 that the standby never got, all of node 1", len(missing))
+	}
+}
+
+func TestAServerThatHangsGoesOnAfterwards(t *testing.T) {
+	t.Parallel()
+	l, ctx := open(t, Options{Nodes: 1})
+	n := l.Node(1)
+	must(t, n.InitPrimary(ctx))
+	must(t, n.Pause(ctx))
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	if got, err := n.SQL(short, "SELECT 1"); err == nil {
+		t.Errorf("a hung server answered %q", got)
+	}
+	must(t, n.Resume())
+	got, err := n.SQL(ctx, "SELECT 1")
+	must(t, err)
+	if got != "1" {
+		t.Errorf("after resuming: got %q, want 1", got)
+	}
+	must(t, n.Stop(ctx, "fast"))
+	if n.Running() {
+		t.Error("the server runs after a fast stop")
+	}
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	l, ctx := open(t, Options{Nodes: 1})
+	must(t, l.Node(1).InitPrimary(ctx))
+	found, err := l.Node(1).Processes()
+	must(t, err)
+	must(t, l.Close())
+	for _, pid := range found {
+		if isPostgres(pid) && belongs(pid, l.Dir) {
+			t.Errorf("process %d is still there", pid)
+		}
+	}
+	if _, err := os.Stat(l.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("folder %s: got %v, want it gone", l.Dir, err)
+	}
+}
+
+func TestTheReaperClearsWhatAKilledRunLeft(t *testing.T) {
+	l, ctx := open(t, Options{Nodes: 1})
+	must(t, l.Node(1).InitPrimary(ctx))
+	who, err := unprivileged()
+	must(t, err)
+	if abandoned(l.Dir, who) {
+		t.Fatal("a lab whose process lives counts as abandoned")
+	}
+	// No process has this number and this start time.
+	must(t, os.WriteFile(filepath.Join(l.Dir, ownerFile), []byte("1 1\n"), 0o644))
+	must(t, Reap(ctx))
+	if _, err := os.Stat(l.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("folder: got %v, want it gone", err)
+	}
+	if l.Node(1).Running() {
+		t.Error("the server was not ended")
+	}
+}
+
+func TestAKeptLabOutlivesClose(t *testing.T) {
+	l, ctx := open(t, Options{Nodes: 1})
+	must(t, l.Node(1).InitPrimary(ctx))
+	must(t, l.Keep())
+	must(t, l.Close())
+	must(t, Reap(ctx))
+	if !l.Node(1).Running() {
+		t.Error("the server of a kept lab was ended")
+	}
+	must(t, Teardown(ctx, l.Dir))
+	if l.Node(1).Running() {
+		t.Error("the server survived the teardown")
+	}
+	if err := Teardown(ctx, "/tmp"); err == nil || !strings.Contains(err.Error(), "no lab was kept") {
+		t.Errorf("tearing down a folder that is no lab: got %v", err)
+	}
+}
+
+func TestLongestGap(t *testing.T) {
+	start := time.Now()
+	at := func(seconds ...int) (writes []Write) {
+		for _, s := range seconds {
+			writes = append(writes, Write{At: start.Add(time.Duration(s) * time.Second)})
+		}
+		return writes
+	}
+	for _, c := range []struct {
+		name            string
+		writes          []Write
+		mark, now, want int
+	}{
+		{"none at all counts from the mark", at(), 2, 5, 3},
+		{"a gap before the mark does not count", at(0, 10, 11, 12), 11, 12, 1},
+		{"a gap across the mark counts whole", at(0, 1, 7, 8), 2, 8, 6},
+		{"a gap that has not ended counts up to now", at(0, 1, 2), 2, 9, 7},
+	} {
+		got := longestGap(c.writes, start.Add(time.Duration(c.mark)*time.Second), start.Add(time.Duration(c.now)*time.Second))
+		if want := time.Duration(c.want) * time.Second; got != want {
+			t.Errorf("%s: got %s, want %s", c.name, got, want)
+		}
+	}
+}

@@ -1,0 +1,268 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Node is one host of the lab: a PostgreSQL server, its repmgr.conf and its daemon.
+type Node struct {
+	ID         int
+	Name       string
+	Witness    bool
+	Host       string // a numeric address
+	Port       int    // PostgreSQL's
+	DaemonPort int
+	Dir        string // everything of this node; the server's socket too
+	DataDir    string
+
+	lab       *Lab
+	namespace string // empty: ours
+
+	mu     sync.Mutex
+	daemon *daemonProcess // nil: none was started, or it has ended
+}
+
+// serverTimeout bounds the start and the stop of a server, in seconds.
+const serverTimeout = "60"
+
+// Privileges are the statements, for a superuser and in the database repmgr,
+// that give the role repmgr all it needs beyond LOGIN, REPLICATION and owning
+// that database: to see settings and replication, and to promote.
+var Privileges = []string{
+	"GRANT pg_monitor TO " + repmgrRole,
+	"GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO " + repmgrRole,
+	"GRANT EXECUTE ON FUNCTION pg_catalog.pg_wal_replay_resume() TO " + repmgrRole,
+}
+
+// InitPrimary makes the node's data directory, starts the server and creates the
+// roles and databases: repmgr for the programs, app for the client.
+func (n *Node) InitPrimary(ctx context.Context) error {
+	l := n.lab
+	result := n.program(ctx, "initdb", "-D", n.DataDir, "-U", "postgres", "--auth=trust", "--locale=C",
+		"--encoding=UTF8", "--data-checksums", "--no-sync")
+	if err := result.Err(); err != nil {
+		return err
+	}
+	if err := appendFile(filepath.Join(n.DataDir, "postgresql.conf"), assignments(l.serverSettings())); err != nil {
+		return fmt.Errorf("configure the server: %w", err)
+	}
+	if err := l.account.write(filepath.Join(n.DataDir, "pg_hba.conf"), l.hba()); err != nil {
+		return fmt.Errorf("configure the server: %w", err)
+	}
+	if err := n.Start(ctx); err != nil {
+		return err
+	}
+	return n.createRoles(ctx)
+}
+
+func (n *Node) createRoles(ctx context.Context) error {
+	attributes := map[string]string{repmgrRole: "LOGIN REPLICATION", appRole: "LOGIN"}
+	if n.lab.software.Superuser {
+		attributes[repmgrRole] += " SUPERUSER"
+	}
+	for _, role := range []string{repmgrRole, appRole} {
+		create := fmt.Sprintf("CREATE ROLE %s %s", role, attributes[role])
+		if password, ok := n.lab.secrets.passwords[role]; ok {
+			create += " PASSWORD '" + strings.ReplaceAll(password, "'", "''") + "'"
+		}
+		// One session: the encryption has to hold for the statement after it.
+		if err := n.exec(ctx, "postgres", "SET password_encryption = 'scram-sha-256'; "+create); err != nil {
+			return fmt.Errorf("create role %s: %w", role, err)
+		}
+		if err := n.exec(ctx, "postgres", fmt.Sprintf("CREATE DATABASE %s OWNER %s", role, role)); err != nil {
+			return fmt.Errorf("create database %s: %w", role, err)
+		}
+	}
+	return n.exec(ctx, repmgrRole, strings.Join(Privileges, "; "))
+}
+
+// program runs one of PostgreSQL's programs on this node to its end.
+func (n *Node) program(ctx context.Context, name string, args ...string) Result {
+	return n.Run(ctx, filepath.Join(n.lab.Bindir, name), args...)
+}
+
+// Run runs any program on this node, as the lab's user, to its end.
+func (n *Node) Run(ctx context.Context, program string, args ...string) Result {
+	return n.lab.finish(ctx, n.namespace, n.command(ctx, program, args...))
+}
+
+// nodeVariable tells processes of one node from another's, beside markerVariable.
+const nodeVariable = "REPMGR_LAB_NODE"
+
+func (n *Node) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := n.lab.command(ctx, program, args...)
+	cmd.Dir = n.Dir
+	cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", nodeVariable, n.ID))
+	return cmd
+}
+
+// ServerLog is the file that the server writes its log to.
+func (n *Node) ServerLog() string { return filepath.Join(n.Dir, "postgresql.log") }
+
+// Start starts the server and waits until it accepts connections.
+func (n *Node) Start(ctx context.Context) error {
+	if err := n.writeServerConf(); err != nil {
+		return err
+	}
+	result := n.program(ctx, "pg_ctl", "-D", n.DataDir, "-s", "-w", "-t", serverTimeout, "-l", n.ServerLog(), "start")
+	if err := result.Err(); err != nil {
+		return fmt.Errorf("start the server of %s: %w\n%s", n.Name, err, tail(n.ServerLog()))
+	}
+	return nil
+}
+
+// Stop stops the server: smart, fast or immediate.
+func (n *Node) Stop(ctx context.Context, mode string) error {
+	result := n.program(ctx, "pg_ctl", "-D", n.DataDir, "-s", "-w", "-t", serverTimeout, "-m", mode, "stop")
+	if err := result.Err(); err != nil {
+		return fmt.Errorf("stop the server of %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// Reload makes the server read its configuration again.
+func (n *Node) Reload(ctx context.Context) error {
+	return n.program(ctx, "pg_ctl", "-D", n.DataDir, "-s", "reload").Err()
+}
+
+// Kill9 ends every process of the server with SIGKILL.
+func (n *Node) Kill9(ctx context.Context) error { return killPostgres(ctx, n.DataDir) }
+
+// Processes are the server's processes, the postmaster first.
+func (n *Node) Processes() ([]int, error) { return postgresOf(n.DataDir) }
+
+// Running says whether the server has a process.
+func (n *Node) Running() bool {
+	found, err := n.Processes()
+	return err == nil && len(found) > 0
+}
+
+// Pause stops every process of the server with SIGSTOP: a host that hangs.
+func (n *Node) Pause(ctx context.Context) error {
+	return Wait(ctx, killTimeout, "every server process to stand still", func() error {
+		if _, err := signalPostgres(n.DataDir, syscall.SIGSTOP); err != nil {
+			return err
+		}
+		found, err := n.Processes()
+		if err != nil {
+			return err
+		}
+		for _, pid := range found {
+			if fields, err := statFields(pid); err == nil && fields[0] != "T" {
+				return fmt.Errorf("process %d is in state %s", pid, fields[0])
+			}
+		}
+		return nil
+	})
+}
+
+// Resume undoes Pause.
+func (n *Node) Resume() error {
+	_, err := signalPostgres(n.DataDir, syscall.SIGCONT)
+	return err
+}
+
+// CloneFrom makes this node a standby of another by pg_basebackup alone,
+// without the software under test; it is not started.
+func (n *Node) CloneFrom(ctx context.Context, upstream *Node) error {
+	if err := os.RemoveAll(n.DataDir); err != nil {
+		return err
+	}
+	return n.program(ctx, "pg_basebackup", "-D", n.DataDir, "-R", "-X", "stream", "-c", "fast", "--no-sync",
+		"-d", upstream.Conninfo()+" application_name="+n.Name).Err()
+}
+
+// Cut pulls the node's cable: nobody reaches it, and it reaches nobody.
+func (n *Node) Cut() error {
+	if n.lab.network == nil {
+		return errors.New("cut a node off: the lab has no namespaces")
+	}
+	return n.lab.network.setCable(n.ID, false)
+}
+
+// PowerOff is a power failure: the cable goes first, so that no last word of
+// the dying processes gets out, then every process of the node is killed.
+func (n *Node) PowerOff(ctx context.Context) error {
+	if n.lab.network != nil {
+		if err := n.Cut(); err != nil {
+			return err
+		}
+	}
+	return errors.Join(n.Kill9(ctx), n.killRest(ctx))
+}
+
+// killRest ends what else runs on this node: the daemon and what it started.
+func (n *Node) killRest(ctx context.Context) error {
+	mark := fmt.Sprintf("%s=%d", nodeVariable, n.ID)
+	return Wait(ctx, killTimeout, "the end of every process of "+n.Name, func() error {
+		all, err := pids()
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, pid := range all {
+			if hasEnvironment(pid, markerVariable+"="+n.lab.Dir) && hasEnvironment(pid, mark) {
+				left++
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		if left > 0 {
+			return fmt.Errorf("%d processes are left", left)
+		}
+		return nil
+	})
+}
+
+// Heal plugs in the node's cable.
+func (n *Node) Heal() error {
+	if n.lab.network == nil {
+		return nil
+	}
+	return n.lab.network.setCable(n.ID, true)
+}
+
+// CutLink makes everything that two nodes send to each other disappear; both
+// still reach all others.
+func (l *Lab) CutLink(a, b *Node) error {
+	if l.network == nil {
+		return errors.New("cut a link: the lab has no namespaces")
+	}
+	return errors.Join(l.network.lose(a.ID, b.ID), l.network.lose(b.ID, a.ID))
+}
+
+// Heal plugs in every cable and mends every link.
+func (l *Lab) Heal() error {
+	var errs []error
+	for _, a := range l.Nodes {
+		errs = append(errs, a.Heal())
+		for _, b := range l.Nodes {
+			if l.network != nil && a != b {
+				errs = append(errs, l.network.find(a.ID, b.ID))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tailSize is how much of a log an error shows, in bytes.
+const tailSize = 3000
+
+func tail(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-tailSize):])
+}
+
+// settle is how long a daemon has to end when it is asked to.
+const settle = 15 * time.Second

@@ -1,0 +1,144 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// serverSettings are postgresql.conf's for every node: what repmgr asks for, the
+// safety of a real server, and a small footprint. A clone copies them.
+func (l *Lab) serverSettings() map[string]string {
+	settings := map[string]string{
+		"wal_level": "replica", "wal_log_hints": "on", "hot_standby": "on",
+		"max_wal_senders": "10", "max_replication_slots": "10", "wal_keep_size": "256MB",
+		"max_connections": "60", "shared_buffers": "16MB", "jit": "off",
+		"fsync": "on", "logging_collector": "off", "log_line_prefix": "%m [%p] ",
+		// Each node's own settings, in a file beside its data directory.
+		"include_if_exists": "../server.conf",
+	}
+	if l.options.Unsynced {
+		settings["fsync"] = "off"
+	}
+	if l.options.Auth == TLS {
+		settings["ssl"] = "on"
+		settings["ssl_ca_file"], settings["ssl_cert_file"], settings["ssl_key_file"] = l.certificate("root"), l.certificate("server"), l.key("server")
+	}
+	maps.Copy(settings, l.software.Settings)
+	maps.Copy(settings, l.options.Settings)
+	return settings
+}
+
+// hba lets the superuser in through the socket, and each role into its own database.
+func (l *Lab) hba() string {
+	kind, method := "host", "trust"
+	switch l.options.Auth {
+	case SCRAM:
+		method = "scram-sha-256"
+	case TLS:
+		kind, method = "hostssl", "cert"
+	}
+	var b strings.Builder
+	b.WriteString("local all postgres trust\n")
+	for _, line := range [][2]string{{repmgrRole, repmgrRole}, {"replication", repmgrRole}, {appRole, appRole}} {
+		fmt.Fprintf(&b, "%s %s %s all %s\n", kind, line[0], line[1], method)
+		if l.options.Auth != TLS { // a certificate is nothing a socket asks for
+			fmt.Fprintf(&b, "local %s %s %s\n", line[0], line[1], method)
+		}
+	}
+	return b.String()
+}
+
+// assignments writes settings as configuration files have them, in a stable order.
+func assignments(settings map[string]string) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		fmt.Fprintf(&b, "%s = '%s'\n", name, strings.ReplaceAll(settings[name], "'", "''"))
+	}
+	return b.String()
+}
+
+// writeServerConf writes the settings that a node has for itself alone.
+func (n *Node) writeServerConf() error {
+	listen := "127.0.0.1"
+	if n.lab.network != nil {
+		listen = "*"
+	}
+	settings := map[string]string{"port": fmt.Sprint(n.Port), "listen_addresses": listen, "unix_socket_directories": n.Dir}
+	return n.lab.account.write(filepath.Join(n.Dir, "server.conf"), assignments(settings))
+}
+
+// Conninfo is how a role reaches this node's database over the network, without
+// a password: repmgr.conf's conninfo for the role repmgr.
+func (n *Node) Conninfo() string { return n.conninfoFor(repmgrRole) }
+
+func (n *Node) conninfoFor(role string) string {
+	s := fmt.Sprintf("host=%s port=%d user=%s dbname=%s connect_timeout=2", n.Host, n.Port, role, role)
+	if n.lab.options.Auth == TLS {
+		s += fmt.Sprintf(" sslmode=verify-full sslrootcert=%s sslcert=%s sslkey=%s",
+			n.lab.certificate("root"), n.lab.certificate(role), n.lab.key(role))
+	}
+	return s
+}
+
+// ConfFile is the path of this node's repmgr.conf.
+func (n *Node) ConfFile() string { return filepath.Join(n.Dir, "repmgr.conf") }
+
+// WriteConf writes repmgr.conf: what the node needs, then the lab's additions,
+// then extra; the later wins.
+func (n *Node) WriteConf(extra map[string]string) error {
+	bindir, err := n.lab.programs()
+	if err != nil {
+		return err
+	}
+	settings := map[string]string{
+		"node_id": fmt.Sprint(n.ID), "node_name": n.Name, "conninfo": n.Conninfo(), "data_directory": n.DataDir,
+		"pg_bindir": n.lab.Bindir, "failover": "automatic", "pg_ctl_options": "-s -l " + n.ServerLog(),
+		"repmgrd_pid_file": filepath.Join(n.Dir, "repmgrd.pid"),
+	}
+	if n.lab.options.Slots {
+		settings["use_replication_slots"] = "true"
+	}
+	if n.lab.software.Ours {
+		settings["daemon_port"] = fmt.Sprint(n.DaemonPort)
+	}
+	if n.lab.software.Commands {
+		repmgr := filepath.Join(bindir, "repmgr")
+		settings["promote_command"] = fmt.Sprintf("%s standby promote -f %s --log-to-file", repmgr, n.ConfFile())
+		settings["follow_command"] = fmt.Sprintf("%s standby follow -f %s --log-to-file --upstream-node-id=%%n", repmgr, n.ConfFile())
+	}
+	for _, more := range []map[string]string{n.lab.options.Conf, n.lab.options.NodeConf[n.ID], extra} {
+		maps.Copy(settings, more)
+	}
+	return n.lab.account.write(n.ConfFile(), assignments(settings))
+}
+
+// programs is the folder of the software under test; ours is built when first asked for.
+func (l *Lab) programs() (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.software.Bindir == "" {
+		dir, err := Build(l.ctx)
+		if err != nil {
+			return "", err
+		}
+		l.software.Bindir = dir
+	}
+	return l.software.Bindir, nil
+}
+
+// appendFile adds text to a file, which keeps its owner.
+func appendFile(path, text string) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteString(text); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,30 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// pollInterval is how often Wait asks.
+const pollInterval = 20 * time.Millisecond
+
+// Wait asks cond until it answers nil. After timeout, or when ctx ends, it
+// returns an error that names what was waited for and cond's last answer.
+func Wait(ctx context.Context, timeout time.Duration, what string, cond func() error) error {
+	started := time.Now()
+	for {
+		err := cond()
+		if err == nil {
+			return nil
+		}
+		if waited := time.Since(started); waited >= timeout {
+			return fmt.Errorf("wait for %s: not after %s: %w", what, waited.Round(time.Millisecond), err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w; last: %w", what, ctx.Err(), err)
+		case <-time.After(pollInterval):
+		}
+	}
+}
