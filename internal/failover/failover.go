@@ -4,6 +4,7 @@
 package failover
 
 import (
+	"fmt"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -56,16 +57,37 @@ func Decide(v *View, now time.Time) Decision {
 			if r.then != nil {
 				d.Actions = r.then(f)
 			}
-			return d
+			return f.spaced(d)
 		}
 	}
 	panic("failover: no rule applies; the last rule must be unconditional")
 }
 
+// waitSetback is the rule's name under which an order is withheld for a while
+// because it failed just now.
+const waitSetback = "wait-after-setback"
+
+// spaced withholds an order that did not succeed a short while ago. Promotions
+// have a rule of their own for that, since another candidate may go first.
+func (f facts) spaced(d Decision) Decision {
+	if len(d.Actions) != 1 || d.Actions[0] != f.Setback.Of {
+		return d
+	}
+	switch d.Actions[0].(type) {
+	case Promote, Validate:
+		return d
+	}
+	if pause := f.Setback.pause(); f.now.Sub(f.Setback.At) < pause {
+		return Decision{Rule: waitSetback, Why: fmt.Sprintf("%s; %s failed %d times, it is tried again %s after the last time",
+			d.Why, Describe(d.Actions[0]), f.Setback.Times, pause)}
+	}
+	return d
+}
+
 // Rules returns the identities of all rules in the order in which they are
 // tried, with one sentence each on when it applies.
 func Rules() [][2]string {
-	var out [][2]string
+	out := [][2]string{{waitSetback, "The order that the rule below would give failed a short while ago."}}
 	for _, r := range rules {
 		out = append(out, [2]string{r.id, r.doc})
 	}

@@ -129,3 +129,31 @@ func randomView(rng *rand.Rand) *View {
 	}
 	return v
 }
+
+// TestSetbackSpacesOrders says that an order that failed is given again, later
+// each time, and that success forgets the failures.
+func TestSetbackSpacesOrders(t *testing.T) {
+	v := New(3, Policy{Automatic: true, MonitorInterval: time.Second})
+	v.Observe(NodesRead{[]cluster.Node{{ID: 1, Role: cluster.Primary}, {ID: 2, Role: cluster.Standby, Upstream: 1, Active: true},
+		{ID: 3, Role: cluster.Standby, Upstream: 1, Active: true}}}, t0)
+	v.Observe(LocalSeen{Local{At: t0, State: ServerRunning, Role: cluster.Standby}}, t0)
+	order := Follow{Upstream: 2}
+	due := func(at time.Duration) bool {
+		v.Observe(PeerReported{Report{Node: 2, Server: ServerRunning, Role: cluster.Primary, Position: Position{2, 1}}}, t0.Add(at))
+		d := Decide(v, t0.Add(at))
+		return len(d.Actions) == 1 && d.Actions[0] == order
+	}
+	if !due(0) {
+		t.Fatalf("nothing to follow: %+v", Decide(v, t0))
+	}
+	for i, pause := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		v.Observe(Done{Action: order, Err: "no"}, t0)
+		if due(pause*time.Second-1) || !due(pause*time.Second) {
+			t.Errorf("after failure %d the order is not due after %d s", i+1, pause)
+		}
+	}
+	v.Observe(Done{Action: order}, t0)
+	if !due(0) {
+		t.Error("a success did not forget the failures")
+	}
+}

@@ -79,6 +79,23 @@ type View struct {
 	Paused bool
 	Loss   *Loss
 	Doing  Action // the order that the hands are carrying out; nil: none
+	Setback
+}
+
+// Setback is an order that did not succeed, and how often in a row.
+type Setback struct {
+	Of    Action // nil: the last order succeeded
+	At    time.Time
+	Times int
+}
+
+// pause is how long the same order is not given again: longer each time, so that
+// what cannot succeed does not keep the servers busy.
+func (s Setback) pause() time.Duration {
+	if _, urgent := s.Of.(Fence); urgent {
+		return time.Second
+	}
+	return min(time.Second<<min(s.Times-1, 5), 30*time.Second)
 }
 
 // New returns the view of a node that has seen nothing yet.
@@ -197,6 +214,14 @@ func (v *View) observeOrder(a Action, now time.Time) {
 func (v *View) observeDone(e Done, now time.Time) {
 	if v.Doing == e.Action {
 		v.Doing = nil
+	}
+	switch {
+	case e.Err == "":
+		v.Setback = Setback{}
+	case v.Setback.Of == e.Action:
+		v.Setback = Setback{Of: e.Action, At: now, Times: v.Setback.Times + 1}
+	default:
+		v.Setback = Setback{Of: e.Action, At: now, Times: 1}
 	}
 	if v.Loss == nil {
 		return

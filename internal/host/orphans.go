@@ -1,0 +1,65 @@
+package host
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"repmgr/internal/fault"
+)
+
+// Alive reports whether a process exists and is more than a zombie, which
+// kill(pid, 0) cannot tell.
+func Alive(pid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	_, state, err := readStat(pid)
+	return err == nil && state != 'Z' && state != 'X'
+}
+
+// KillOrphans ends the backends of a data directory whose postmaster is gone:
+// one that does not sleep would go on committing for as long as its client
+// sends. A server that was started anew meanwhile, and its children, are left
+// alone; then, as when nobody is left, the result is nil.
+func KillOrphans(ctx context.Context, dataDir string) error {
+	for {
+		orphans, err := orphansOf(dataDir)
+		if err != nil || len(orphans) == 0 {
+			return err
+		}
+		for _, p := range orphans {
+			if err := killOne(p); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.SysFailure, "%d orphaned processes of %s are still there", len(orphans), dataDir)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// orphansOf lists the processes of a data directory that are no postmaster and
+// have none as their parent. A postmaster's title is its command line; its
+// children have titles of PostgreSQL's own.
+func orphansOf(dataDir string) ([]Process, error) {
+	all, err := Processes(dataDir)
+	if err != nil {
+		return nil, err
+	}
+	postmasters := map[int]bool{}
+	for _, p := range all {
+		if !strings.HasPrefix(p.Title, "postgres:") {
+			postmasters[p.PID] = true
+		}
+	}
+	var out []Process
+	for _, p := range all {
+		if !postmasters[p.PID] && !postmasters[p.Parent] {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
