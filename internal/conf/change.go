@@ -2,6 +2,7 @@ package conf
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -30,4 +31,9 @@ func (p *Param) sameIn(a, b *Config) bool { return slices.Equal(p.texts(a), p.te
 // oneLine keeps text that holds line ends on one line.
 func oneLine(text string) string {
 	return strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(text)
+}
+
+// String says what changes, and when it takes effect.
+func (c Change) String() string {
+	return c.Param + " is now " + strconv.Quote(c.New) + ", was " + strconv.Quote(c.Old)
 }

@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"context"
+
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+)
+
+// backend answers the API's questions. What changes something goes through the loop.
+type backend struct{ d *Daemon }
+
+// Report is the daemon's latest report.
+func (b backend) Report() failover.Report { return b.d.shared.load().report }
+
+// Receive takes in a peer's report and answers with this daemon's own, as it is
+// after the loop has seen the other's.
+func (b backend) Receive(ctx context.Context, _ cluster.NodeID, r failover.Report) (failover.Report, error) {
+	reply := make(chan failover.Report, 1)
+	if err := b.ask(ctx, received{r, reply}); err != nil {
+		return failover.Report{}, err
+	}
+	return await(ctx, reply)
+}
+
+// View is all that the daemon knows.
+func (b backend) View() api.ClusterView {
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	defer cancel()
+	reply := make(chan api.ClusterView, 1)
+	if b.ask(ctx, viewing{reply}) != nil {
+		return api.ClusterView{Version: api.ViewVersion, Own: b.Report()}
+	}
+	view, err := await(ctx, reply)
+	if err != nil {
+		return api.ClusterView{Version: api.ViewVersion, Own: b.Report()}
+	}
+	return view
+}
+
+// Pause stops or resumes automatic failover on this node; it is kept over restarts.
+func (b backend) Pause(ctx context.Context, paused bool, reason string) error {
+	reply := make(chan error, 1)
+	if err := b.ask(ctx, pausing{paused, reason, reply}); err != nil {
+		return err
+	}
+	err, late := await(ctx, reply)
+	if late != nil {
+		return late
+	}
+	return err
+}
+
+// Wake has everything looked at again now.
+func (b backend) Wake() {
+	b.d.eyes.kick()
+	select {
+	case b.d.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b backend) ask(ctx context.Context, m message) error {
+	select {
+	case b.d.in <- m:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func await[T any](ctx context.Context, reply <-chan T) (T, error) {
+	select {
+	case v := <-reply:
+		return v, nil
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
+	}
+}

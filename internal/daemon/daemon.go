@@ -1,0 +1,239 @@
+// Package daemon is repmgrd: eyes that turn the outside into facts, one loop
+// that owns the brain's view and asks it for decisions, and hands that carry
+// them out. It owns the goroutines and the clock. See DESIGN.md.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"repmgr/internal/api"
+	"repmgr/internal/conf"
+	"repmgr/internal/fault"
+)
+
+// Options are repmgrd's flags, apart from those that main carries out itself.
+type Options struct {
+	Load       func() (*conf.Config, []conf.Warning, error) // reads the configuration file
+	ConfigFile string                                       // absolute path, for messages and for what is run
+	PidFile    string                                       // overrides repmgrd_pid_file; "-": none
+	LogLevel   string                                       // overrides log_level
+	History    bool                                         // -m: monitoring_history on
+	Ready      func()                                       // called once when the daemon watches; nil: nobody asks
+}
+
+// Daemon is one running repmgrd. All its fields but those in "shared" belong to
+// the goroutine of the loop, or never change after New.
+type Daemon struct {
+	opt  Options
+	cfg  *conf.Config
+	sink *logSink
+	log  *slog.Logger
+
+	incarnation uint64
+	in          chan message // to the loop
+	wake        chan struct{}
+	loop        loopState
+	eyes        *eyes
+	peers       *peers
+	notifier    *notifier
+	server      *api.Server
+	state       *stateDir
+	pidFile     string
+
+	cleanups []cleanup
+	group    sync.WaitGroup
+	shared   shared
+}
+
+// cleanup is one step of the way back; they run last first.
+type cleanup struct {
+	name string
+	do   func() error
+}
+
+func faultOf(err error) *fault.Error {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return f
+	}
+	return &fault.Error{Code: fault.Internal, Msg: "unexpected", Err: err}
+}
+
+// Run is the whole life of a repmgrd: it returns when ctx ends or a signal asks
+// it to stop, or with the reason why it cannot run. The code of the error is
+// the exit status.
+func Run(ctx context.Context, opt Options) error {
+	d, err := New(opt)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := d.Start(ctx, cancel); err != nil {
+		return errors.Join(err, d.Stop())
+	}
+	for {
+		select {
+		case <-hup:
+			d.reload()
+		case <-ctx.Done():
+			err := d.Stop()
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+				return errors.Join(cause, err)
+			}
+			return err
+		}
+	}
+}
+
+// New reads the configuration and takes what only one daemon may have: the log,
+// the state directory and the PID file. A failure leaves nothing behind.
+func New(opt Options) (*Daemon, error) {
+	cfg, warnings, err := opt.Load()
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{opt: opt, cfg: cfg, sink: &logSink{}, incarnation: rand.Uint64(), in: make(chan message, 256), wake: make(chan struct{}, 1)}
+	if opt.History {
+		cfg.MonitoringHistory = true
+	}
+	if err := d.sink.configure(cfg, opt.LogLevel); err != nil {
+		return nil, err
+	}
+	d.log = slog.New(logHandler{sink: d.sink})
+	for _, w := range warnings {
+		d.log.Warn(w.String())
+	}
+	if d.state, err = openStateDir(cfg.StateDir()); err != nil {
+		return nil, err
+	}
+	d.onStop("state directory", d.state.close)
+	if err := d.takePidFile(); err != nil {
+		return nil, errors.Join(err, d.Stop())
+	}
+	d.eyes = newEyes(d)
+	d.peers = newPeers(d)
+	d.notifier = newNotifier(d)
+	d.loop = newLoopState(d)
+	return d, nil
+}
+
+func (d *Daemon) onStop(name string, do func() error) {
+	d.cleanups = append(d.cleanups, cleanup{name, do})
+}
+
+// goes runs f in a goroutine that Stop waits for.
+func (d *Daemon) goes(f func()) {
+	d.group.Add(1)
+	go func() {
+		defer d.group.Done()
+		f()
+	}()
+}
+
+// Start listens, then watches and decides until ctx ends; fail ends it early.
+func (d *Daemon) Start(ctx context.Context, fail context.CancelCauseFunc) error {
+	if err := d.eyes.first(ctx); err != nil {
+		return err
+	}
+	if err := d.listen(fail); err != nil {
+		return err
+	}
+	d.notice(fmt.Sprintf("repmgrd %s watches node %q (ID: %d)", version(), d.cfg.NodeName, d.cfg.NodeID), "detail", fmt.Sprintf("configuration %s, daemons on port %d", d.opt.ConfigFile, d.cfg.DaemonPort))
+	d.goes(func() { d.runLoop(ctx, fail) })
+	d.goes(func() { d.eyes.watchLocal(ctx) })
+	d.goes(func() { d.peers.run(ctx) })
+	d.goes(func() { d.notifier.run() })
+	d.goes(func() { d.beat(ctx) })
+	if d.opt.Ready != nil {
+		d.opt.Ready()
+	}
+	return nil
+}
+
+// listen opens the Unix socket and the port for the other daemons.
+func (d *Daemon) listen(fail context.CancelCauseFunc) error {
+	d.server = api.NewServer(api.Options{Backend: backend{d}, Log: d.log})
+	unix, err := api.ListenUnix(d.cfg.StateDir())
+	if err != nil {
+		return err
+	}
+	address := net.JoinHostPort(d.cfg.DaemonListenAddress, fmt.Sprint(d.cfg.DaemonPort))
+	tcp, err := net.Listen("tcp", address)
+	if err != nil {
+		unix.Close()
+		return fault.Wrap(err, fault.BadConfig, "repmgrd cannot listen on %s", address).
+			WithHint("Another program may use the port: set daemon_port and daemon_listen_address, then register the node again with --force.")
+	}
+	d.onStop("server", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return d.server.Shutdown(ctx)
+	})
+	serve := func(err error) {
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			fail(fault.Wrap(err, fault.SysFailure, "repmgrd cannot serve"))
+		}
+	}
+	d.goes(func() { serve(d.server.ServeUnix(unix)) })
+	d.goes(func() { serve(d.server.ServeTCP(tcp, d.peers.serverTLS)) })
+	return nil
+}
+
+// Stop ends what Start began, in the reverse order, after the context is done.
+func (d *Daemon) Stop() error {
+	if d.notifier != nil {
+		d.notifier.close()
+	}
+	var errs []error
+	for i := len(d.cleanups) - 1; i >= 0; i-- {
+		c := d.cleanups[i]
+		if c.name == "state directory" {
+			d.group.Wait() // nobody may use it any more
+		}
+		if err := c.do(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c.name, err))
+		}
+	}
+	d.cleanups = nil
+	return errors.Join(errs...)
+}
+
+// reload reads the configuration anew; on any error the old one stays in force.
+func (d *Daemon) reload() {
+	cfg, warnings, err := d.opt.Load()
+	if err != nil {
+		d.complain(slog.LevelError, fault.Wrap(err, fault.BadConfig, "the configuration was not reloaded").WithDetail("The former values stay in force."))
+		return
+	}
+	for _, w := range warnings {
+		d.log.Warn(w.String())
+	}
+	if d.opt.History {
+		cfg.MonitoringHistory = true
+	}
+	if cfg.NodeID != d.cfg.NodeID || cfg.NodeName != d.cfg.NodeName || cfg.StateDir() != d.cfg.StateDir() {
+		d.log.Error("node_id, node_name, data_directory and state_directory cannot change while repmgrd runs; nothing was reloaded")
+		return
+	}
+	if err := d.sink.configure(cfg, d.opt.LogLevel); err != nil {
+		d.complain(slog.LevelError, err)
+		return
+	}
+	d.send(reloaded{cfg})
+}

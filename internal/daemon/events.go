@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+)
+
+// Bounds of what is written to the primary's database.
+const (
+	errandBound   = 5 * time.Second // one errand, connecting included
+	errandsBound  = 256             // errands that wait; more are dropped with a warning
+	drainDeadline = 3 * time.Second // when the daemon stops
+)
+
+// event is something to be recorded and told to the operator's command.
+type event struct {
+	name    string
+	failed  bool
+	details string
+	about   cluster.Node // the node that %p, %c and %a speak of
+	unkept  bool         // not recorded, only notified of
+}
+
+// errand is work on the primary's database that nobody waits for. conn is nil
+// when no primary could be reached.
+type errand struct {
+	name string
+	do   func(ctx context.Context, conn *pg.Conn) error
+	dry  bool // needs no connection
+}
+
+// notifier runs errands one after the other, so that events keep their order and
+// a slow command delays nothing but the next one.
+type notifier struct {
+	d     *Daemon
+	cfg   atomic.Pointer[conf.Config]
+	queue chan errand
+	quit  chan struct{}
+	ended atomic.Bool
+}
+
+func newNotifier(d *Daemon) *notifier {
+	n := &notifier{d: d, queue: make(chan errand, errandsBound), quit: make(chan struct{})}
+	n.cfg.Store(d.cfg)
+	return n
+}
+
+func (n *notifier) setConfig(cfg *conf.Config) { n.cfg.Store(cfg) }
+
+// close lets run end once the queue is empty.
+func (n *notifier) close() {
+	if !n.ended.Swap(true) {
+		close(n.quit)
+	}
+}
+
+func (n *notifier) add(e errand) {
+	select {
+	case n.queue <- e:
+	default:
+		n.d.log.Warn("too many events wait to be written; one is dropped", "detail", e.name)
+	}
+}
+
+func (n *notifier) run() {
+	for {
+		select {
+		case e := <-n.queue:
+			n.runOne(e)
+		case <-n.quit:
+			end := time.Now().Add(drainDeadline)
+			for len(n.queue) > 0 && time.Now().Before(end) {
+				n.runOne(<-n.queue)
+			}
+			return
+		}
+	}
+}
+
+func (n *notifier) runOne(e errand) {
+	ctx, cancel := context.WithTimeout(context.Background(), errandBound)
+	defer cancel()
+	var conn *pg.Conn
+	if !e.dry {
+		conn = n.primary(ctx)
+		defer registry.Close(conn)
+	}
+	if err := e.do(ctx, conn); err != nil {
+		n.d.log.Warn(e.name + " could not be written or told: " + err.Error())
+	}
+}
+
+// primary connects to the server that takes writes, the own one if it does.
+func (n *notifier) primary(ctx context.Context) *pg.Conn {
+	report := n.d.shared.load().report
+	self := cluster.Node{ID: report.Node, Name: report.Name, Conninfo: n.cfg.Load().Conninfo, Active: true, Role: report.Type}
+	if report.Role == cluster.Primary && report.Type != cluster.Witness {
+		if conn, err := registry.Connect(ctx, self); err == nil {
+			return conn
+		}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, conn, err := registry.FindPrimary(ctx, n.d.peers.nodes())
+	if err != nil {
+		return nil
+	}
+	return conn
+}
+
+// announce has an event recorded and told, in its turn.
+func (d *Daemon) announce(e event) {
+	d.log.Log(context.Background(), slog.LevelDebug, "event "+e.name, "detail", e.details)
+	d.notifier.add(errand{name: "event " + e.name, dry: e.unkept, do: func(ctx context.Context, conn *pg.Conn) error {
+		return registry.Announce(ctx, conn, d.notifier.cfg.Load(), registry.Event{
+			Node: d.loop.view.Self, Name: e.name, Successful: !e.failed, Details: e.details, About: e.about})
+	}})
+}

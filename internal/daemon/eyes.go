@@ -1,0 +1,349 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/host"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+)
+
+// Bounds of the eyes' looks.
+const (
+	lookTimeout   = 2 * time.Second // at the own server
+	registryEvery = 2 * time.Second // between two readings of the records
+)
+
+// eyes turn servers into facts. watchLocal's goroutine owns all fields but cfg
+// and kicks; probes have goroutines of their own and share nothing.
+type eyes struct {
+	d     *Daemon
+	cfg   atomic.Pointer[conf.Config]
+	kicks chan struct{}
+
+	conn      *pg.Conn
+	last      failover.Local // the last look that found the server running
+	state     failover.ServerState
+	readAt    time.Time
+	nodes     []cluster.Node
+	endpoints map[cluster.NodeID]registry.Endpoint
+	authority string
+
+	process *host.Handle // the postmaster, if it was found
+	pid     int
+}
+
+func newEyes(d *Daemon) *eyes {
+	e := &eyes{d: d, kicks: make(chan struct{}, 1)}
+	e.cfg.Store(d.cfg)
+	return e
+}
+
+func (e *eyes) setConfig(cfg *conf.Config) { e.cfg.Store(cfg); e.kick() }
+
+// kick asks for a look now.
+func (e *eyes) kick() {
+	select {
+	case e.kicks <- struct{}{}:
+	default:
+	}
+}
+
+// first looks at the own server before anything is decided. A server that does
+// not answer is waited for, if the cluster is remembered; one that answers must
+// hold a record of this node.
+func (e *eyes) first(ctx context.Context) error {
+	known, err := e.d.state.load()
+	if err != nil {
+		return err
+	}
+	e.d.peers.adopt(known)
+	now := time.Now()
+	e.d.loop.view.Observe(failover.PauseSet{Paused: known.Paused}, now)
+	e.d.loop.pauseReason = known.PauseReason
+	e.nodes, e.endpoints = known.Nodes, known.Endpoints
+	e.d.loop.view.Observe(failover.NodesRead{Nodes: known.Nodes}, now)
+	local := e.look(ctx)
+	e.d.loop.view.Observe(failover.LocalSeen{Local: local}, now)
+	switch {
+	case local.State == failover.ServerRunning:
+		e.d.loop.view.Observe(failover.NodesRead{Nodes: e.nodes}, now)
+		return e.registered(ctx)
+	case len(known.Nodes) == 0:
+		return fault.New(fault.DBConn, "the own server does not answer, and nothing is known yet of its cluster").
+			WithDetail("conninfo is %q, the server is %s.", redact(e.d.cfg.Conninfo), local.State).
+			WithHint("Start PostgreSQL, and register this node before repmgrd is started for the first time.")
+	}
+	e.d.notice(fmt.Sprintf("the own server is %s; repmgrd waits for it", local.State))
+	return nil
+}
+
+// registered checks that the records hold this node.
+func (e *eyes) registered(ctx context.Context) error {
+	cfg := e.d.cfg
+	nodes, current, err := registry.Installed(ctx, e.conn)
+	if err != nil {
+		return fault.Wrap(err, fault.DBQuery, "the repmgr schema cannot be read")
+	}
+	if !nodes || !current && len(e.nodes) == 0 {
+		return fault.New(fault.BadConfig, "the database holds no repmgr schema").WithHint("Register the primary with `repmgr primary register` first.")
+	}
+	if _, ok := cluster.Find(e.nodes, cfg.NodeID); !ok {
+		return fault.New(fault.BadConfig, "node %d (%q) is not registered", cfg.NodeID, cfg.NodeName).
+			WithHint("Register it with `repmgr primary register`, `repmgr standby register` or `repmgr witness register`.")
+	}
+	return nil
+}
+
+func redact(conninfo string) string {
+	ci, err := pg.ParseConninfo(conninfo)
+	if err != nil {
+		return "(not readable)"
+	}
+	return ci.Redacted()
+}
+
+// watchLocal looks at the own server at the monitor interval, when it is asked
+// to, and at once when the postmaster dies.
+func (e *eyes) watchLocal(ctx context.Context) {
+	defer func() {
+		e.disconnect()
+		e.forgetProcess()
+	}()
+	for {
+		var died <-chan struct{}
+		if e.process != nil {
+			died = e.process.Done()
+		}
+		wait := time.NewTimer(min(e.cfg.Load().MonitorInterval, 5*time.Second))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return
+		case <-died:
+			e.d.log.Warn("the postmaster is gone", "detail", fmt.Sprintf("process %d", e.pid))
+			e.forgetProcess()
+		case <-e.kicks:
+		case <-wait.C:
+		}
+		wait.Stop()
+		e.d.send(observed{failover.LocalSeen{Local: e.look(ctx)}})
+	}
+}
+
+// look asks the own server, or finds out why it does not answer.
+func (e *eyes) look(ctx context.Context) failover.Local {
+	limit, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	local, err := e.ask(limit)
+	if err == nil {
+		e.last, e.state = local, failover.ServerRunning
+		return local
+	}
+	if ctx.Err() != nil {
+		return failover.Local{At: time.Now(), State: e.state, SystemID: e.last.SystemID, Position: e.last.Position}
+	}
+	e.disconnect()
+	state := e.whyDown(ctx)
+	if state != e.state {
+		e.d.complain(slog.LevelWarn, fault.Wrap(err, fault.DBConn, "the own server does not answer").WithDetail("It is %s.", state))
+	}
+	e.state = state
+	return failover.Local{At: time.Now(), State: state, SystemID: e.last.SystemID, Position: e.last.Position, Replayed: e.last.Replayed}
+}
+
+// ask is one look at a server that answers.
+func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
+	if e.conn == nil {
+		if err := e.connect(ctx); err != nil {
+			return failover.Local{}, err
+		}
+	}
+	p, err := e.conn.Progress(ctx)
+	if err != nil {
+		return failover.Local{}, err
+	}
+	local := failover.Local{At: time.Now(), State: failover.ServerRunning, Role: cluster.Primary, SystemID: e.last.SystemID,
+		Position: failover.Position{Timeline: p.Timeline, LSN: p.Position()}, Replayed: p.Replayed, Receiving: p.Receiving}
+	if p.InRecovery {
+		local.Role = cluster.Standby
+		// The timeline received goes with the WAL receiver, and pg_control lags behind it.
+		local.Position.Timeline = max(p.Timeline, e.last.Position.Timeline)
+	}
+	if time.Since(e.readAt) >= registryEvery {
+		if err := e.readRegistry(ctx); err != nil {
+			return failover.Local{}, err
+		}
+	}
+	return local, nil
+}
+
+// connect opens the kept connection, and the watch on the postmaster with it.
+func (e *eyes) connect(ctx context.Context) error {
+	ci, err := pg.ParseConninfo(e.cfg.Load().Conninfo)
+	if err != nil {
+		return err
+	}
+	if e.conn, err = pg.Connect(ctx, ci.With("application_name", "repmgrd")); err != nil {
+		e.conn = nil
+		return err
+	}
+	server, err := e.conn.Server(ctx)
+	if err != nil {
+		return err
+	}
+	e.last.SystemID, e.readAt = server.SystemID, time.Time{}
+	e.last.Position.Timeline = 0 // a server that was started anew may have another history
+	e.watchProcess()
+	return nil
+}
+
+func (e *eyes) disconnect() {
+	registry.Close(e.conn)
+	e.conn = nil
+}
+
+// watchProcess takes a handle on the postmaster, so that its death is seen at once.
+func (e *eyes) watchProcess() {
+	pm, err := pg.ReadPostmaster(e.cfg.Load().DataDirectory)
+	if err != nil || pm.PID == e.pid && e.process != nil {
+		return // without a handle the death is seen by the next look
+	}
+	process, err := host.OpenProcess(pm.PID)
+	if err != nil {
+		return
+	}
+	e.forgetProcess()
+	e.process, e.pid = process, pm.PID
+}
+
+func (e *eyes) forgetProcess() {
+	if e.process != nil {
+		e.process.Close()
+	}
+	e.process = nil
+}
+
+// readRegistry reads the records, the daemons' addresses and, once, the
+// authority, and remembers what changed.
+func (e *eyes) readRegistry(ctx context.Context) error {
+	nodes, err := registry.Nodes(ctx, e.conn)
+	if err != nil {
+		return err
+	}
+	endpoints, err := registry.Endpoints(ctx, e.conn)
+	if err != nil {
+		return err
+	}
+	e.readAt = time.Now()
+	cert, key, found, err := registry.Authority(ctx, e.conn)
+	if err != nil {
+		return err
+	}
+	authority := string(cert) + string(key)
+	if slices.Equal(nodes, e.nodes) && maps.Equal(endpoints, e.endpoints) && (!found || authority == e.authority) {
+		return nil
+	}
+	e.nodes, e.endpoints, e.authority = nodes, endpoints, authority
+	known := e.d.peers.update(func(r *remembered) {
+		r.Nodes, r.Endpoints = nodes, endpoints
+		if found {
+			r.Certificate, r.Key = string(cert), string(key)
+		}
+	})
+	if known != nil {
+		e.d.complain(slog.LevelWarn, known)
+	}
+	select {
+	case e.d.in <- observed{failover.NodesRead{Nodes: nodes}}:
+	default: // before the loop runs, or while it is behind: the next reading brings it
+		e.nodes = nil
+	}
+	return nil
+}
+
+// whyDown finds out what became of a server that does not answer. A postmaster
+// that died in disorder may leave backends behind that go on committing (safety
+// notes, A8): they are ended before the server is said to have crashed.
+func (e *eyes) whyDown(ctx context.Context) failover.ServerState {
+	cfg := e.cfg.Load()
+	if pm, err := pg.ReadPostmaster(cfg.DataDirectory); err == nil && host.Alive(pm.PID) {
+		ci, err := pg.ParseConninfo(cfg.Conninfo)
+		limit, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err == nil && pg.Ping(limit, ci) == pg.NoAnswer {
+			return failover.ServerUnreachable
+		}
+		return failover.ServerStarting
+	}
+	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := host.KillOrphans(limit, cfg.DataDirectory); err != nil {
+		e.d.complain(slog.LevelWarn, fault.Wrap(err, fault.SysFailure, "processes of the dead server could not be ended"))
+		return failover.ServerUnreachable
+	}
+	if e.d.peers.fencedBy() != 0 {
+		return failover.ServerFenced
+	}
+	control, err := pg.ReadControl(limit, cfg.PgBindir, cfg.DataDirectory)
+	switch {
+	case err != nil:
+		return failover.ServerUnknown
+	case strings.HasPrefix(control.State, "shut down"):
+		return failover.ServerStopped
+	}
+	return failover.ServerCrashed
+}
+
+// probe looks at another node's server. A server whose daemon is silent is asked
+// for its role too, since nobody else tells it.
+func (e *eyes) probe(ctx context.Context, n cluster.Node, silent bool) failover.Probed {
+	cfg := e.cfg.Load()
+	out := failover.Probed{Node: n.ID}
+	ci, err := pg.ParseConninfo(n.Conninfo)
+	if err != nil {
+		return out
+	}
+	limit := max(time.Second, min(cfg.MonitorInterval, 5*time.Second))
+	if cfg.ConnectionCheckType == "query" {
+		limit = max(limit, cfg.AsyncQueryTimeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if cfg.ConnectionCheckType == "ping" {
+		if out.OK = pg.Ping(ctx, ci) == pg.Accepting; !out.OK || !silent {
+			return out
+		}
+	}
+	conn, err := pg.Connect(ctx, ci.With("application_name", "repmgrd"))
+	if err != nil {
+		return out
+	}
+	defer registry.Close(conn)
+	if cfg.ConnectionCheckType == "query" {
+		_, err = conn.Exec(ctx, cfg.ConnectionCheckQuery)
+	}
+	out.OK = err == nil
+	if server, err := conn.Server(ctx); err == nil && silent {
+		p, err := conn.Progress(ctx)
+		if err != nil {
+			return out
+		}
+		out.Role, out.SystemID, out.Position = cluster.Primary, server.SystemID, failover.Position{Timeline: p.Timeline, LSN: p.Position()}
+		if p.InRecovery {
+			out.Role = cluster.Standby
+		}
+	}
+	return out
+}

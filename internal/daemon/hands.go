@@ -1,0 +1,220 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/host"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+)
+
+// Bounds of what the hands do where no parameter bounds it.
+const (
+	commandMargin   = 30 * time.Second // for an operator's command, beyond what it waits for itself
+	validationBound = 60 * time.Second
+	fenceGrace      = 2 * time.Second // for an immediate stop, before every process is killed
+	recordBound     = 10 * time.Second
+)
+
+// carryOut does what was ordered and returns how it went. It runs in a
+// goroutine of its own and is bounded.
+func (d *Daemon) carryOut(ctx context.Context, a failover.Action) error {
+	cfg := d.eyes.cfg.Load()
+	switch a := a.(type) {
+	case failover.Promote:
+		return d.promote(ctx, cfg, a)
+	case failover.Follow:
+		return d.follow(ctx, cfg, a)
+	case failover.Fence:
+		return d.fence(ctx, cfg, a)
+	case failover.Validate:
+		return d.validate(ctx, cfg, a)
+	case failover.RecordRole:
+		return d.recordPromotion(ctx, cfg)
+	}
+	return fmt.Errorf("nobody knows how to carry out %s", failover.Describe(a))
+}
+
+// promote makes the own server the primary: by promote_command if there is one.
+func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout+commandMargin)
+	defer cancel()
+	lost, _ := cluster.Find(d.peers.nodes(), a.Lost)
+	err := d.promoteServer(ctx, cfg, a)
+	if err != nil {
+		d.announce(event{name: "repmgrd_promote_error", failed: true, unkept: true, details: err.Error(), about: lost})
+		return err
+	}
+	took := time.Since(began).Round(time.Millisecond)
+	d.eyes.kick() // the others are told by the next report, before anything is recorded
+	if cfg.PromoteCommand == "" {
+		if err := d.recordPromotion(ctx, cfg); err != nil {
+			return err
+		}
+		d.announce(event{name: "standby_promote", details: fmt.Sprintf("server %q (ID: %d) was successfully promoted to primary", cfg.NodeName, cfg.NodeID)})
+	}
+	d.notifier.add(errand{name: "the voting term", do: func(ctx context.Context, conn *pg.Conn) error {
+		if conn == nil {
+			return errors.New("the new primary does not answer")
+		}
+		_, err := registry.RaiseTerm(ctx, conn)
+		return err
+	}})
+	d.announce(event{name: "repmgrd_failover_promote", about: lost,
+		details: fmt.Sprintf("node %q (ID: %d) promoted to primary in %s; old primary %q (ID: %d) marked as failed", cfg.NodeName, cfg.NodeID, took, lost.Name, lost.ID)})
+	return nil
+}
+
+func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
+	if cfg.PromoteCommand != "" {
+		if err := d.command(ctx, "promote_command", cfg.PromoteCommand, a.Lost); err != nil {
+			return err
+		}
+	}
+	conn, err := d.own(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	if cfg.PromoteCommand == "" {
+		if err := orderPromotion(ctx, cfg, conn); err != nil {
+			return err
+		}
+	}
+	return awaitPromotion(ctx, conn, cfg.PromoteCheckTimeout)
+}
+
+// orderPromotion tells the own server to leave recovery.
+func orderPromotion(ctx context.Context, cfg *conf.Config, conn *pg.Conn) error {
+	if may, err := conn.CanPromote(ctx); err != nil {
+		return err
+	} else if may && cfg.ServicePromoteCommand == "" {
+		return conn.Promote(ctx)
+	}
+	line := cfg.ServicePromoteCommand
+	if line == "" {
+		line = pg.Ctl{Bindir: cfg.PgBindir, Dir: cfg.DataDirectory, Options: cfg.PgCtlOptions}.Promote(0)
+	}
+	res, err := host.Run(ctx, host.Cmd{Shell: line, Timeout: cfg.PromoteCheckTimeout})
+	if err != nil || !res.OK() {
+		return fault.Wrap(err, fault.PromotionFail, "the server could not be told to promote").WithDetail("%q %s: %s", line, res, strings.TrimSpace(res.Stderr)).
+			WithHint("Grant EXECUTE on function pg_promote to the repmgr user, or set service_promote_command.")
+	}
+	return nil
+}
+
+// awaitPromotion waits until the server takes writes. It looks closely at first:
+// a promotion takes some 40 ms.
+func awaitPromotion(ctx context.Context, conn *pg.Conn, limit time.Duration) error {
+	end, pause := time.Now().Add(limit), 5*time.Millisecond
+	for {
+		p, err := conn.Progress(ctx)
+		if err == nil && !p.InRecovery {
+			return nil
+		}
+		if err != nil {
+			return fault.Wrap(err, fault.PromotionFail, "the server went away while it was promoted")
+		}
+		if time.Now().After(end) {
+			return fault.New(fault.PromotionFail, "the server is still a standby %s after it was told to promote", limit).
+				WithHint("See the server's log; promote_check_timeout bounds the wait.")
+		}
+		select {
+		case <-ctx.Done():
+			return fault.Wrap(ctx.Err(), fault.PromotionFail, "the promotion was not awaited to its end")
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 200*time.Millisecond)
+	}
+}
+
+// recordPromotion writes to the own database, which is the cluster's now, who is primary.
+func (d *Daemon) recordPromotion(ctx context.Context, cfg *conf.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, recordBound)
+	defer cancel()
+	conn, err := d.own(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	return registry.RecordPromotion(ctx, conn, cfg.NodeID)
+}
+
+// own connects to the own server.
+func (d *Daemon) own(ctx context.Context, cfg *conf.Config) (*pg.Conn, error) {
+	ci, err := pg.ParseConninfo(cfg.Conninfo)
+	if err != nil {
+		return nil, err
+	}
+	return pg.Connect(ctx, ci.With("application_name", "repmgrd"))
+}
+
+// fence stops the own server, since another primary is newer: at once, by an
+// immediate stop, which leaves no shutdown checkpoint that the new primary does
+// not have (safety notes, A23). Processes that outlive it are killed.
+func (d *Daemon) fence(ctx context.Context, cfg *conf.Config, a failover.Fence) error {
+	newer, _ := cluster.Find(d.peers.nodes(), a.By)
+	if err := d.peers.remember(func(r *remembered) { r.FencedBy = a.By }); err != nil {
+		d.log.Warn("that this node is fenced could not be kept: " + err.Error())
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fenceGrace+20*time.Second)
+	defer cancel()
+	if pm, err := pg.ReadPostmaster(cfg.DataDirectory); err == nil {
+		if h, err := host.OpenProcess(pm.PID); err == nil {
+			defer h.Close()
+			_ = h.Signal(syscall.SIGQUIT) // what it leaves is killed below
+			select {
+			case <-h.Done():
+			case <-time.After(fenceGrace):
+			}
+		}
+	}
+	if err := host.KillAll(ctx, cfg.DataDirectory); err != nil {
+		return err
+	}
+	d.log.Error(fmt.Sprintf("this node was a primary beside node %q (ID: %d), which is newer: its server has been stopped", newer.Name, newer.ID),
+		"hint", fmt.Sprintf("Writes that only this server took are in %s. To bring it back as a standby: repmgr -f %s standby clone --force -h <host of %s>, start it, and repmgr standby register --force.", cfg.DataDirectory, d.opt.ConfigFile, newer.Name))
+	d.announce(event{name: "repmgrd_primary_fenced", about: newer,
+		details: fmt.Sprintf("former primary %q (ID: %d) was stopped: node %q (ID: %d) is the newer primary", cfg.NodeName, cfg.NodeID, newer.Name, newer.ID)})
+	return nil
+}
+
+// validate asks failover_validation_command whether the failover may go on.
+func (d *Daemon) validate(ctx context.Context, cfg *conf.Config, a failover.Validate) error {
+	line := registry.Expand(cfg.FailoverValidationCommand, map[byte]string{'n': strconv.Itoa(int(cfg.NodeID)), 'a': cfg.NodeName,
+		'v': strconv.Itoa(a.Visible), 'u': strconv.Itoa(a.Shared), 't': strconv.Itoa(a.Total)})
+	res, err := host.Run(ctx, host.Cmd{Shell: line, Timeout: validationBound})
+	if err != nil {
+		return fault.Wrap(err, fault.LocalCommand, "failover_validation_command could not be run")
+	}
+	d.notice("failover_validation_command "+res.String(), "detail", strings.TrimSpace(res.Stdout+res.Stderr))
+	if !res.OK() {
+		return fault.New(fault.LocalCommand, "failover_validation_command refused the failover").WithHint("It is asked again after election_rerun_interval (%s).", cfg.ElectionRerunInterval)
+	}
+	return nil
+}
+
+// command runs an operator's command with what repmgrd adds to its environment.
+func (d *Daemon) command(ctx context.Context, name, line string, lost cluster.NodeID) error {
+	d.notice("running "+name, "detail", line)
+	res, err := host.Run(ctx, host.Cmd{Shell: line, Env: []string{"REPMGRD_LOST_NODE=" + strconv.Itoa(int(lost))}, Dir: os.TempDir()})
+	if err != nil {
+		return fault.Wrap(err, fault.LocalCommand, "%s could not be run to its end", name)
+	}
+	if !res.OK() {
+		return fault.New(fault.LocalCommand, "%s %s", name, res).WithDetail("%s", strings.TrimSpace(res.Stderr))
+	}
+	return nil
+}

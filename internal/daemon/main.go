@@ -1,0 +1,215 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"repmgr/internal/conf"
+	"repmgr/internal/fault"
+)
+
+// flags are repmgrd's options as they were given.
+type flags struct {
+	config, pidFile, logLevel           string
+	daemonize, showPidFile, noPidFile   bool
+	help, version, verbose, withHistory bool
+}
+
+func (f *flags) set() *pflag.FlagSet {
+	s := pflag.NewFlagSet("repmgrd", pflag.ContinueOnError)
+	s.SortFlags = false
+	s.StringVarP(&f.config, "config-file", "f", "", "path of the configuration file")
+	s.BoolVarP(&f.daemonize, "daemonize", "d", true, "go into the background")
+	s.StringVarP(&f.pidFile, "pid-file", "p", "", "write the process's number to this file")
+	s.BoolVarP(&f.showPidFile, "show-pid-file", "s", false, "print the path of the PID file and exit")
+	s.BoolVar(&f.noPidFile, "no-pid-file", false, "write no PID file")
+	s.StringVarP(&f.logLevel, "log-level", "L", "", "DEBUG, INFO, NOTICE, WARNING, ERROR, ALERT, CRIT or EMERG")
+	s.BoolVarP(&f.verbose, "verbose", "v", false, "same as --log-level=DEBUG")
+	s.BoolVarP(&f.withHistory, "monitoring-history", "m", false, "write monitoring history, as monitoring_history=yes does")
+	s.BoolVarP(&f.version, "version", "V", false, "print the version and exit")
+	s.BoolVarP(&f.help, "help", "?", false, "print this help and exit")
+	return s
+}
+
+const usage = `repmgrd watches a node of a PostgreSQL replication cluster and fails over.
+
+Usage:
+  repmgrd [options]
+
+Options:
+%s
+Example:
+  repmgrd -f /etc/repmgr.conf --daemonize=false
+
+SIGHUP reads the configuration again and opens the log file anew, SIGTERM ends
+the daemon. Ending it never stops PostgreSQL.
+`
+
+// Main is the repmgrd program: it reads the options, goes into the background if
+// asked to, and runs the daemon. The result is the exit status.
+func Main(ctx context.Context, args []string, out, errs io.Writer) int {
+	var f flags
+	set := f.set()
+	set.SetOutput(errs)
+	set.Usage = func() {}
+	err := set.Parse(args)
+	switch {
+	case err != nil:
+		fmt.Fprintf(errs, "ERROR: %s\nHINT: Try \"repmgrd --help\" for more information.\n", err)
+		return int(fault.BadConfig)
+	case f.help:
+		fmt.Fprintf(out, usage, set.FlagUsages())
+		return int(fault.Success)
+	case f.version:
+		fmt.Fprintf(out, "repmgrd %s\n", version())
+		return int(fault.Success)
+	case os.Geteuid() == 0:
+		err = fault.New(fault.BadConfig, "repmgrd must not be run as root").WithHint("Run it as the user that runs PostgreSQL, for example: sudo -u postgres repmgrd ...")
+	case set.NArg() > 0:
+		err = fault.New(fault.BadConfig, "repmgrd takes no arguments, %q was found", set.Arg(0))
+	default:
+		err = f.run(ctx, out)
+	}
+	if err != nil {
+		tell(errs, err)
+	}
+	return int(fault.CodeOf(err))
+}
+
+// tell prints an error for the one who started the daemon.
+func tell(w io.Writer, err error) {
+	fmt.Fprintf(w, "ERROR: %s\n", err)
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return
+	}
+	for _, line := range [][2]string{{"DETAIL", f.Detail}, {"HINT", f.Hint}} {
+		if line[1] != "" {
+			fmt.Fprintf(w, "%s: %s\n", line[0], line[1])
+		}
+	}
+}
+
+func (f *flags) run(ctx context.Context, out io.Writer) error {
+	path, err := f.find()
+	if err != nil {
+		return err
+	}
+	load := func() (*conf.Config, []conf.Warning, error) {
+		cfg, warnings, err := conf.Load(conf.Files{ReadFile: os.ReadFile, ReadDir: os.ReadDir}, path)
+		if err != nil {
+			return nil, nil, fault.Wrap(err, fault.BadConfig, "the configuration cannot be used")
+		}
+		return cfg, warnings, nil
+	}
+	opt := Options{Load: load, ConfigFile: path, LogLevel: f.logLevel, History: f.withHistory, PidFile: f.pidFile}
+	if f.verbose && opt.LogLevel == "" {
+		opt.LogLevel = "DEBUG"
+	}
+	if opt.PidFile, err = f.pidPath(load); err != nil {
+		return err
+	}
+	switch {
+	case f.showPidFile:
+		fmt.Fprintln(out, strings.TrimPrefix(opt.PidFile, "-"))
+		return nil
+	case os.Getenv(readyVariable) != "":
+		opt.Ready = detach
+	case f.daemonize:
+		return startDetached(ctx, path)
+	}
+	return Run(ctx, opt)
+}
+
+// find is the configuration file's absolute path.
+func (f *flags) find() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fault.Wrap(err, fault.BadConfig, "the working directory cannot be told")
+	}
+	sysconf := ""
+	if exe, err := os.Executable(); err == nil {
+		sysconf = filepath.Join(filepath.Dir(filepath.Dir(exe)), "etc")
+	}
+	places := conf.SearchPath(f.config, dir, sysconf)
+	for _, path := range places {
+		if _, err := os.Stat(path); err == nil || f.config != "" {
+			return path, nil
+		}
+	}
+	return "", fault.New(fault.BadConfig, "no configuration file was found").WithDetail("Looked for %s.", strings.Join(places, ", ")).WithHint("Name one with -f.")
+}
+
+// pidPath is where the PID file goes: the option's, the parameter's, or
+// repmgrd.pid in the temporary directory; "-" is none.
+func (f *flags) pidPath(load func() (*conf.Config, []conf.Warning, error)) (string, error) {
+	if f.noPidFile {
+		return "-", nil
+	}
+	if f.pidFile != "" {
+		return filepath.Abs(f.pidFile)
+	}
+	cfg, _, err := load()
+	if err != nil {
+		return "", err
+	}
+	if cfg.RepmgrdPidFile != "" {
+		return cfg.RepmgrdPidFile, nil
+	}
+	return filepath.Join(cfg.StateDir(), "repmgrd.pid"), nil
+}
+
+// readyVariable tells a detached daemon that its parent waits on file descriptor 3
+// for the word that it watches.
+const readyVariable = "REPMGRD_READY_FD"
+
+// startDetached starts this program again in a session of its own and waits
+// until it watches, or has said on standard error why it cannot.
+func startDetached(ctx context.Context, config string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fault.Wrap(err, fault.SysFailure, "repmgrd cannot go into the background")
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return fault.Wrap(err, fault.SysFailure, "repmgrd cannot go into the background")
+	}
+	defer read.Close()
+	child := exec.Command(exe, append(os.Args[1:], "--config-file", config)...)
+	child.Env = append(os.Environ(), readyVariable+"=3")
+	child.ExtraFiles = []*os.File{write}
+	child.Stderr = os.Stderr
+	child.Dir = filepath.Dir(config)
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = child.Start()
+	write.Close()
+	if err != nil {
+		return fault.Wrap(err, fault.SysFailure, "repmgrd cannot go into the background")
+	}
+	if word, _ := io.ReadAll(read); string(word) == "ready" {
+		return child.Process.Release()
+	}
+	err = child.Wait() // it has said why
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return fault.New(fault.Code(exit.ExitCode()), "repmgrd did not start")
+	}
+	return fault.Wrap(err, fault.SysFailure, "repmgrd did not start")
+}
+
+// detach tells the waiting parent that the daemon watches. Standard error stays
+// open for whoever collects it when no log file is set.
+func detach() {
+	w := os.NewFile(3, "ready")
+	_, _ = w.WriteString("ready") // a parent that is gone needs no word
+	w.Close()
+}

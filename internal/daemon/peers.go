@@ -1,0 +1,275 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+)
+
+// exchangeTimeout bounds one exchange of reports.
+const exchangeTimeout = time.Second
+
+// peers talk to the other daemons: one goroutine for each sends this node's
+// report at every heartbeat and whenever it says something new.
+type peers struct {
+	d *Daemon
+
+	mu       sync.Mutex
+	memory   remembered
+	identity *api.Identity
+	cluster  string
+	links    map[cluster.NodeID]*link
+	changed  chan struct{} // the links must be made anew
+}
+
+// link is the way to one peer.
+type link struct {
+	target api.Target
+	name   string
+	client *api.Client
+	kicks  chan struct{}
+	cancel context.CancelFunc
+
+	mu  sync.Mutex
+	err string // of the last exchange
+}
+
+func newPeers(d *Daemon) *peers {
+	return &peers{d: d, links: map[cluster.NodeID]*link{}, changed: make(chan struct{}, 1)}
+}
+
+// adopt takes in what was remembered from an earlier life.
+func (p *peers) adopt(r remembered) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.memory = r
+	if err := p.takeAuthority(); err != nil {
+		p.d.complain(slog.LevelWarn, err)
+	}
+}
+
+// update changes what is remembered, keeps it on disk, and makes the links anew.
+func (p *peers) update(change func(*remembered)) error {
+	err := p.remember(change)
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+	return err
+}
+
+// remember is update for what the links do not depend on.
+func (p *peers) remember(change func(*remembered)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.memory.Certificate
+	change(&p.memory)
+	if p.memory.Certificate != before {
+		if err := p.takeAuthority(); err != nil {
+			return err
+		}
+	}
+	return p.d.state.save(p.memory)
+}
+
+// takeAuthority makes this node's own certificate. The lock is held.
+func (p *peers) takeAuthority() error {
+	if p.memory.Certificate == "" {
+		return nil
+	}
+	authority, err := api.ParseAuthority([]byte(p.memory.Certificate), []byte(p.memory.Key))
+	if err != nil {
+		return fault.Wrap(err, fault.BadConfig, "the cluster's certificate authority cannot be read")
+	}
+	if p.identity, err = authority.Identity(p.d.cfg.NodeName, p.d.cfg.NodeID); err != nil {
+		return err
+	}
+	p.cluster = authority.ClusterID()
+	return nil
+}
+
+func (p *peers) fencedBy() cluster.NodeID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.FencedBy
+}
+
+func (p *peers) clusterID() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cluster
+}
+
+// serverTLS is the configuration of the listening side; without an authority
+// nobody can be let in yet.
+func (p *peers) serverTLS() *tls.Config {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.identity == nil {
+		return nil
+	}
+	return p.identity.ServerTLS()
+}
+
+// run keeps the links in step with the records until ctx ends.
+func (p *peers) run(ctx context.Context) {
+	for {
+		p.relink(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.changed:
+		}
+	}
+}
+
+// relink starts a goroutine for each peer that is new or has moved, and ends
+// those of peers that are gone.
+func (p *peers) relink(ctx context.Context) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.identity == nil {
+		return
+	}
+	wanted := map[cluster.NodeID]api.Target{}
+	names := map[cluster.NodeID]string{}
+	for _, n := range p.memory.Nodes {
+		if n.ID != p.d.cfg.NodeID {
+			wanted[n.ID], names[n.ID] = targetOf(n, p.memory.Endpoints), n.Name
+		}
+	}
+	for id, l := range p.links {
+		if wanted[id] != l.target {
+			l.cancel()
+			delete(p.links, id)
+		}
+	}
+	for id, t := range wanted {
+		if p.links[id] != nil {
+			continue
+		}
+		linkCtx, cancel := context.WithCancel(ctx)
+		l := &link{target: t, name: names[id], client: api.Dial(t, p.identity.ClientTLS()), kicks: make(chan struct{}, 1), cancel: cancel}
+		p.links[id] = l
+		p.d.goes(func() { p.keepTold(linkCtx, l) })
+	}
+}
+
+// targetOf is where a node's daemon listens: as it registered, else at the
+// server's host and the default port.
+func targetOf(n cluster.Node, endpoints map[cluster.NodeID]registry.Endpoint) api.Target {
+	if e, ok := endpoints[n.ID]; ok {
+		return api.Target{ID: n.ID, Host: e.Host, Port: e.Port}
+	}
+	t := api.Target{ID: n.ID, Port: 7433}
+	if ci, err := pg.ParseConninfo(n.Conninfo); err == nil {
+		if t.Host = ci.Get("host"); ci.Get("hostaddr") != "" {
+			t.Host = ci.Get("hostaddr")
+		}
+	}
+	return t
+}
+
+// keepTold exchanges reports with one peer until ctx ends.
+func (p *peers) keepTold(ctx context.Context, l *link) {
+	defer l.client.Close()
+	for {
+		p.exchange(ctx, l, exchangeTimeout)
+		heartbeat := time.NewTimer(max(250*time.Millisecond, min(time.Second, p.d.eyes.cfg.Load().MonitorInterval/2)))
+		select {
+		case <-ctx.Done():
+			heartbeat.Stop()
+			return
+		case <-l.kicks:
+		case <-heartbeat.C:
+		}
+		heartbeat.Stop()
+	}
+}
+
+// exchange sends this node's report to one peer and takes in the answer.
+func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
+	report := p.d.shared.load().report
+	if report.Node == 0 {
+		return // nothing to tell yet
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	answer, err := l.client.Exchange(ctx, report)
+	l.mu.Lock()
+	was := l.err
+	if l.err = ""; err != nil {
+		l.err = err.Error()
+	}
+	l.mu.Unlock()
+	if err != nil {
+		if was == "" {
+			p.d.log.Debug("a daemon does not answer", "detail", err.Error())
+		}
+		return
+	}
+	p.d.send(observed{failover.PeerReported{Report: answer}})
+}
+
+// askAll exchanges reports with every peer at the same time and waits for the
+// answers, within lookBound.
+func (p *peers) askAll(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, l := range p.list() {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			p.exchange(ctx, l, lookBound)
+		}()
+	}
+	all.Wait()
+}
+
+// kick has the news told to every peer now.
+func (p *peers) kick() {
+	for _, l := range p.list() {
+		select {
+		case l.kicks <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (p *peers) list() []*link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []*link
+	for _, l := range p.links {
+		out = append(out, l)
+	}
+	return out
+}
+
+// known lists the peers for the status, by node id.
+func (p *peers) known() []api.Peer {
+	var out []api.Peer
+	for _, l := range p.list() {
+		l.mu.Lock()
+		out = append(out, api.Peer{Node: l.target.ID, Name: l.name, Host: l.target.Host, Port: l.target.Port, Error: l.err})
+		l.mu.Unlock()
+	}
+	slices.SortFunc(out, func(a, b api.Peer) int { return int(a.Node - b.Node) })
+	return out
+}
+
+// nodes are the records as last read.
+func (p *peers) nodes() []cluster.Node {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.Nodes
+}

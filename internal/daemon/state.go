@@ -1,0 +1,112 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/fault"
+	"repmgr/internal/host"
+	"repmgr/internal/registry"
+)
+
+// stateDir is the daemon's own directory. Its lock says that one daemon at most
+// watches a data directory; it keeps what must be known before the server
+// answers: the members, their addresses and the certificates' authority.
+type stateDir struct {
+	path string
+	lock *os.File
+}
+
+// remembered is what stands in cluster.json; it holds a private key.
+type remembered struct {
+	Format      int                                  `json:"format"`
+	Nodes       []cluster.Node                       `json:"nodes"`
+	Endpoints   map[cluster.NodeID]registry.Endpoint `json:"endpoints"`
+	Certificate string                               `json:"certificate"`
+	Key         string                               `json:"private_key"`
+	Paused      bool                                 `json:"paused"`
+	PauseReason string                               `json:"pause_reason"`
+	FencedBy    cluster.NodeID                       `json:"fenced_by"` // zero: not fenced
+}
+
+const stateFormat = 1
+
+func openStateDir(path string) (*stateDir, error) {
+	if path == "" {
+		return nil, fault.New(fault.BadConfig, "there is no place for repmgrd's own files").WithHint("Set state_directory, or data_directory.")
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fault.Wrap(err, fault.BadConfig, "the state directory cannot be made").
+			WithHint("Let repmgrd's user write there, or set state_directory to a directory of its own outside the data directory.")
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.BadConfig, "the state directory cannot be used")
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fault.Wrap(err, fault.BadPidfile, "another repmgrd watches this node").
+			WithDetail("It holds the lock in %s.", path).WithHint("Stop it first, or see `repmgr service status`.")
+	}
+	return &stateDir{path: path, lock: lock}, nil
+}
+
+func (s *stateDir) close() error { return s.lock.Close() }
+
+func (s *stateDir) load() (remembered, error) {
+	var r remembered
+	text, err := os.ReadFile(filepath.Join(s.path, "cluster.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return r, nil
+	}
+	if err != nil {
+		return r, fault.Wrap(err, fault.BadConfig, "the remembered cluster cannot be read")
+	}
+	if err := json.Unmarshal(text, &r); err != nil || r.Format > stateFormat {
+		return remembered{}, fault.New(fault.BadConfig, "%s/cluster.json is not readable by this version", s.path).
+			WithDetail("Format %d was found, %d is known.", r.Format, stateFormat).WithHint("Remove the file: it is written again from the database.")
+	}
+	return r, nil
+}
+
+func (s *stateDir) save(r remembered) error {
+	r.Format = stateFormat
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return host.WriteFileDurable(filepath.Join(s.path, "cluster.json"), text, 0o600)
+}
+
+// takePidFile writes the PID file, unless none is asked for. One that names a
+// living process is another daemon's.
+func (d *Daemon) takePidFile() error {
+	path := d.opt.PidFile
+	if path == "" {
+		path = d.cfg.RepmgrdPidFile
+	}
+	if path == "-" || path == "" {
+		return nil
+	}
+	if old, err := os.ReadFile(path); err == nil {
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(old)))
+		if pid > 0 && pid != os.Getpid() && syscall.Kill(pid, 0) == nil {
+			return fault.New(fault.BadPidfile, "PID file %q exists and its process %d lives", path, pid).
+				WithHint("Stop that repmgrd, or name another file with --pid-file; if the process is no repmgrd, remove the file.")
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return fault.Wrap(err, fault.BadPidfile, "PID file cannot be read")
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
+		return fault.Wrap(err, fault.BadConfig, "PID file cannot be written").WithHint("Name another one with --pid-file or repmgrd_pid_file.")
+	}
+	d.pidFile = path
+	d.onStop("PID file", func() error { return os.Remove(path) })
+	return nil
+}

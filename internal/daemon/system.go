@@ -1,0 +1,37 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"repmgr/internal/cluster"
+)
+
+func version() string { return cluster.Version }
+
+// beat tells systemd that the daemon is up, and its watchdog that the loop goes
+// round: a loop that stands still is not vouched for.
+func (d *Daemon) beat(ctx context.Context) {
+	_, _ = sd.SdNotify(false, sd.SdNotifyReady) // without systemd there is nobody to tell
+	every, err := sd.SdWatchdogEnabled(false)
+	if err != nil || every == 0 {
+		<-ctx.Done()
+		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
+		return
+	}
+	tick := time.NewTicker(every / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
+			return
+		case <-tick.C:
+			if time.Since(d.shared.load().turned) < every/2 {
+				_, _ = sd.SdNotify(false, sd.SdNotifyWatchdog)
+			}
+		}
+	}
+}
