@@ -137,8 +137,13 @@ func serve(t testing.TB, a Authority, id cluster.NodeID) *node {
 
 func (n *node) start(t testing.TB, run func(*Server) error) {
 	s := NewServer(Options{Backend: n.memory, Log: slog.New(slog.NewTextHandler(n.journal, nil))})
+	n.run(t, s, func() error { return run(s) })
+}
+
+// run serves until the test ends.
+func (n *node) run(t testing.TB, s *Server, run func() error) {
 	ended := make(chan error, 1)
-	go func() { ended <- run(s) }()
+	go func() { ended <- run() }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

@@ -103,6 +103,14 @@ func ParseAuthority(certPEM, keyPEM []byte) (Authority, error) {
 // certificate's SHA-256 fingerprint, in hexadecimal. Empty for a zero Authority.
 func (a Authority) ClusterID() string { return a.id }
 
+// Expires is when the authority, and with it every certificate, ends.
+func (a Authority) Expires() time.Time {
+	if a.cert == nil {
+		return time.Time{}
+	}
+	return a.cert.NotAfter
+}
+
 // Issue makes a certificate that is valid for a year. With a node's number its
 // holder is that node; with number zero it is a reader called name, who may ask
 // for the health and the status and change nothing.

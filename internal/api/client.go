@@ -70,7 +70,7 @@ const (
 	dialTimeout  = 2 * time.Second
 	callTimeout  = 5 * time.Second // where ctx has no nearer deadline
 	maxAnswer    = 8 << 20
-	keepIdle     = 30 * time.Second // less than the server's idleTimeout
+	keepIdle     = 30 * time.Second // less than the server's limit
 	maxIdleConns = 2
 )
 
@@ -96,6 +96,9 @@ type Client struct {
 // Dial returns a client of a node's daemon, with Identity.ClientTLS's
 // configuration. It does not connect yet. Who answers must be that node.
 func Dial(t Target, config *tls.Config) *Client {
+	if config == nil {
+		config = new(tls.Config)
+	}
 	config = config.Clone()
 	verify := config.VerifyConnection
 	config.VerifyConnection = func(s tls.ConnectionState) error {

@@ -17,24 +17,31 @@ const maxTurn = 30 * time.Second
 
 // check answers a health question about h, the node's own state: why it is to be
 // answered with no, or "" for yes.
-type check func(v ClusterView, h Health) string
-
-// checks are the health endpoints, by Patroni's names and with its meanings: 200
-// is yes and 503 is no.
-var checks = map[string]check{
-	"/{$}":        isPrimary,
-	"/primary":    isPrimary,
-	"/read-write": isPrimary,
-	"/replica":    isReplica,
-	"/standby":    isReplica,
-	"/read-only":  isReadable,
-	"/health":     isRunning,
-	"/liveness":   isAlive,
-	"/readiness":  isReadable,
-	PathHealth:    isAlive,
+type check struct {
+	judge func(v ClusterView, h Health) string
+	lag   bool // a standby's lag may be asked for
 }
 
-func isRunning(_ ClusterView, h Health) string {
+// checks are the health endpoints, by Patroni's names and with its meanings: 200
+// is yes and 503 is no. Only liveness is about the daemon; the others are about
+// the server, and are no if the daemon's knowledge of it is too old to be told.
+var checks = map[string]check{
+	"/{$}":        {judge: isPrimary},
+	"/primary":    {judge: isPrimary},
+	"/read-write": {judge: isPrimary},
+	"/replica":    {judge: isReplica, lag: true},
+	"/standby":    {judge: isReplica, lag: true},
+	"/read-only":  {judge: isReadable, lag: true},
+	"/readiness":  {judge: isReady, lag: true},
+	"/health":     {judge: isRunning},
+	"/liveness":   {judge: isAlive},
+	PathHealth:    {judge: isAlive},
+}
+
+func isRunning(v ClusterView, h Health) string {
+	if why := isAlive(v, h); why != "" {
+		return why
+	}
 	if h.Server != failover.ServerRunning {
 		return fmt.Sprintf("the server is %s", h.Server)
 	}
@@ -71,6 +78,15 @@ func isReadable(v ClusterView, h Health) string {
 	return isReplica(v, h)
 }
 
+// isReady is yes for a primary, and for a standby that receives.
+func isReady(v ClusterView, h Health) string {
+	why := isReadable(v, h)
+	if why == "" && h.Role == cluster.Standby && !v.Own.Receiving {
+		return "the standby does not receive from its upstream"
+	}
+	return why
+}
+
 // isAlive is no if the daemon's loop has come to a stand.
 func isAlive(v ClusterView, h Health) string {
 	if v.Turned > maxTurn {
@@ -85,8 +101,8 @@ func (s *Server) health(c check) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		view := s.backend.View()
 		h := healthOf(view)
-		h.Why = c(view, h)
-		if text := r.URL.Query().Get("lag"); text != "" {
+		h.Why = c.judge(view, h)
+		if text := r.URL.Query().Get("lag"); c.lag && text != "" {
 			limit, err := parseBytes(text)
 			if err != nil {
 				fail(w, http.StatusBadRequest, err)

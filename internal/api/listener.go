@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -14,19 +15,21 @@ import (
 // Bounds of one listening socket. Strangers are those who have not yet shown a
 // good certificate; a flood of them leaves the peers' connections alone.
 const (
-	handshakeTimeout   = 5 * time.Second
-	maxStrangers       = 64
-	maxStrangersByHost = 16
+	maxStrangers       = 128
+	maxStrangersByHost = 32
 	maxConnections     = 256
 	maxAcceptPause     = time.Second
+	lingerTimeout      = time.Second // for a refused one to read why
+	lingerBytes        = 64 << 10
 )
 
 // admission is a listener that hands out only connections that were let in. The
-// goroutine of run accepts, one goroutine for each newcomer examines it within
-// handshakeTimeout, and Close ends them all.
+// goroutine of run accepts, one goroutine for each newcomer examines it within a
+// time limit, and Close ends them all.
 type admission struct {
 	net.Listener
-	examine  func(ctx context.Context, raw net.Conn) (net.Conn, error)
+	examine  examination
+	limit    time.Duration // of an examination
 	refusals *refusals
 
 	admitted chan net.Conn
@@ -40,10 +43,13 @@ type admission struct {
 	open      int            // let in and not closed yet
 }
 
-func admit(l net.Listener, r *refusals, examine func(context.Context, net.Conn) (net.Conn, error)) *admission {
+// examination returns the connection to go on with, or why there is none.
+type examination func(ctx context.Context, raw net.Conn) (net.Conn, error)
+
+func (s *Server) admit(l net.Listener, examine examination) *admission {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &admission{
-		Listener: l, examine: examine, refusals: r, admitted: make(chan net.Conn),
+		Listener: l, examine: examine, limit: s.limits.handshake, refusals: s.refusals, admitted: make(chan net.Conn),
 		ctx: ctx, cancel: cancel, strangers: map[string]int{},
 	}
 	a.wg.Go(a.run)
@@ -84,7 +90,7 @@ func (a *admission) run() {
 			return
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), maxAcceptPause)
-		a.refusals.note("accept", "", fmt.Sprintf("accepting a connection: %v", err))
+		a.refusals.note("", fmt.Sprintf("accepting a connection: %v", err))
 		select {
 		case <-time.After(pause):
 		case <-a.ctx.Done():
@@ -96,13 +102,13 @@ func (a *admission) run() {
 func (a *admission) newcomer(raw net.Conn) {
 	host := hostOf(raw)
 	if err := a.enter(host); err != nil {
-		a.refusals.note("crowd", host, err.Error())
+		a.refusals.note(host, err.Error())
 		raw.Close()
 		return
 	}
 	a.wg.Go(func() {
 		counted := &countedConn{Conn: raw, onClose: a.closed}
-		ctx, cancel := context.WithTimeout(a.ctx, handshakeTimeout)
+		ctx, cancel := context.WithTimeout(a.ctx, a.limit)
 		defer cancel()
 		conn, err := a.examine(ctx, counted)
 		full := a.leave(host)
@@ -111,7 +117,7 @@ func (a *admission) newcomer(raw net.Conn) {
 		}
 		if err != nil {
 			if a.ctx.Err() == nil {
-				a.refusals.note("refused", host, err.Error())
+				a.refusals.note(host, err.Error())
 			}
 			counted.Close()
 			return
@@ -187,7 +193,7 @@ const notHTTPS = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnec
 
 // examineTLS is the handshake. The configuration is fetched for each, so that a
 // certificate or an authority can be exchanged while the daemon runs.
-func examineTLS(config func() *tls.Config) func(context.Context, net.Conn) (net.Conn, error) {
+func examineTLS(config func() *tls.Config) examination {
 	return func(ctx context.Context, raw net.Conn) (net.Conn, error) {
 		c := config()
 		if c == nil {
@@ -195,21 +201,37 @@ func examineTLS(config func() *tls.Config) func(context.Context, net.Conn) (net.
 		}
 		conn := tls.Server(raw, c)
 		err := conn.HandshakeContext(ctx)
+		if err == nil {
+			return conn, nil
+		}
 		var header tls.RecordHeaderError
 		switch {
-		case err == nil:
-			return conn, nil
 		case errors.As(err, &header) && looksLikeHTTP(header.RecordHeader):
-			raw.SetWriteDeadline(time.Now().Add(time.Second))
+			raw.SetWriteDeadline(time.Now().Add(lingerTimeout))
 			raw.Write([]byte(notHTTPS))
-			return nil, errors.New("it spoke plain HTTP")
+			err = errors.New("it spoke plain HTTP")
 		case errors.As(err, &header):
-			return nil, errors.New("it did not speak TLS")
+			err = errors.New("it did not speak TLS")
 		case ctx.Err() != nil:
-			return nil, fmt.Errorf("it did not finish the TLS handshake within %s", handshakeTimeout)
+			return nil, errors.New("it did not finish the TLS handshake in time")
 		default:
-			return nil, fmt.Errorf("TLS handshake: %w", err)
+			err = fmt.Errorf("TLS handshake: %w", err)
 		}
+		linger(raw)
+		return nil, err
+	}
+}
+
+// linger ends our side of a connection and reads on for a moment: closing while
+// something is unread would reset the connection, and the other side might lose
+// the alert that tells it why it was refused.
+func linger(raw net.Conn) {
+	if c, ok := raw.(*countedConn); ok {
+		raw = c.Conn
+	}
+	if t, ok := raw.(*net.TCPConn); ok && t.CloseWrite() == nil {
+		t.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.CopyN(io.Discard, t, lingerBytes)
 	}
 }
 
@@ -225,49 +247,53 @@ func looksLikeHTTP(start [5]byte) bool {
 const (
 	refusalSilence = time.Minute
 	refusalMemory  = 10 * time.Minute // then a host is forgotten
-	maxRefusalKeys = 128
+	maxRefusals    = 128
 )
 
-// refusals writes one line about each kind of refusal of each host, and then is
-// silent about it for refusalSilence, counting.
+// refusals writes a line about each refused host and reason, and then is silent
+// about that pair for refusalSilence, counting.
 type refusals struct {
 	log *slog.Logger
 	now func() time.Time
 
 	mu   sync.Mutex
-	seen map[string]*refused
+	seen map[refused]*tally
 }
 
-type refused struct {
-	since      time.Time
+type refused struct{ host, why string }
+
+type tally struct {
+	since      time.Time // of the last line
 	suppressed int
 }
 
 func newRefusals(log *slog.Logger) *refusals {
-	return &refusals{log: log, now: time.Now, seen: map[string]*refused{}}
+	return &refusals{log: log, now: time.Now, seen: map[refused]*tally{}}
 }
 
-// note writes that host was refused and why, unless it did so of late.
-func (r *refusals) note(kind, host, why string) {
+// note writes that host was refused and why, unless it did so of late. When too
+// many are remembered, the rest share one line.
+func (r *refusals) note(host, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now, key := r.now(), kind+" "+host
-	for k, v := range r.seen {
-		if now.Sub(v.since) >= refusalMemory && k != key {
+	now, key := r.now(), refused{host, why}
+	for k, t := range r.seen {
+		if now.Sub(t.since) >= refusalMemory {
 			delete(r.seen, k)
 		}
 	}
-	if r.seen[key] == nil && len(r.seen) >= maxRefusalKeys {
-		key = "others"
+	if r.seen[key] == nil && len(r.seen) >= maxRefusals {
+		key = refused{}
 	}
-	e := r.seen[key]
-	if e == nil {
-		e = &refused{}
-		r.seen[key] = e
-	} else if now.Sub(e.since) < refusalSilence {
-		e.suppressed++
+	t := r.seen[key]
+	switch {
+	case t == nil:
+		t = &tally{}
+		r.seen[key] = t
+	case now.Sub(t.since) < refusalSilence:
+		t.suppressed++
 		return
 	}
-	r.log.Warn("refused a connection", "from", host, "why", why, "more_since_last_line", e.suppressed)
-	e.since, e.suppressed = now, 0
+	r.log.Warn("refused a connection", "from", host, "why", why, "not_shown", t.suppressed)
+	t.since, t.suppressed = now, 0
 }

@@ -17,16 +17,29 @@ import (
 	"repmgr/internal/fault"
 )
 
-// Bounds of one request and its connection.
+// Bounds of one request.
 const (
 	maxBody         = 1 << 20
 	maxHeader       = 16 << 10
-	headerTimeout   = 5 * time.Second
-	requestTimeout  = 10 * time.Second
-	backendTimeout  = requestTimeout - 2*time.Second
-	idleTimeout     = 2 * time.Minute
 	maxReasonLength = 1024
 )
+
+// limits are how long the parts of a connection's life may take.
+type limits struct {
+	handshake time.Duration // from the connection to the end of the TLS handshake
+	header    time.Duration // of a request
+	request   time.Duration // reading all of it; and again, answering it
+	backend   time.Duration // a part of the latter
+	idle      time.Duration // between requests
+}
+
+var usualLimits = limits{
+	handshake: 5 * time.Second,
+	header:    5 * time.Second,
+	request:   10 * time.Second,
+	backend:   8 * time.Second,
+	idle:      2 * time.Minute,
+}
 
 // Options are what a Server needs.
 type Options struct {
@@ -38,6 +51,7 @@ type Options struct {
 type Server struct {
 	backend  Backend
 	log      *slog.Logger
+	limits   limits
 	refusals *refusals
 	http     *http.Server
 }
@@ -56,20 +70,22 @@ func callerOf(r *http.Request) caller {
 }
 
 // NewServer returns a server that listens nowhere yet.
-func NewServer(o Options) *Server {
+func NewServer(o Options) *Server { return newServer(o, usualLimits) }
+
+func newServer(o Options, bounds limits) *Server {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &Server{backend: o.Backend, log: o.Log, refusals: newRefusals(o.Log)}
+	s := &Server{backend: o.Backend, log: o.Log, limits: bounds, refusals: newRefusals(o.Log)}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		Protocols:         protocols,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      requestTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: bounds.header,
+		ReadTimeout:       bounds.request,
+		WriteTimeout:      bounds.request,
+		IdleTimeout:       bounds.idle,
 		MaxHeaderBytes:    maxHeader,
 		ConnContext:       withCaller,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
@@ -98,13 +114,13 @@ func withCaller(ctx context.Context, conn net.Conn) context.Context {
 // server is shut down, and then returns nil. The configuration is fetched for
 // each handshake; as long as it is nil, everyone is refused. It closes l.
 func (s *Server) ServeTCP(l net.Listener, config func() *tls.Config) error {
-	return s.serve(admit(l, s.refusals, examineTLS(config)))
+	return s.serve(s.admit(l, examineTLS(config)))
 }
 
 // ServeUnix answers the daemon's own user and root, until the server is shut
 // down, and then returns nil. The listener is ListenUnix's; it closes it.
 func (s *Server) ServeUnix(l net.Listener) error {
-	return s.serve(admit(l, s.refusals, examineUser))
+	return s.serve(s.admit(l, examineUser))
 }
 
 func (s *Server) serve(l net.Listener) error {
@@ -139,13 +155,13 @@ func (s *Server) routes() http.Handler {
 		mux.HandleFunc("GET "+path, s.health(check))
 		mux.HandleFunc("OPTIONS "+path, s.health(check))
 	}
-	return bounded(mux)
+	return s.bounded(mux)
 }
 
 // bounded limits the body of every request, and the time that the backend has.
-func bounded(next http.Handler) http.Handler {
+func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), backendTimeout)
+		ctx, cancel := context.WithTimeout(r.Context(), s.limits.backend)
 		defer cancel()
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -177,13 +193,13 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 	}
 	report, err := decodeReport(body)
 	if err != nil {
-		s.refusals.note("report", hostPart(r), fmt.Sprintf("node %d: %v", from, err))
+		s.refusals.note(hostPart(r), fmt.Sprintf("node %d: %v", from, err))
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
 	if report.Node != from {
 		err := fault.New(fault.Internal, "node %d sent a report of node %d", from, report.Node)
-		s.refusals.note("report", hostPart(r), err.Error())
+		s.refusals.note(hostPart(r), err.Error())
 		fail(w, http.StatusForbidden, err)
 		return
 	}

@@ -143,11 +143,14 @@ func examineUser(_ context.Context, conn net.Conn) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask who is at the other end of the socket: %w", err)
 	}
-	if uid != 0 && uid != os.Geteuid() {
+	if !mayUse(uid, os.Geteuid()) {
 		return nil, fmt.Errorf("it is user %d, and only user %d and root may", uid, os.Geteuid())
 	}
 	return conn, nil
 }
+
+// mayUse says whether user uid may act on a daemon of user own.
+func mayUse(uid, own int) bool { return uid == own || uid == 0 }
 
 // peerUser is the effective user id of the process that connected.
 func peerUser(conn net.Conn) (int, error) {

@@ -78,6 +78,9 @@ func (a Authority) verify(s tls.ConnectionState, now time.Time) (holder, error) 
 	switch {
 	case err == nil && named && h.Cluster == a.id:
 		return h, nil
+	case now.After(a.cert.NotAfter):
+		return holder{}, &refusal{what: fmt.Sprintf("this cluster's certificate authority expired on %s",
+			a.cert.NotAfter.UTC().Format(time.DateOnly)), kind: ErrOtherCluster}
 	case err == nil:
 		return holder{}, &refusal{what: "its certificate names nobody of this cluster", kind: ErrOtherCluster}
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && !now.Before(cert.NotAfter) && h.Cluster == a.id:
