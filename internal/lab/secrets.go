@@ -78,6 +78,8 @@ func (l *Lab) makeCertificates() error {
 	server := &x509.Certificate{Subject: pkix.Name{CommonName: "server"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, n := range l.Nodes {
 		server.IPAddresses = append(server.IPAddresses, net.ParseIP(n.Host))
+		// libpq before 15 looks for an address only among the names.
+		server.DNSNames = append(server.DNSNames, n.Host)
 	}
 	if err := l.issue(root, "server", server); err != nil {
 		return err
