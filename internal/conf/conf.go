@@ -135,6 +135,9 @@ func Default() *Config {
 func defaults() *Config {
 	c := new(Config)
 	for i := range Params {
+		if Params[i].Required {
+			continue
+		}
 		if err := Params[i].set(c, Params[i].Default); err != nil {
 			panic("conf: the default of " + Params[i].Name + " is not valid: " + err.Error())
 		}
@@ -142,8 +145,12 @@ func defaults() *Config {
 	return c
 }
 
-// resolve fills what takes its value from another parameter when not set.
+// resolve gives one value to what may be written in two ways, and fills what
+// takes its value from another parameter when not set.
 func (c *Config) resolve() {
+	if c.DegradedMonitoringTimeout == 0 { // which repmgr 5 takes for "off" too
+		c.DegradedMonitoringTimeout = Unset
+	}
 	if c.RepmgrdStandbyStartupTimeout == Unset {
 		c.RepmgrdStandbyStartupTimeout = c.StandbyReconnectTimeout
 	}

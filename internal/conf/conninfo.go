@@ -3,6 +3,7 @@ package conf
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -38,7 +39,7 @@ func checkConninfo(s string) error {
 	}
 	for _, p := range pairs {
 		if !slices.Contains(keywords, p.key) && !(isURI(s) && p.key == "ssl") {
-			return fmt.Errorf("has the unknown keyword %q%s", p.key, didYouMean(nearest(p.key, keywords)))
+			return &misspelt{fmt.Sprintf("has the unknown keyword %q", shorten(p.key)), nearestFold(p.key, keywords)}
 		}
 	}
 	return nil
@@ -51,7 +52,7 @@ func redactConninfo(s string) string {
 		return ""
 	}
 	pairs, err := splitConninfo(s)
-	if err != nil || checkConninfo(s) != nil {
+	if err != nil || checkConninfo(s) != nil || isURI(s) && ambiguous(s) {
 		return hidden
 	}
 	slices.SortFunc(pairs, func(a, b pair) int { return b.start - a.start })
@@ -61,6 +62,30 @@ func redactConninfo(s string) string {
 		}
 	}
 	return s
+}
+
+// ambiguous says whether a URI has an @ where programs do not agree on what is
+// the password before it.
+func ambiguous(uri string) bool {
+	_, rest, _ := strings.Cut(uri, "://")
+	if i := strings.IndexAny(rest, "/?"); i >= 0 && strings.Contains(rest[i:], "@") {
+		return true
+	}
+	return strings.Count(rest, "@") > 1
+}
+
+// Passwords in a command are found by the words that come before them, since
+// what the command makes of its arguments is not known.
+var (
+	passwordWord = regexp.MustCompile(`(?i)((?:password|passwd|pwd|secret|token)\s*[=:]\s*)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s'"]+)`)
+	passwordURI  = regexp.MustCompile(`(://[^:/@\s]*:)\S*@`)
+)
+
+// redactCommand is a command, or options of one, with asterisks for what looks
+// like a password.
+func redactCommand(s string) string {
+	s = passwordURI.ReplaceAllString(s, "${1}"+hidden+"@")
+	return passwordWord.ReplaceAllString(s, "${1}"+hidden)
 }
 
 // hidden stands for what nobody may read.

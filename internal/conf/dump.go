@@ -19,9 +19,9 @@ func (c *Config) Dump(w io.Writer) error {
 }
 
 // Write writes c as a configuration file that Load reads back: what differs
-// from the defaults. Passwords are in it as they are.
+// from a file in which nothing is set. Passwords are in it as they are.
 func (c *Config) Write(w io.Writer) error {
-	base := Default()
+	base := defaults()
 	for i := range Params {
 		p := &Params[i]
 		if p.sameIn(c, base) {

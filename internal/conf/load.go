@@ -38,6 +38,8 @@ func Load(files Files, name string) (*Config, []Warning, error) {
 		l.config.resolve()
 	}
 	l.crossCheck(name)
+	l.sort(l.problems)
+	l.sort(l.warnings)
 	if len(l.problems) > 0 {
 		return nil, l.warnings, &Error{Path: name, Problems: l.problems}
 	}
@@ -56,18 +58,31 @@ type loader struct {
 	files    Files
 	config   *Config
 	places   map[string]place
-	read     int // files so far
+	order    []string // files in the order in which they were read
 	problems []Problem
 	warnings []Warning
 }
 
 func (l *loader) problem(p Problem) { l.problems = append(l.problems, p) }
 
+// sort puts problems in the order of the files and their lines.
+func (l *loader) sort(problems []Problem) {
+	slices.SortStableFunc(problems, func(a, b Problem) int {
+		if a.File != b.File {
+			return slices.Index(l.order, a.File) - slices.Index(l.order, b.File)
+		}
+		return a.Line - b.Line
+	})
+}
+
 // take applies the text of one file; above are the files that include it.
 func (l *loader) take(file, text string, above []string) {
-	l.read++
 	settings, problems := scan(file, text)
-	l.problems = append(l.problems, problems...)
+	for _, p := range problems {
+		l.problem(p)
+		l.places[p.Param] = place{file: p.File, line: p.Line, bad: true}
+	}
+	l.order = append(l.order, file)
 	above = append(slices.Clone(above), path.Clean(file))
 	for _, s := range settings {
 		at := Problem{File: file, Line: s.line, Param: s.name}
@@ -93,7 +108,7 @@ func (l *loader) includeFile(at Problem, value string, above []string, mayLack b
 		at.Msg = "includes itself"
 	} else if len(above) > maxNesting {
 		at.Msg = fmt.Sprintf("is nested more than %d deep", maxNesting)
-	} else if l.read >= maxFiles {
+	} else if len(l.order) >= maxFiles {
 		at.Msg = fmt.Sprintf("is more than the %d files that may be included", maxFiles)
 	} else if text, err := l.files.ReadFile(file); err == nil {
 		l.take(file, string(text), above)
@@ -157,31 +172,21 @@ func (l *loader) assign(at Problem, value string) {
 	if err := p.set(l.config, value); err != nil {
 		here.bad = true
 		at.Msg, at.Expected, at.Found = err.Error(), p.Expected(), p.show(value)
-		at.Nearest = nearest(strings.ToLower(value), p.lowerChoices())
+		if spelling := (*misspelt)(nil); errors.As(err, &spelling) {
+			at.Nearest = spelling.meant
+		}
 		l.problem(at)
 	}
 	l.places[p.Name] = here
 }
 
-// show is value as it may be shown in an error: not at all where it may hold a
-// password.
+// show is value as an error shows it: not at all where it cannot be read, so
+// that nobody knows what is a password in it.
 func (p *Param) show(value string) string {
-	if p.Kind == Conninfo || p.Kind == Command || p.Kind == Text {
-		return ""
+	if text := p.redact(value); text != hidden {
+		return shorten(text)
 	}
-	const most = 80
-	if len(value) > most {
-		return value[:most] + "..."
-	}
-	return value
-}
-
-func (p *Param) lowerChoices() []string {
-	var words []string
-	for _, c := range p.Choices {
-		words = append(words, strings.ToLower(c))
-	}
-	return words
+	return ""
 }
 
 // retired are names that repmgr knew once, and what became of them.
@@ -205,7 +210,7 @@ func (l *loader) unknown(at Problem) {
 		at.Msg = what + "; the line is ignored"
 	} else {
 		at.Msg = "is not a parameter; the line is ignored"
-		at.Nearest = nearest(strings.ToLower(at.Param), names())
+		at.Nearest = nearestFold(at.Param, names())
 	}
 	l.warnings = append(l.warnings, at)
 }

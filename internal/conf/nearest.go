@@ -1,10 +1,34 @@
 package conf
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
+
+// maxWord is the length beyond which a word is no misspelt name.
+const maxWord = 100
+
+// nearestFold is nearest where capital and small letters count as the same.
+func nearestFold(word string, names []string) string {
+	lower := make([]string, len(names))
+	for i, name := range names {
+		lower[i] = strings.ToLower(name)
+	}
+	meant := nearest(strings.ToLower(word), lower)
+	for i := range lower {
+		if lower[i] == meant {
+			return names[i]
+		}
+	}
+	return ""
+}
 
 // nearest is the name that was probably meant by word: the one that the fewest
 // changes of a letter turn it into, if they are few enough, or nothing.
 func nearest(word string, names []string) string {
+	if len(word) > maxWord {
+		return ""
+	}
 	best, fewest := "", len(word)/3+2
 	for _, name := range names {
 		if n := distance(word, name); n < fewest {

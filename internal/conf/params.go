@@ -145,7 +145,7 @@ var Params = []Param{
 		at:      func(c *Config) any { return &c.LogFile },
 	},
 	{
-		Name: "log_status_interval", Group: groupLog, Kind: Duration, Unit: second, Default: "300", Min: "0", Max: oneDay,
+		Name: "log_status_interval", Group: groupLog, Kind: Duration, Unit: second, Default: "300s", Min: "0", Max: oneDay,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "time between the daemon's lines that all is well; 0: none",
 		at:    func(c *Config) any { return &c.LogStatusInterval },
@@ -186,14 +186,14 @@ var Params = []Param{
 	},
 	{
 		Name: "restore_command", Group: groupStandby, Kind: Text, Max: longLen, Reader: ByBoth, Reload: AtReload,
-		Brief:   "restore_command of the standby: how it fetches WAL from an archive",
+		Brief:   "command by which a standby fetches WAL from an archive (its restore_command)",
 		About:   "PostgreSQL expands its placeholders (`%f`, `%p`, `%r`).",
 		Example: "cp /archive/%f %p",
 		at:      func(c *Config) any { return &c.RestoreCommand },
 	},
 	{
 		Name: "archive_cleanup_command", Group: groupStandby, Kind: Text, Max: longLen, Reader: ByBoth, Reload: AtReload,
-		Brief:   "archive_cleanup_command of the standby",
+		Brief:   "command by which a standby removes WAL from an archive (its archive_cleanup_command)",
 		About:   "PostgreSQL expands its placeholder (`%r`).",
 		Example: "pg_archivecleanup /archive %r",
 		at:      func(c *Config) any { return &c.ArchiveCleanupCommand },
@@ -208,7 +208,7 @@ var Params = []Param{
 	},
 	{
 		Name: "tablespace_mapping", Group: groupStandby, Kind: Mappings, Max: textLen, Reader: ByCommand,
-		Brief:   "old=new: the upstream's tablespace at old is put at new",
+		Brief:   "where a tablespace of the upstream is put here: old=new",
 		About:   "May be repeated, one mapping a line. An equals sign in a path is written `\\\\=` inside the quotes.",
 		Example: "/srv/tablespaces/a=/srv/tablespaces/b",
 		at:      func(c *Config) any { return &c.TablespaceMapping },
@@ -227,25 +227,25 @@ var Params = []Param{
 	},
 
 	{
-		Name: "promote_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60", Min: "1", Max: anySecs,
+		Name: "promote_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "how long to wait for a promotion to complete",
 		at:    func(c *Config) any { return &c.PromoteCheckTimeout },
 	},
 	{
-		Name: "promote_check_interval", Group: groupCommands, Kind: Duration, Unit: second, Default: "1", Min: "10ms", Max: oneDay,
+		Name: "promote_check_interval", Group: groupCommands, Kind: Duration, Unit: second, Default: "1s", Min: "10ms", Max: oneDay,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "time between two looks at whether the promotion is complete",
 		at:    func(c *Config) any { return &c.PromoteCheckInterval },
 	},
 	{
-		Name: "primary_follow_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60", Min: "1", Max: anySecs,
+		Name: "primary_follow_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "how long `standby follow --wait` waits for the new primary to appear",
 		at:    func(c *Config) any { return &c.PrimaryFollowTimeout },
 	},
 	{
-		Name: "standby_follow_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "30", Min: "1", Max: anySecs,
+		Name: "standby_follow_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "30s", Min: "1s", Max: anySecs,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "how long `standby follow` waits for the standby to attach to its upstream",
 		at:    func(c *Config) any { return &c.StandbyFollowTimeout },
@@ -256,26 +256,26 @@ var Params = []Param{
 		at:    func(c *Config) any { return &c.StandbyFollowRestart },
 	},
 	{
-		Name: "shutdown_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60", Min: "1", Max: anySecs,
+		Name: "shutdown_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "how long a switchover waits for the primary to shut down",
 		at:     func(c *Config) any { return &c.ShutdownCheckTimeout },
 	},
 	{
-		Name: "standby_reconnect_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60", Min: "1", Max: anySecs,
+		Name: "standby_reconnect_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "how long a switchover waits for the former primary to attach as a standby",
 		About: "It must not be less than node_rejoin_timeout.",
 		at:    func(c *Config) any { return &c.StandbyReconnectTimeout },
 	},
 	{
-		Name: "wal_receive_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "30", Min: "1", Max: anySecs,
+		Name: "wal_receive_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "30s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "how long a switchover waits for the standby to receive the primary's last WAL",
 		at:     func(c *Config) any { return &c.WalReceiveCheckTimeout },
 	},
 	{
-		Name: "node_rejoin_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60", Min: "1", Max: anySecs,
+		Name: "node_rejoin_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "how long `node rejoin` waits for the node to attach to its upstream",
 		at:    func(c *Config) any { return &c.NodeRejoinTimeout },
@@ -293,22 +293,22 @@ var Params = []Param{
 		at:    func(c *Config) any { return &c.ArchiveReadyCritical },
 	},
 	{
-		Name: "replication_lag_warning", Group: groupChecks, Kind: Duration, Unit: second, Default: "300", Min: "1", Max: anySecs,
+		Name: "replication_lag_warning", Group: groupChecks, Kind: Duration, Unit: second, Default: "300s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "replication lag at which `node check` warns",
 		About:  "It must be less than replication_lag_critical.",
 		at:     func(c *Config) any { return &c.ReplicationLagWarning },
 	},
 	{
-		Name: "replication_lag_critical", Group: groupChecks, Kind: Duration, Unit: second, Default: "600", Min: "1", Max: anySecs,
+		Name: "replication_lag_critical", Group: groupChecks, Kind: Duration, Unit: second, Default: "600s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "replication lag at which `node check` is critical",
 		at:     func(c *Config) any { return &c.ReplicationLagCritical },
 	},
 
 	{
-		Name: "monitor_interval_secs", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "1", Min: "100ms", Max: oneDay,
-		Repmgr5: "2", Why: "a failure is noticed sooner; a look costs next to nothing",
+		Name: "monitor_interval_secs", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "1s", Min: "100ms", Max: oneDay,
+		Repmgr5: "2s", Why: "a failure is noticed sooner; a look costs next to nothing",
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "time between two looks at the servers",
 		at:    func(c *Config) any { return &c.MonitorInterval },
@@ -326,7 +326,7 @@ var Params = []Param{
 		at:    func(c *Config) any { return &c.ConnectionCheckQuery },
 	},
 	{
-		Name: "async_query_timeout", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "60", Min: "0", Max: anySecs,
+		Name: "async_query_timeout", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "60s", Min: "0", Max: anySecs,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how long that query may take",
 		at:    func(c *Config) any { return &c.AsyncQueryTimeout },
@@ -339,8 +339,8 @@ var Params = []Param{
 		at:    func(c *Config) any { return &c.ReconnectAttempts },
 	},
 	{
-		Name: "reconnect_interval", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "1", Min: "0", Max: oneDay,
-		Repmgr5: "10", Why: "together with reconnect_attempts: seconds, not a minute, until a failover begins",
+		Name: "reconnect_interval", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "1s", Min: "0", Max: oneDay,
+		Repmgr5: "10s", Why: "together with reconnect_attempts: seconds, not a minute, until a failover begins",
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "time between two of these attempts",
 		at:    func(c *Config) any { return &c.ReconnectInterval },
@@ -354,7 +354,7 @@ var Params = []Param{
 	{
 		Name: "degraded_monitoring_timeout", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "-1", Min: "0", Max: anySecs, Off: true,
 		Reader: ByDaemon, Reload: AtReload,
-		Brief: "how long repmgrd goes on when it cannot watch its server or upstream, before it ends; -1: for ever",
+		Brief: "how long repmgrd goes on when it cannot watch its server or upstream, before it ends; -1 or 0: for ever",
 		About: "It then ends with exit status 9.",
 		at:    func(c *Config) any { return &c.DegradedMonitoringTimeout },
 	},
@@ -365,7 +365,7 @@ var Params = []Param{
 		at:    func(c *Config) any { return &c.MonitoringHistory },
 	},
 	{
-		Name: "witness_sync_interval", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "15", Min: "1", Max: oneDay,
+		Name: "witness_sync_interval", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "15s", Min: "1s", Max: oneDay,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "time between two copies of repmgr.nodes to a witness",
 		at:    func(c *Config) any { return &c.WitnessSyncInterval },
@@ -405,7 +405,7 @@ var Params = []Param{
 		at:           func(c *Config) any { return &c.FollowCommand },
 	},
 	{
-		Name: "primary_notification_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "60", Min: "0", Max: anySecs,
+		Name: "primary_notification_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "60s", Min: "0", Max: anySecs,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how long a node that was not chosen waits to hear of the new primary",
 		at:    func(c *Config) any { return &c.PrimaryNotificationTimeout },
@@ -429,7 +429,7 @@ var Params = []Param{
 		at:    func(c *Config) any { return &c.StandbyDisconnectOnFailover },
 	},
 	{
-		Name: "sibling_nodes_disconnect_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "30", Min: "0", Max: anySecs,
+		Name: "sibling_nodes_disconnect_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "30s", Min: "0", Max: anySecs,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how long to wait until the other standbys have stopped streaming",
 		at:    func(c *Config) any { return &c.SiblingNodesDisconnectTimeout },
@@ -446,7 +446,7 @@ var Params = []Param{
 		at:      func(c *Config) any { return &c.FailoverValidationCommand },
 	},
 	{
-		Name: "election_rerun_interval", Group: groupFailover, Kind: Duration, Unit: second, Default: "15", Min: "100ms", Max: oneDay,
+		Name: "election_rerun_interval", Group: groupFailover, Kind: Duration, Unit: second, Default: "15s", Min: "100ms", Max: oneDay,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "time between a veto and the next choice",
 		at:    func(c *Config) any { return &c.ElectionRerunInterval },
@@ -470,7 +470,7 @@ var Params = []Param{
 	},
 
 	{
-		Name: "child_nodes_check_interval", Group: groupChildren, Kind: Duration, Unit: second, Default: "5", Min: "0", Max: oneDay,
+		Name: "child_nodes_check_interval", Group: groupChildren, Kind: Duration, Unit: second, Default: "5s", Min: "0", Max: oneDay,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "time between two looks at which standbys are attached to the primary; 0: none",
 		About: "repmgr 5's manual allows 0, its parser does not.",
@@ -485,7 +485,7 @@ var Params = []Param{
 		at:           func(c *Config) any { return &c.ChildNodesDisconnectCommand },
 	},
 	{
-		Name: "child_nodes_disconnect_timeout", Group: groupChildren, Kind: Duration, Unit: second, Default: "30", Min: "0", Max: anySecs,
+		Name: "child_nodes_disconnect_timeout", Group: groupChildren, Kind: Duration, Unit: second, Default: "30s", Min: "0", Max: anySecs,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how long they must have been away before the command is run",
 		at:    func(c *Config) any { return &c.ChildNodesDisconnectTimeout },
@@ -493,14 +493,14 @@ var Params = []Param{
 	{
 		Name: "child_nodes_connected_min_count", Group: groupChildren, Kind: Integer, Default: "-1", Min: "-1", Max: anyInt,
 		Reader: ByDaemon, Reload: AtReload,
-		Brief: "the command is run when fewer than this many are attached; -1: not set",
+		Brief: "the command is run when fewer than this many are attached; -1 or 0: not set",
 		About: "It overrides child_nodes_disconnect_min_count. If neither is set the command is run when none is attached.",
 		at:    func(c *Config) any { return &c.ChildNodesConnectedMinCount },
 	},
 	{
 		Name: "child_nodes_disconnect_min_count", Group: groupChildren, Kind: Integer, Default: "-1", Min: "-1", Max: anyInt,
 		Reader: ByDaemon, Reload: AtReload,
-		Brief: "the command is run when this many or more are away; -1: not set",
+		Brief: "the command is run when this many or more are away; -1 or 0: not set",
 		at:    func(c *Config) any { return &c.ChildNodesDisconnectMinCount },
 	},
 	{

@@ -19,6 +19,14 @@ var units = []struct {
 	{"d", 24 * time.Hour}, {"h", time.Hour}, {"min", time.Minute}, {"s", time.Second}, {"ms", time.Millisecond},
 }
 
+// errEmpty is an empty value where it means nothing.
+var errEmpty = errors.New("is empty")
+
+// misspelt is an error that knows which word was probably meant.
+type misspelt struct{ msg, meant string }
+
+func (e *misspelt) Error() string { return e.msg }
+
 // set reads text, the value as the file means it with quotes and escapes
 // undone, into p's field of c. The error says what is wrong with the text and
 // what is expected; it does not repeat the text, which may hold a password.
@@ -47,13 +55,12 @@ func (p *Param) set(c *Config, text string) error {
 }
 
 func (p *Param) setInteger(field *int, text string) error {
-	if text == "" && p.Default == "" && p.Required {
-		*field = 0
-		return nil
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	text = strings.TrimSpace(text)
+	n, err := strconv.ParseInt(text, 10, 64)
 	least, most := p.integerRange()
 	switch {
+	case text == "":
+		return errEmpty
 	case errors.Is(err, strconv.ErrRange):
 		return errors.New("is out of range")
 	case err != nil:
@@ -97,6 +104,9 @@ func (p *Param) setDuration(field *time.Duration, text string) error {
 	if p.Kind == Delay && text == "" || p.Off && text == "-1" {
 		*field = Unset
 		return nil
+	}
+	if text == "" {
+		return errEmpty
 	}
 	d, err := parseDuration(text, p.Unit)
 	if err != nil {
@@ -147,7 +157,7 @@ func parseDuration(text, unit string) (time.Duration, error) {
 	}
 	size := unitSize(word)
 	if size == 0 {
-		return 0, fmt.Errorf("has %q where a unit of time is expected", word)
+		return 0, fmt.Errorf("has %q where a unit of time is expected", shorten(word))
 	}
 	if strings.HasPrefix(text, "-") {
 		return 0, errors.New("is negative")
@@ -215,7 +225,7 @@ func (p *Param) setString(field *string, text string) error {
 				return nil
 			}
 		}
-		return errors.New("is not one of the values allowed")
+		return &misspelt{"is not one of the values allowed", nearestFold(text, p.Choices)}
 	case Path:
 		if text != "" {
 			text = path.Clean(text)
@@ -241,9 +251,6 @@ func (p *Param) addList(field *[]string, text string) error {
 	list := *field
 	for item := range strings.SplitSeq(text, ",") {
 		item = strings.TrimSpace(item)
-		if item == "" && strings.TrimSpace(text) != "" {
-			return errors.New("has nothing between two commas or beside one")
-		}
 		if int64(len(item)) > mustInt(p.Max) {
 			return errors.New("has an item that is too long")
 		}
@@ -288,12 +295,18 @@ func cutUnescaped(text string) (before, after string, ok bool) {
 
 // Text is the value that c holds for p, as --dump-config prints it; passwords
 // in it are replaced by asterisks.
-func (p *Param) Text(c *Config) string {
-	text := strings.Join(p.texts(c), ",")
-	if p.Kind == Conninfo {
+func (p *Param) Text(c *Config) string { return p.redact(strings.Join(p.texts(c), ",")) }
+
+// redact hides the passwords in a value of p.
+func (p *Param) redact(text string) string {
+	switch p.Kind {
+	case Conninfo:
 		return redactConninfo(text)
+	case Command, Text:
+		return redactCommand(text)
+	default:
+		return text
 	}
-	return text
 }
 
 // texts is the value that c holds for p, as set reads it: one text, or for
@@ -351,6 +364,9 @@ func (p *Param) Expected() string {
 	case Duration, Delay:
 		return p.expectedDuration()
 	case Choice:
+		if len(p.Choices) == 1 {
+			return p.Choices[0]
+		}
 		return "one of " + strings.Join(p.Choices, ", ")
 	case List:
 		return "words separated by commas"
@@ -360,9 +376,20 @@ func (p *Param) Expected() string {
 		return "a connection string: keyword=value pairs, or a URI that begins with postgresql://"
 	case Path:
 		return "a path of at most " + p.Max + " bytes"
+	case Command:
+		return "a command for the shell, of at most " + p.Max + " bytes"
 	default:
 		return "a text of at most " + p.Max + " bytes"
 	}
+}
+
+// shorten cuts text that is too long to be shown whole.
+func shorten(text string) string {
+	const most = 80
+	if len(text) > most {
+		return text[:most] + "..."
+	}
+	return text
 }
 
 func (p *Param) expectedDuration() string {

@@ -1,0 +1,17 @@
+package conf
+
+// Events are the names that event_notifications may hold: repmgr 5's. An event
+// of our own is added here when it is made, or its name draws a warning.
+var Events = []string{
+	"cluster_created", "cluster_cleanup",
+	"primary_register", "primary_unregister",
+	"standby_clone", "standby_register", "standby_register_sync", "standby_unregister",
+	"standby_promote", "standby_follow", "standby_switchover",
+	"node_rejoin", "witness_register", "witness_unregister",
+	"repmgrd_start", "repmgrd_reload", "repmgrd_config_reload", "repmgrd_shutdown",
+	"repmgrd_local_disconnect", "repmgrd_local_reconnect", "repmgrd_standby_reconnect",
+	"repmgrd_upstream_disconnect", "repmgrd_upstream_reconnect",
+	"repmgrd_failover_promote", "repmgrd_failover_follow", "repmgrd_failover_abort", "repmgrd_failover_aborted",
+	"repmgrd_promote_error", "standby_disconnect_manual", "standby_failure", "standby_recovery",
+	"child_node_disconnect", "child_node_reconnect", "child_node_new_connect", "child_nodes_disconnect_command",
+}
