@@ -21,22 +21,29 @@ func Alive(pid int) bool {
 // KillOrphans ends the backends of a data directory whose postmaster is gone:
 // one that does not sleep would go on committing for as long as its client
 // sends. A server that was started anew meanwhile, and its children, are left
-// alone; then, as when nobody is left, the result is nil.
+// alone; then, as when nobody is left in two scans in a row, the result is nil.
+// One scan is not enough: a child that was forked a moment ago still bears the
+// postmaster's title.
 func KillOrphans(ctx context.Context, dataDir string) error {
-	for {
+	for clean := 0; ; {
 		orphans, err := orphansOf(dataDir)
-		if err != nil || len(orphans) == 0 {
+		if err != nil {
 			return err
 		}
-		for _, p := range orphans {
-			if err := killOne(p); err != nil {
+		if clean++; len(orphans) > 0 {
+			clean = 0
+			if err := killThese(orphans); err != nil {
 				return err
 			}
 		}
+		if clean == 2 {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
-			return fault.New(fault.SysFailure, "%d orphaned processes of %s are still there", len(orphans), dataDir)
-		case <-time.After(2 * time.Millisecond):
+			return fault.Wrap(ctx.Err(), fault.SysFailure, "end of the orphaned processes of %s", dataDir).
+				WithDetail("%d processes were left in the last scan: %v.", len(orphans), orphans)
+		case <-time.After(scanPause):
 		}
 	}
 }

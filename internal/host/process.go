@@ -205,26 +205,27 @@ const scanPause = 5 * time.Millisecond
 // postmaster first, since it would answer the death of its children with a
 // restart. It returns when two scans in a row have found nobody, or when ctx ends.
 func KillAll(ctx context.Context, dataDir string) error {
-	for clean := 0; clean < 2; {
+	for clean := 0; ; {
 		found, err := Processes(dataDir)
 		if err != nil {
 			return err
 		}
-		clean++
-		if len(found) > 0 {
+		if clean++; len(found) > 0 {
 			clean = 0
 			if err := killThese(postmasterFirst(dataDir, found)); err != nil {
 				return err
 			}
 		}
+		if clean == 2 {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return fault.Wrap(ctx.Err(), fault.SysFailure, "end of all processes of %s", dataDir).
-				WithDetail("%d processes were left: %v.", len(found), found)
+				WithDetail("%d processes were left in the last scan: %v.", len(found), found)
 		case <-time.After(scanPause):
 		}
 	}
-	return nil
 }
 
 // postmasterFirst puts those whose parent is not among them first: orphans have
