@@ -19,6 +19,9 @@ func FuzzLoad(f *testing.F) {
 		}
 		f.Add(splitStory(string(text))["/etc/repmgr.conf"])
 	}
+	f.Add(`location = 'a\nb\r\tc\\d'`)
+	f.Add("repmgrd_standby_startup_timeout = 60\nstandby_reconnect_timeout = 90")
+	f.Add("conninfo = 'host=a password=''b c'''")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, _, err := Load(inMemory(map[string]string{"/etc/repmgr.conf": minimal + text}), "/etc/repmgr.conf")
 		if err != nil {

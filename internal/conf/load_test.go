@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -24,7 +25,11 @@ func inMemory(files map[string]string) Files {
 	}
 	return Files{
 		ReadFile: func(name string) ([]byte, error) { return m.ReadFile(strings.TrimPrefix(name, "/")) },
-		ReadDir:  func(name string) ([]fs.DirEntry, error) { return m.ReadDir(strings.TrimPrefix(name, "/")) },
+		ReadDir: func(name string) ([]fs.DirEntry, error) {
+			entries, err := m.ReadDir(strings.TrimPrefix(name, "/"))
+			slices.Reverse(entries) // nothing promises an order
+			return entries, err
+		},
 	}
 }
 

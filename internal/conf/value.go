@@ -136,10 +136,6 @@ func mustDuration(s, unit string) time.Duration {
 	return d
 }
 
-// maxDigits is the length up to which a number of any unit fits a
-// time.Duration with room to spare.
-const maxDigits = 10
-
 // parseDuration reads a number and a unit; unit is that of a bare number.
 func parseDuration(text, unit string) (time.Duration, error) {
 	digits := strings.TrimLeft(text, "-+")
@@ -174,14 +170,8 @@ func scale(whole, fraction string, size time.Duration) (time.Duration, error) {
 	if strings.Contains(fraction, ".") {
 		return 0, errors.New("is not a duration")
 	}
-	if len(whole) > maxDigits {
-		return 0, errors.New("is too large")
-	}
 	n, err := strconv.ParseInt("0"+whole, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("is not a duration: %w", err)
-	}
-	if n > int64(1<<62/size) {
+	if err != nil || n > int64(1<<62/size) { // only digits are left, so it can but be out of range
 		return 0, errors.New("is too large")
 	}
 	d := time.Duration(n) * size
