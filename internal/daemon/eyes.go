@@ -31,6 +31,7 @@ type eyes struct {
 	d     *Daemon
 	cfg   atomic.Pointer[conf.Config]
 	kicks chan struct{}
+	stale atomic.Bool // the records were changed: read them at the next look
 
 	conn      *pg.Conn
 	last      failover.Local // the last look that found the server running
@@ -181,7 +182,7 @@ func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
 		// The timeline received goes with the WAL receiver, and pg_control lags behind it.
 		local.Position.Timeline = max(p.Timeline, e.last.Position.Timeline)
 	}
-	if time.Since(e.readAt) >= registryEvery {
+	if e.stale.Swap(false) || time.Since(e.readAt) >= registryEvery {
 		if err := e.readRegistry(ctx); err != nil {
 			return failover.Local{}, err
 		}

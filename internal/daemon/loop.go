@@ -215,6 +215,7 @@ func (d *Daemon) finish(m finished, now time.Time) {
 		d.loop.fencing = false
 	}
 	d.loop.view.Observe(done, now)
+	d.eyes.stale.Store(true)
 	d.eyes.kick()
 }
 

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -92,7 +91,6 @@ func (d *Daemon) serverTransition(self cluster.Node, now time.Time) {
 	switch {
 	case ran && !running:
 		s.downAt = now
-		d.complain(slog.LevelWarn, fmt.Errorf("the own server is %s", v.Local.State))
 		if s.role == cluster.Primary && self.Role != cluster.Witness {
 			d.announce(event{name: "repmgrd_local_disconnect", unkept: true, details: fmt.Sprintf("the local node is %s", v.Local.State)})
 			return

@@ -211,3 +211,21 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 		t.Fatalf("unknown word %q", key)
 	}
 }
+
+// TestRulesPage keeps docs/rules.md what the table says.
+func TestRulesPage(t *testing.T) {
+	var out bytes.Buffer
+	out.WriteString("# Rules\n\nThe first rule that applies decides, for each node on its own. Generated from the table in `internal/failover`; `make docs` rewrites it.\n\n| rule | applies when |\n|---|---|\n")
+	for _, r := range Rules() {
+		fmt.Fprintf(&out, "| `%s` | %s |\n", r[0], r[1])
+	}
+	const page = "../../docs/rules.md"
+	if *update {
+		if err := os.WriteFile(page, out.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(page); err != nil || !bytes.Equal(got, out.Bytes()) {
+		t.Errorf("%s is stale (%v): run make docs", page, err)
+	}
+}

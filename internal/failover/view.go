@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -223,6 +224,9 @@ func (v *View) observeDone(e Done, now time.Time) {
 	default:
 		v.Setback = Setback{Of: e.Action, At: now, Times: 1}
 	}
+	if e.Err == "" {
+		v.observeRecord(e.Action)
+	}
 	if v.Loss == nil {
 		return
 	}
@@ -238,4 +242,22 @@ func (v *View) observeDone(e Done, now time.Time) {
 			v.Loss.TriedAt = now
 		}
 	}
+}
+
+// observeRecord notes what an order has written into this node's record, so that
+// nothing is decided from the record as it was before.
+func (v *View) observeRecord(a Action) {
+	nodes := slices.Clone(v.Nodes)
+	for i := range nodes {
+		if nodes[i].ID != v.Self {
+			continue
+		}
+		switch a := a.(type) {
+		case Promote, RecordRole:
+			nodes[i].Role, nodes[i].Upstream, nodes[i].Active = cluster.Primary, 0, true
+		case Follow:
+			nodes[i].Upstream = a.Upstream
+		}
+	}
+	v.Nodes = nodes
 }
