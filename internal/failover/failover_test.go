@@ -153,7 +153,7 @@ func TestSetbackSpacesOrders(t *testing.T) {
 		}
 	}
 	v.Observe(Done{Action: order}, t0)
-	if !due(0) {
-		t.Error("a success did not forget the failures")
+	if v.Setback != (Setback{}) || v.Nodes[2].Upstream != 2 {
+		t.Errorf("after a success: setback %+v, upstream %d", v.Setback, v.Nodes[2].Upstream)
 	}
 }
