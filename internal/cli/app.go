@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
 )
@@ -54,6 +55,8 @@ type app struct {
 	verbs []verb
 	talk  *Talk
 	wrong []error // mistakes of the command line
+
+	doubts []conf.Warning // about the configuration
 
 	unsure     bool // an option was not understood, so that a word may be its value
 	completing bool // a shell asks what the next word may be
@@ -168,8 +171,8 @@ func (a *app) dump(words []string) error {
 	if err != nil {
 		return err
 	}
-	c.Dump(a.sys.Stdout)
-	return nil
+	a.warn()
+	return c.Dump(a.sys.Stdout)
 }
 
 // perform runs a verb: configuration, checks, warnings, log, and the verb itself,
@@ -192,6 +195,7 @@ func (a *app) perform(ctx context.Context, v verb, args []string) error {
 		return err
 	}
 	defer closeLog()
+	a.warn()
 	a.relevance(v)
 	if err := v.run(ctx, s); err != nil {
 		if errors.Is(err, errSaid) {

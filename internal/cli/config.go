@@ -41,19 +41,26 @@ func (a *app) load(need configNeed) (*conf.Config, string, error) {
 // --terse leaves out, since without it the message would say nothing.
 func (a *app) read(path string) (*conf.Config, error) {
 	c, warnings, err := conf.Load(conf.Files{ReadFile: os.ReadFile, ReadDir: os.ReadDir}, path)
+	a.doubts = warnings
 	var wrong *conf.Error
 	switch {
 	case errors.As(err, &wrong):
+		a.warn() // a doubtful name may be the reason of the error
 		return nil, fault.New(fault.BadConfig, "%s", wrong.Error()).WithHint("correct the file; nothing was done")
 	case err != nil:
 		return nil, err
 	}
-	if !a.opt.Terse {
-		for _, w := range warnings {
+	return a.override(c), nil
+}
+
+// warn tells what is doubtful in the configuration, once it is known where the
+// talk goes.
+func (a *app) warn() {
+	for _, w := range a.doubts {
+		if !a.opt.Terse {
 			a.talk.Warning("%v", w)
 		}
 	}
-	return a.override(c), nil
 }
 
 // override lets the command line win over the file.

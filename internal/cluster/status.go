@@ -36,7 +36,7 @@ type Sight struct {
 	Node     Node  // the record, as the database that was asked first has it
 	Own      *Node // the node's own copy of its record; nil if it could not be read
 	Reach    Reach
-	Failure  string // why there is no connection, without secrets
+	Failure  string // why there is no connection or no answer, without secrets; part of the issue if set
 	Recovery Recovery
 	Timeline Timeline
 
@@ -65,7 +65,7 @@ func Assess(all []Sight) []Assessment {
 	for i, s := range all {
 		var a Assessment
 		if s.Reach != Up {
-			a.issue("cannot connect to %s", s.who())
+			a.issue("cannot connect to %s%s", s.who(), s.because())
 		}
 		a.status(s)
 		if s.Node.Role == Standby && s.Reach == Up && s.ReplayPaused && s.Received > s.Replayed {
@@ -80,6 +80,13 @@ func Assess(all []Sight) []Assessment {
 }
 
 func (s Sight) who() string { return who(s.Node) }
+
+func (s Sight) because() string {
+	if s.Failure == "" {
+		return ""
+	}
+	return ": " + s.Failure
+}
 
 func who(n Node) string { return fmt.Sprintf("node %q (ID: %d)", n.Name, n.ID) }
 
@@ -120,7 +127,7 @@ func (a *Assessment) primary(s Sight) {
 		a.issue("%s is registered as a primary but runs as a standby", s.who())
 	case active:
 		a.Status = "! unknown"
-		a.issue("it cannot be told whether %s is a primary or a standby", s.who())
+		a.issue("it cannot be told whether %s is a primary or a standby%s", s.who(), s.because())
 	case s.Recovery == NotInRecovery:
 		a.Status = "! running"
 		a.issue("%s runs, but its record is inactive", s.who())
@@ -149,7 +156,7 @@ func (a *Assessment) standby(s Sight) {
 		a.issue("%s is registered as a standby but runs as a primary", s.who())
 	case active:
 		a.Status = "! unknown"
-		a.issue("it cannot be told whether %s is a primary or a standby", s.who())
+		a.issue("it cannot be told whether %s is a primary or a standby%s", s.who(), s.because())
 	case s.Recovery == InRecovery:
 		a.Status = "! running"
 		a.issue("%s runs, but its record is inactive", s.who())
