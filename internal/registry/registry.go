@@ -232,4 +232,3 @@ func copyNodes(ctx context.Context, q Querier, nodes []cluster.Node) error {
 	_, err := q.Exec(ctx, "DELETE FROM repmgr.nodes WHERE NOT node_id = ANY ($1)", keep)
 	return err
 }
-

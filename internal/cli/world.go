@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
+	"repmgr/internal/fault"
+	"repmgr/internal/ops"
+	"repmgr/internal/pg"
+	"repmgr/internal/plan"
+	"repmgr/internal/registry"
+)
+
+// world is the real world, as this session may change it.
+func (s *Session) world() *registry.World {
+	return s.worldWith(func(*registry.WorldOptions) {})
+}
+
+// worldWith is world with options changed.
+func (s *Session) worldWith(change func(*registry.WorldOptions)) *registry.World {
+	lost, err := strconv.Atoi(s.Getenv("REPMGRD_LOST_NODE"))
+	if err != nil {
+		lost = 0
+	}
+	cfg := *s.Conf
+	if s.Opt.PgBindir != "" {
+		cfg.PgBindir = s.Opt.PgBindir
+	}
+	o := registry.WorldOptions{
+		ConfigFile: s.ConfPath,
+		Superuser:  s.Opt.Superuser,
+		Password:   s.Getenv("PGPASSWORD"),
+		Lost:       cluster.NodeID(lost),
+		NewAuthority: func() (certificate, key []byte, err error) {
+			a, err := api.NewAuthority()
+			return a.CertPEM, a.KeyPEM, err
+		},
+		Warn: func(err error) { s.warn(err) },
+	}
+	change(&o)
+	return registry.NewWorld(&cfg, o)
+}
+
+// warn tells of what does not make the verb fail.
+func (s *Session) warn(err error) {
+	e := Entry{Level: Warning, Text: err.Error()}
+	var f *fault.Error
+	if errors.As(err, &f) {
+		e.Detail, e.Hint = f.Detail, f.Hint
+	}
+	s.Talk.Say(e)
+}
+
+// carry runs the plan, or explains it where --dry-run was given. What fails
+// without an exit status of its own gets code.
+func (s *Session) carry(ctx context.Context, p ops.Plan, w ops.World, code fault.Code) error {
+	if !s.Opt.DryRun {
+		return ops.Carry(ctx, p, w, code, s.tell)
+	}
+	err := p.Explain(ctx, w, s.tell)
+	if err == nil {
+		s.Talk.Info("all checks passed; nothing was changed, since --dry-run was given")
+	}
+	return ops.Coded(err, code)
+}
+
+// tell says one line of a plan's progress.
+func (s *Session) tell(e plan.Event) {
+	step := fmt.Sprintf("step %d of %d: %s", e.Step, e.Of, e.Text)
+	switch e.What {
+	case plan.Doing:
+		s.Talk.Info("%s", step)
+	case plan.Skipped:
+		s.Talk.Info("%s (done already)", step)
+	case plan.Ready:
+		s.Talk.Info("would do %s", step)
+	case plan.Blocked:
+		s.Talk.Error("%s is not possible: %s", step, e.Status.Reason)
+	case plan.Failed:
+		s.Talk.Debug("%s failed", step)
+	case plan.Undone:
+		if e.Err != nil {
+			s.Talk.Warning("%s could not be undone: %v", step, e.Err)
+			return
+		}
+		s.Talk.Notice("undone: %s", e.Text)
+	}
+}
+
+// given is how the connection options name a server; nil if there are none. What
+// they leave out comes from the configuration.
+func (s *Session) given() (*pg.Conninfo, error) {
+	if !s.Opt.Given("host") && !s.Opt.Given("port") && !s.Opt.Given("username") && !s.Opt.Given("dbname") {
+		return nil, nil
+	}
+	info, err := s.OptionConninfo()
+	return &info, err
+}
+
+// withDefaults fills in what libpq would: the operating system's user and a
+// database of that name.
+func (s *Session) withDefaults(info pg.Conninfo) pg.Conninfo {
+	if info.Get("user") == "" && s.Getenv("PGUSER") == "" {
+		if u, err := user.LookupId(strconv.Itoa(s.UID)); err == nil {
+			info = info.With("user", u.Username)
+		}
+	}
+	return info
+}
+
+// named is a node as messages call it.
+func named(n cluster.Node) string {
+	return fmt.Sprintf("node %q (ID: %d)", strings.TrimSpace(n.Name), n.ID)
+}
