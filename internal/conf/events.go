@@ -12,6 +12,6 @@ var Events = []string{
 	"repmgrd_local_disconnect", "repmgrd_local_reconnect", "repmgrd_standby_reconnect",
 	"repmgrd_upstream_disconnect", "repmgrd_upstream_reconnect",
 	"repmgrd_failover_promote", "repmgrd_failover_follow", "repmgrd_failover_abort", "repmgrd_failover_aborted",
-	"repmgrd_promote_error", "standby_disconnect_manual", "standby_failure", "standby_recovery",
+	"repmgrd_promote_error", "repmgrd_primary_fenced", "standby_disconnect_manual", "standby_failure", "standby_recovery",
 	"child_node_disconnect", "child_node_reconnect", "child_node_new_connect", "child_nodes_disconnect_command",
 }

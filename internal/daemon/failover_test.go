@@ -1,0 +1,278 @@
+package daemon_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"repmgr/internal/lab"
+)
+
+// The primary crashes: the standbys elect, the others follow, the client goes on
+// writing, and the former primary is stopped when it comes back and can be made
+// a standby again.
+func TestCoreFailover(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3})
+	old := l.Node(1)
+	c, err := l.NewClient(ctx)
+	must(t, err)
+	defer c.Close()
+	waitFor(t, ctx, "rows", func() error {
+		if c.Acknowledged() < 10 {
+			return errors.New("fewer than 10")
+		}
+		return nil
+	})
+	c.Mark()
+	must(t, old.Kill9(ctx))
+	waitFor(t, ctx, "the client to write again", func() error {
+		n, err := l.Primary(ctx)
+		if err != nil {
+			return err
+		}
+		return c.Recovered(n)
+	})
+	primary, err := l.Primary(ctx)
+	must(t, err)
+	t.Logf("the client saw a gap of %s", c.Gap())
+	for _, n := range l.Nodes[1:] {
+		if n != primary {
+			waitFollows(t, ctx, n, primary)
+			waitEvent(t, ctx, primary, "repmgrd_failover_follow", n, true)
+		}
+	}
+	waitEvent(t, ctx, primary, "standby_promote", primary, true)
+	waitEvent(t, ctx, primary, "repmgrd_failover_promote", primary, true)
+	if got, err := primary.SQL(ctx, "SELECT type || active FROM repmgr.nodes WHERE node_id = 1"); err != nil || got != "primaryfalse" {
+		t.Errorf("the record of the old primary says %q, %v", got, err)
+	}
+	if got, err := primary.SQL(ctx, "SELECT term FROM repmgr.voting_term"); err != nil || got != "2" {
+		t.Errorf("the voting term is %q, %v; want 2", got, err)
+	}
+
+	// It comes back by itself, writable, and is stopped.
+	must(t, old.Start(ctx))
+	waitFor(t, ctx, "the former primary to be stopped", func() error {
+		if old.Running() {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	waitEvent(t, ctx, primary, "repmgrd_primary_fenced", old, true)
+	must(t, old.BecomeStandby(ctx, primary, true))
+	waitFollows(t, ctx, old, primary)
+	waitFor(t, ctx, "the former primary's daemon to watch", func() error { return watches(ctx, old) })
+	waitFor(t, ctx, "cluster show to find nothing wrong", func() error { return primary.Repmgr(ctx, "cluster", "show").Err() })
+}
+
+// A lone standby in the primary's location is promoted, and the next failover
+// works too.
+func TestFailoverOfALoneStandbyAndBack(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 2, Slots: true})
+	a, b := l.Node(1), l.Node(2)
+	must(t, a.Kill9(ctx))
+	waitPrimary(t, ctx, l, b)
+	must(t, a.BecomeStandby(ctx, b, true))
+	waitFor(t, ctx, "the daemon of the new standby", func() error { return watches(ctx, a) })
+	must(t, b.Kill9(ctx))
+	waitPrimary(t, ctx, l, a)
+	waitEvent(t, ctx, a, "repmgrd_failover_promote", a, true)
+}
+
+// Among equals the priority decides; priority 0 is never promoted, even alone.
+func TestFailoverByPriority(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 4, NodeConf: map[int]map[string]string{
+		2: {"priority": "0"}, 3: {"priority": "50"}, 4: {"priority": "80"}}})
+	must(t, l.Node(1).Kill9(ctx))
+	waitPrimary(t, ctx, l, l.Node(4))
+	waitFollows(t, ctx, l.Node(2), l.Node(4))
+	waitFollows(t, ctx, l.Node(3), l.Node(4))
+	must(t, l.Node(4).Kill9(ctx))
+	waitPrimary(t, ctx, l, l.Node(3))
+	waitFollows(t, ctx, l.Node(2), l.Node(3))
+	must(t, l.Node(3).Kill9(ctx))
+	waitLog(t, ctx, l.Node(2), "never-promoted: node 3 is lost")
+}
+
+// A witness makes the majority of a standby and itself; without it the standby
+// waits, and goes on by itself when the witness is back.
+func TestFailoverWithWitness(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 2, Witness: true})
+	primary, standby, witness := l.Node(1), l.Node(2), l.Node(3)
+	must(t, witness.Stop(ctx, "fast"))
+	must(t, witness.KillDaemon(ctx))
+	must(t, primary.Kill9(ctx))
+	waitLog(t, ctx, standby, "wait-minority: 1 of 2 nodes")
+	must(t, witness.Start(ctx))
+	must(t, witness.StartDaemon(ctx))
+	waitPrimary(t, ctx, l, standby)
+	waitFor(t, ctx, "the witness to follow", func() error { return recordedUpstream(ctx, standby, witness, standby) })
+	waitFor(t, ctx, "the witness's copy of the records", func() error { return recordedUpstream(ctx, witness, witness, standby) })
+}
+
+// A standby elsewhere that sees nobody of the primary's location does nothing.
+func TestNoFailoverAcrossLocations(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 2, NodeConf: map[int]map[string]string{1: {"location": "rome"}, 2: {"location": "oslo"}}})
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, l.Node(2), `wait-location: no node in the primary's location "rome" is visible`)
+	must(t, l.Node(1).Start(ctx))
+	waitFor(t, ctx, "the standby to be content", func() error { return watches(ctx, l.Node(2)) })
+}
+
+// A cascaded standby whose upstream dies follows the primary; when the primary
+// dies, the standby below another one stays where it is.
+func TestCoreCascade(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 4, Upstream: map[int]int{3: 2, 4: 2}})
+	must(t, l.Node(2).Kill9(ctx))
+	waitFollows(t, ctx, l.Node(3), l.Node(1))
+	waitFollows(t, ctx, l.Node(4), l.Node(1))
+	waitEvent(t, ctx, l.Node(1), "standby_failure", l.Node(2), false)
+	must(t, l.Node(2).Start(ctx))
+	waitEvent(t, ctx, l.Node(1), "standby_recovery", l.Node(2), true)
+	must(t, l.Node(4).Repmgr(ctx, "standby", "follow", "--upstream-node-id=3").Err())
+	waitFor(t, ctx, "node 4 below node 3", func() error { return recordedUpstream(ctx, l.Node(1), l.Node(4), l.Node(3)) })
+	waitFor(t, ctx, "node 2 to watch", func() error { return watches(ctx, l.Node(2)) })
+	must(t, l.Node(1).Kill9(ctx))
+	waitFor(t, ctx, "a new primary", func() error { _, err := l.Primary(ctx); return err })
+	waitFollows(t, ctx, l.Node(4), l.Node(3))
+}
+
+// While paused nothing happens; afterwards it does, without being triggered.
+func TestCorePause(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3})
+	must(t, l.Node(2).Repmgr(ctx, "service", "pause").Err())
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, l.Node(2), "paused: failover is paused")
+	waitLog(t, ctx, l.Node(3), "paused: failover is paused")
+	// A pause outlives the daemon.
+	must(t, l.Node(2).KillDaemon(ctx))
+	must(t, l.Node(2).StartDaemon(ctx))
+	if n, err := l.Primary(ctx); err == nil {
+		t.Fatalf("%s was promoted while paused", n.Name)
+	}
+	must(t, l.Node(3).Repmgr(ctx, "service", "unpause").Err())
+	waitFor(t, ctx, "a new primary", func() error { _, err := l.Primary(ctx); return err })
+}
+
+// failover=manual: nothing is promoted and nobody follows by itself; a promotion
+// by hand is accepted.
+func TestManualFailover(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, Conf: map[string]string{"failover": "manual"}})
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, l.Node(2), "upstream-lost-is-manual")
+	must(t, l.Node(2).Repmgr(ctx, "standby", "promote").Err())
+	waitPrimary(t, ctx, l, l.Node(2))
+	waitLog(t, ctx, l.Node(3), "follow-is-manual")
+	waitEvent(t, ctx, l.Node(2), "standby_disconnect_manual", l.Node(3), true)
+	must(t, l.Node(3).Repmgr(ctx, "standby", "follow").Err())
+	waitFollows(t, ctx, l.Node(3), l.Node(2))
+}
+
+// A promotion by hand, by PostgreSQL's own means, is recorded and followed.
+func TestPromotedBehindOurBack(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"failover": "manual"}, 3: {"priority": "0"}}})
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, l.Node(2), "upstream-lost-is-manual")
+	if _, err := l.Node(2).SQL(ctx, "SELECT pg_promote()"); err != nil {
+		t.Fatal(err)
+	}
+	waitFollows(t, ctx, l.Node(3), l.Node(2))
+	waitFor(t, ctx, "the record", func() error {
+		got, err := l.Node(2).SQL(ctx, "SELECT type FROM repmgr.nodes WHERE node_id = 2")
+		if err == nil && got != "primary" {
+			err = fmt.Errorf("type is %s", got)
+		}
+		return err
+	})
+}
+
+// The commands of repmgr.conf are run as they stand there, with their placeholders.
+func TestConfiguredCommands(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, Software: lab.OursWithCommands()})
+	must(t, l.Node(1).Kill9(ctx))
+	waitFor(t, ctx, "a new primary", func() error { _, err := l.Primary(ctx); return err })
+	primary, err := l.Primary(ctx)
+	must(t, err)
+	for _, n := range l.Nodes[1:] {
+		if n != primary {
+			waitFollows(t, ctx, n, primary)
+			waitLog(t, ctx, n, "running follow_command")
+		}
+	}
+	waitLog(t, ctx, primary, "running promote_command")
+	waitEvent(t, ctx, primary, "standby_promote", primary, true)
+}
+
+// A promotion that fails is tried by the next candidate.
+func TestFailedPromotion(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"promote_command": "exit 7", "priority": "200"}}})
+	must(t, l.Node(1).Kill9(ctx))
+	waitPrimary(t, ctx, l, l.Node(3))
+	waitLog(t, ctx, l.Node(2), "promote_command exited with status 7")
+	waitFollows(t, ctx, l.Node(2), l.Node(3))
+}
+
+// Daemons come and go without a failover, and without their servers' noticing.
+func TestDaemonsComeAndGo(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3})
+	must(t, l.Node(1).KillDaemon(ctx))
+	staysPrimary(t, ctx, l, l.Node(1))
+	must(t, l.Node(1).StartDaemon(ctx))
+	for _, n := range l.Nodes {
+		status, err := n.StopDaemon(ctx)
+		must(t, err)
+		if status != 0 {
+			t.Errorf("the daemon of %s ended with status %d", n.Name, status)
+		}
+	}
+	must(t, l.StartDaemons(ctx))
+	for _, n := range l.Nodes {
+		waitFor(t, ctx, n.Name+"'s daemon to watch", func() error { return watches(ctx, n) })
+	}
+	waitEvent(t, ctx, l.Node(1), "repmgrd_shutdown", l.Node(3), true)
+	staysPrimary(t, ctx, l, l.Node(1))
+}
+
+// The primary is cut off: the others go on, and when the network heals the
+// former primary is stopped.
+func TestCutOff(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, Namespaces: true})
+	old := l.Node(1)
+	must(t, old.Cut())
+	waitFor(t, ctx, "a new primary on the other side", func() error {
+		for _, n := range l.Nodes[1:] {
+			if standby, err := n.InRecovery(ctx); err == nil && !standby {
+				return nil
+			}
+		}
+		return errors.New("both are standbys")
+	})
+	must(t, l.Heal())
+	waitFor(t, ctx, "the former primary to be stopped", func() error {
+		if old.Running() {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	primary, err := l.Primary(ctx)
+	must(t, err)
+	waitFor(t, ctx, "service status", func() error {
+		r := primary.Repmgr(ctx, "service", "status")
+		if !strings.Contains(r.Stdout, "- failed") {
+			return errors.New(r.Stdout)
+		}
+		return nil
+	})
+}
+
+// Only one standby is cut off from the primary: the others still see it, and it
+// waits.
+func TestOnlyOneLosesSight(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, Namespaces: true})
+	must(t, l.CutLink(l.Node(1), l.Node(2)))
+	waitLog(t, ctx, l.Node(2), "wait-sibling-sees-primary: node 3 still sees node 1")
+	staysPrimary(t, ctx, l, l.Node(1))
+	must(t, l.Heal())
+	waitFor(t, ctx, "the standby to be content", func() error { return watches(ctx, l.Node(2)) })
+}
