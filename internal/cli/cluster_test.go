@@ -286,7 +286,9 @@ func (b *backend) Receive(context.Context, cluster.NodeID, failover.Report) (fai
 	return b.Report(), nil
 }
 
-func (b *backend) View() api.ClusterView { return api.ClusterView{Version: api.ViewVersion, Own: b.Report()} }
+func (b *backend) View() api.ClusterView {
+	return api.ClusterView{Version: api.ViewVersion, Own: b.Report()}
+}
 
 func (b *backend) Pause(_ context.Context, paused bool, reason string) error {
 	b.mu.Lock()

@@ -246,14 +246,16 @@ type reached struct {
 }
 
 func serviceStatus(ctx context.Context, s *Session) error {
-	nodes, f, err := s.everybody(ctx)
+	c, nodes, f, err := s.everybody(ctx)
 	if err != nil {
 		return err
 	}
+	defer registry.Close(c)
+	from := s.startFrom(c, nodes)
 	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (reached, error) {
 		asked := make(chan DaemonAnswer, 1)
 		go func() { asked <- f.report(ctx, n.ID) }()
-		sight := lookAt(ctx, n)
+		sight := from.lookAt(ctx, n)
 		return reached{sight, <-asked}, nil
 	})
 	sights, said := make([]cluster.Sight, len(nodes)), make([]DaemonAnswer, len(nodes))
@@ -286,27 +288,32 @@ func (f fleet) report(ctx context.Context, id cluster.NodeID) DaemonAnswer {
 	return a
 }
 
-// everybody is all nodes and the way to their daemons.
-func (s *Session) everybody(ctx context.Context) ([]cluster.Node, fleet, error) {
+// everybody is all nodes, the way to their daemons, and the connection by which
+// both were read; the caller closes it.
+func (s *Session) everybody(ctx context.Context) (*pg.Conn, []cluster.Node, fleet, error) {
 	c, err := s.Connect(ctx)
 	if err != nil {
-		return nil, fleet{}, err
+		return nil, nil, fleet{}, err
 	}
-	defer func() { go registry.Close(c) }()
 	nodes, err := registered(ctx, c)
-	if err != nil {
-		return nil, fleet{}, err
+	var f fleet
+	if err == nil {
+		f, err = s.daemons(ctx, c)
 	}
-	f, err := s.daemons(ctx, c)
-	return nodes, f, err
+	if err != nil {
+		registry.Close(c)
+		return nil, nil, f, err
+	}
+	return c, nodes, f, nil
 }
 
 // servicePause tells every daemon to stop failing over, or that it may again.
 func servicePause(ctx context.Context, s *Session, pause bool) error {
-	nodes, f, err := s.everybody(ctx)
+	c, nodes, f, err := s.everybody(ctx)
 	if err != nil {
 		return err
 	}
+	registry.Close(c)
 	done := map[bool]string{true: "paused", false: "unpaused"}[pause]
 	reason := ""
 	if pause {

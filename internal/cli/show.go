@@ -153,12 +153,12 @@ func clusterShow(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
+	defer registry.Close(c)
 	nodes, err := registered(ctx, c)
-	go registry.Close(c) // nothing more is asked of it, and its end need not be waited for
 	if err != nil {
 		return err
 	}
-	sights := look(ctx, nodes)
+	sights := look(ctx, nodes, s.startFrom(c, nodes))
 	show := newShow(s.quieter(sights), s.Opt.Compact)
 	if err := s.Result(show); err != nil {
 		return err

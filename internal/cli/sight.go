@@ -31,10 +31,27 @@ func registered(ctx context.Context, c *pg.Conn) ([]cluster.Node, error) {
 	return nodes, nil
 }
 
+// start is the connection that the command starts from and the node it leads to,
+// so that this node need not be connected to twice. The zero start is none.
+type start struct {
+	conn *pg.Conn
+	node cluster.NodeID
+}
+
+// startFrom tells which of the nodes c leads to: the configured one, if its
+// record has the conninfo of the configuration.
+func (s *Session) startFrom(c *pg.Conn, nodes []cluster.Node) start {
+	own, found := cluster.Find(nodes, s.Conf.NodeID)
+	if s.ConfPath == "" || !found || own.Conninfo != s.Conf.Conninfo {
+		return start{}
+	}
+	return start{conn: c, node: own.ID}
+}
+
 // look asks every node at the same time, so that it takes as long as the slowest.
-func look(ctx context.Context, nodes []cluster.Node) []cluster.Sight {
+func look(ctx context.Context, nodes []cluster.Node, from start) []cluster.Sight {
 	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (cluster.Sight, error) {
-		return lookAt(ctx, n), nil
+		return from.lookAt(ctx, n), nil
 	})
 	sights := make([]cluster.Sight, len(nodes))
 	for i, a := range answers {
@@ -43,17 +60,23 @@ func look(ctx context.Context, nodes []cluster.Node) []cluster.Sight {
 	return sights
 }
 
-// lookAt is one node's sight. A question that is not answered leaves its part of
-// the sight unknown, and the others count all the same.
-func lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
-	s := cluster.Sight{Node: n}
+// lookAt is one node's sight.
+func (f start) lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
+	if f.conn != nil && f.node == n.ID {
+		return lookBy(ctx, f.conn, n)
+	}
 	c, err := registry.Connect(ctx, n)
 	if err != nil {
-		s.Reach, s.Failure = reachOf(err), err.Error()
-		return s
+		return cluster.Sight{Node: n, Reach: reachOf(err), Failure: err.Error()}
 	}
 	defer registry.Close(c)
-	s.Reach = cluster.Up
+	return lookBy(ctx, c, n)
+}
+
+// lookBy is the sight of a node that is connected to. A question that is not
+// answered leaves its part unknown, and the others count all the same.
+func lookBy(ctx context.Context, c *pg.Conn, n cluster.Node) cluster.Sight {
+	s := cluster.Sight{Node: n, Reach: cluster.Up}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	p, err := c.Progress(ctx)
