@@ -26,13 +26,7 @@ func TestCoreFailover(t *testing.T) {
 	})
 	c.Mark()
 	must(t, old.Kill9(ctx))
-	waitFor(t, ctx, "the client to write again", func() error {
-		n, err := l.Primary(ctx)
-		if err != nil {
-			return err
-		}
-		return c.Recovered(n)
-	})
+	waitFor(t, ctx, "the client to write again", func() error { return c.Recovered(old) })
 	primary, err := l.Primary(ctx)
 	must(t, err)
 	t.Logf("the client saw a gap of %s", c.Gap())

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"repmgr/internal/failover"
 	"repmgr/internal/lab"
 )
 
@@ -72,9 +73,8 @@ func decision(ctx context.Context, n *lab.Node) (rule, why string) {
 	r := n.Repmgr(ctx, "service", "status", "--format", "json")
 	var out struct {
 		Nodes []struct {
-			ID   int    `json:"node_id"`
-			Rule string `json:"rule"`
-			Why  string `json:"why"`
+			ID     int             `json:"node_id"`
+			Report failover.Report `json:"report"`
 		} `json:"nodes"`
 	}
 	if err := json.Unmarshal([]byte(r.Stdout), &out); err != nil {
@@ -82,7 +82,7 @@ func decision(ctx context.Context, n *lab.Node) (rule, why string) {
 	}
 	for _, row := range out.Nodes {
 		if row.ID == n.ID {
-			return row.Rule, row.Why
+			return row.Report.Rule, row.Report.Why
 		}
 	}
 	return "", "not listed"
