@@ -89,7 +89,7 @@ func (s *Session) tell(e plan.Event) {
 			s.Talk.Warning("%s could not be undone: %v", step, e.Err)
 			return
 		}
-		s.Talk.Notice("undone: %s", e.Text)
+		s.Talk.Debug("undone: %s", step)
 	}
 }
 

@@ -224,7 +224,7 @@ func WitnessRegister(s Survey, holdsRecords bool, o RegisterOptions) (Plan, erro
 		return p, fault.New(fault.BadConfig, "the witness's database holds records already").
 			WithHint("check conninfo; overwrite them with -F/--force")
 	}
-	s.Self.Role, s.Self.Priority, s.Self.Upstream = cluster.Witness, 0, s.Primary
+	s.Self.Role, s.Self.Priority, s.Self.Upstream, s.Self.SlotName = cluster.Witness, 0, s.Primary, ""
 	p.Steps = []plan.Step[World]{
 		CreateMetadata{OfWitness}, CreateMetadata{Cluster}, saveSelf(s), SaveEndpoint{s.Self.ID, s.Endpoint}, CopyRecords{},
 		Announce{Event{Name: "witness_register", Node: s.Self.ID, About: s.node(s.Primary),

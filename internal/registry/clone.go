@@ -157,10 +157,17 @@ func (w *World) KeepWAL(ctx context.Context, on cluster.NodeID, slot string) err
 	if h.lasting {
 		return nil
 	}
-	if err := h.conn.DropSlot(ctx, slot); err != nil {
+	// In another session: an error in the one that has the temporary slot would
+	// drop it.
+	c, _, err := w.slotSession(ctx, on)
+	if err != nil {
 		return err
 	}
-	if _, err := h.conn.Exec(ctx, "SELECT pg_catalog.pg_copy_physical_replication_slot($1, $2, false)", h.name, slot); err != nil {
+	defer Close(c)
+	if err := dropSlot(ctx, c, slot); err != nil {
+		return err
+	}
+	if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_copy_physical_replication_slot($1, $2, false)", h.name, slot); err != nil {
 		return fault.Wrap(err, fault.DBQuery, "replication slot %q could not be created", slot).
 			WithHint("raise max_replication_slots, or drop slots that nobody uses")
 	}

@@ -116,7 +116,7 @@ func (w *World) DropSlot(ctx context.Context, on cluster.NodeID, name string) er
 	err := w.withSlots(ctx, on,
 		func(c *pg.Conn) (err error) {
 			poll(ctx, catchUpTimeout, longestPause, func(ctx context.Context) bool {
-				err = c.DropSlot(ctx, name)
+				err = dropSlot(ctx, c, name)
 				return pg.Code(err) != "55006" // object_in_use
 			})
 			return err
@@ -126,6 +126,20 @@ func (w *World) DropSlot(ctx context.Context, on cluster.NodeID, name string) er
 		w.warn(fmt.Errorf("replication slot %q on node %d is left: %w", name, on, err))
 	}
 	return err
+}
+
+// dropSlot drops a slot if it is there; asking first keeps the server's log clean.
+func dropSlot(ctx context.Context, c *pg.Conn, name string) error {
+	slots, err := c.Slots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range slots {
+		if s.Name == name {
+			return c.DropSlot(ctx, name)
+		}
+	}
+	return nil
 }
 
 // InRecovery tells whether the local server is a standby.
