@@ -207,6 +207,9 @@ func ofObject(c *cobra.Command) string {
 	return ""
 }
 
+// helpWidth is the longest line of a page's prose, in bytes.
+const helpWidth = 88
+
 // help prints the page of a command: what it is for, its own options, the
 // common ones, and an example that can be pasted.
 func (a *app) help(c *cobra.Command) {
@@ -225,7 +228,9 @@ func (a *app) help(c *cobra.Command) {
 		fmt.Fprintf(w, "  %s OBJECT ACTION [options]\n", path)
 	}
 	if c.Long != "" {
-		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(c.Long))
+		for paragraph := range strings.SplitSeq(c.Long, "\n\n") {
+			fmt.Fprintf(w, "\n%s\n", strings.Join(wrap(paragraph, helpWidth), "\n"))
+		}
 	}
 	a.helpCommands(w, c)
 	if isVerb {

@@ -376,7 +376,7 @@ func helpOptions(w io.Writer, heading string, want func(option) bool) {
 		case o.arg != "":
 			left += "=" + o.arg
 		}
-		for i, line := range wrap(o.help, 68) {
+		for i, line := range wrap(o.help, helpWidth-29) {
 			if i == 0 && len(left) <= 26 {
 				fmt.Fprintf(w, "  %-26s %s\n", left, line)
 				continue

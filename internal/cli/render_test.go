@@ -66,7 +66,7 @@ func zoo() []cluster.Sight {
 	all[0].Senders = map[string][]string{"node2": {"streaming"}, "node10": {"catchup"}}
 	all[1].Senders = map[string][]string{"node3": {"streaming"}}
 	all[1].Node.Conninfo = "host=node2 user=repmgr password='top secret' dbname=repmgr"
-	all[2].Node.Location, all[2].Node.Priority = "Zürich", 0
+	all[2].Node.Location, all[2].Node.Priority = "Zürich-Süd", 0
 	all[2].ReplayPaused, all[2].Received, all[2].Replayed = true, 0x3000060, 0x3000000
 	all[4].Reach, all[4].Own, all[4].Recovery, all[4].Timeline, all[4].Failure = cluster.Down, nil, cluster.RecoveryUnknown, 0, "dial tcp: connection refused"
 	all[5].Reach, all[5].Own, all[5].Recovery, all[5].Timeline, all[5].Failure = cluster.Down, nil, cluster.RecoveryUnknown, 0, "dial tcp: connection refused"
@@ -257,7 +257,11 @@ func TestVerbs(t *testing.T) {
 	for _, o := range table {
 		known[o.name] = true
 	}
+	used := map[string]bool{}
 	for _, v := range verbs() {
+		for _, o := range table {
+			used[o.name] = used[o.name] || v.lists(o) || o.aliasOf != "" || o.hidden
+		}
 		if v.short == "" || v.long == "" || v.example == "" || v.run == nil {
 			t.Errorf("%s: short, long, example and run must be there", v.name)
 		}
@@ -279,6 +283,27 @@ func TestVerbs(t *testing.T) {
 			a := arrange(words[1:])
 			if len(a.mistakes) > 0 || strings.Join(canonical(a.words)[:2], " ") != v.name {
 				t.Errorf("%s: the example %q is another command, or wrong: %v", v.name, line, a.mistakes)
+			}
+		}
+	}
+	for _, o := range table {
+		if !used[o.name] {
+			t.Errorf("option --%s is of no use to any verb", o.name)
+		}
+	}
+}
+
+// TestHelpFits keeps the pages within the width of a terminal.
+func TestHelpFits(t *testing.T) {
+	for _, v := range verbs() {
+		var page bytes.Buffer
+		code := Main(t.Context(), append(strings.Fields(v.name), "--help"), System{Stdout: &page, Stderr: &page})
+		if code != 0 || !strings.Contains(page.String(), "Examples:") {
+			t.Errorf("%s --help: status %d\n%s", v.name, code, page.String())
+		}
+		for line := range strings.Lines(page.String()) {
+			if len(line) > 100 && !strings.HasPrefix(line, "  repmgr ") {
+				t.Errorf("%s --help: the line is too long: %s", v.name, line)
 			}
 		}
 	}
@@ -318,6 +343,24 @@ func TestCanonical(t *testing.T) {
 		if got := strings.Join(canonical(strings.Fields(line)), " "); got != want {
 			t.Errorf("%s: got %q, want %q", line, got, want)
 		}
+	}
+}
+
+// TestRelevance warns of what a verb does not use, and takes back what would
+// name another node than the operator thinks.
+func TestRelevance(t *testing.T) {
+	var talk bytes.Buffer
+	a := &app{opt: defaultOptions(), verbs: verbs(), sys: System{Stdout: &talk, Stderr: &talk}, talk: &Talk{w: &talk, limit: Info}}
+	if err := a.tree().ParseFlags([]string{"--node-id=3", "--node-name=x", "--force", "--host=h", "--verbose"}); err != nil {
+		t.Fatal(err)
+	}
+	v, _ := a.verb("cluster show")
+	a.relevance(v)
+	if a.opt.NodeID != 0 || a.opt.NodeName != "" || a.opt.Given("force") || !a.opt.Given("host") {
+		t.Errorf("what is left: %+v", a.opt)
+	}
+	if got := strings.Count(talk.String(), "WARNING: "); got != 3 {
+		t.Errorf("%d warnings, want 3:\n%s", got, talk.String())
 	}
 }
 
