@@ -73,15 +73,15 @@ func faultOf(err error) *fault.Error {
 // it to stop, or with the reason why it cannot run. The code of the error is
 // the exit status.
 func Run(ctx context.Context, opt Options) error {
-	d, err := New(opt)
-	if err != nil {
-		return err
-	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	d, err := New(opt)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if err := d.Start(ctx, cancel); err != nil {
@@ -92,11 +92,15 @@ func Run(ctx context.Context, opt Options) error {
 		case <-hup:
 			d.reload()
 		case <-ctx.Done():
-			err := d.Stop()
-			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-				return errors.Join(cause, err)
+			cause := context.Cause(ctx)
+			var reason *fault.Error // of fail; a signal's cause is another error
+			failed := errors.As(cause, &reason)
+			d.notice("repmgrd ends", "detail", cause.Error())
+			d.announce(event{name: "repmgrd_shutdown", failed: failed, details: cause.Error()})
+			if err := d.Stop(); err != nil || !failed {
+				return err
 			}
-			return err
+			return reason
 		}
 	}
 }

@@ -213,6 +213,7 @@ func TestDaemonsComeAndGo(t *testing.T) {
 	must(t, l.Node(1).KillDaemon(ctx))
 	staysPrimary(t, ctx, l, l.Node(1))
 	must(t, l.Node(1).StartDaemon(ctx))
+	waitFor(t, ctx, "the new daemon to watch", func() error { return watches(ctx, l.Node(1)) })
 	for _, n := range l.Nodes {
 		status, err := n.StopDaemon(ctx)
 		must(t, err)

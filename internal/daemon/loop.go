@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -414,7 +413,6 @@ func (d *Daemon) clusterView(now time.Time) api.ClusterView {
 func (d *Daemon) checkDegraded(now time.Time, fail context.CancelCauseFunc) {
 	limit := d.cfg.DegradedMonitoringTimeout
 	if since := d.loop.seen.lostAt; limit >= 0 && !since.IsZero() && now.Sub(since) > limit {
-		d.announce(event{name: "repmgrd_shutdown", details: fmt.Sprintf("degraded monitoring timeout (%s) exceeded", limit)})
 		fail(fault.New(fault.MonitoringTimeout, "the upstream has been lost for longer than degraded_monitoring_timeout").WithDetail("The limit is %s.", limit))
 	}
 }

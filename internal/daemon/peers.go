@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -215,6 +216,9 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 	if err != nil {
 		if was == "" {
 			p.d.log.Debug("a daemon does not answer", "detail", err.Error())
+		}
+		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			p.d.send(observed{failover.PeerSilent{Node: l.target.ID}})
 		}
 		return
 	}

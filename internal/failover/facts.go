@@ -69,8 +69,12 @@ func (f facts) seen(id cluster.NodeID) bool {
 	return p.OK && f.now.Sub(p.At) < silentEvery+f.Policy.freshness()
 }
 
-// visible reports whether a node can be asked: by its daemon or by its server.
-func (f facts) visible(id cluster.NodeID) bool { return f.fresh(id) || f.seen(id) }
+// visible reports whether a node can be asked now, after the loss: its daemon
+// answers, or its server did. A report that is merely young may be the last word
+// of a node that went together with the primary.
+func (f facts) visible(id cluster.NodeID) bool {
+	return f.fresh(id) && !f.Peers[id].Silent || f.seen(id) && f.Probes[id].At.After(f.lostSince())
+}
 
 // runsAsPrimary reports whether a node takes writes, as its daemon says, or,
 // where the daemon is silent, as its server answered, and its position.

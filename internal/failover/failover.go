@@ -129,7 +129,7 @@ func Looks(v *View, now time.Time) []Look {
 			} else if fails > 1 && !f.exhausted(n.ID) {
 				every = v.Policy.ReconnectInterval
 			}
-		case f.fresh(n.ID):
+		case f.fresh(n.ID) && !v.Peers[n.ID].Silent:
 			continue
 		case v.Loss != nil:
 			every = v.Policy.MonitorInterval

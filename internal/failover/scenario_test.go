@@ -62,7 +62,8 @@ var t0 = time.Unix(1_000_000, 0)
 // parseView builds a view from lines. "policy" takes manual, no-consensus,
 // validate, paused. "n2 standby" declares a node; its words are: self, upstream=,
 // prio=, loc=, inactive (the record); says=AGE, server=, role=, tl=, lsn=,
-// saw=NODE:AGO, bid=LOST:LSN[:failed], manual, paused, promoting (the report);
+// saw=NODE:AGO, bid=LOST:LSN[:failed], manual, paused, promoting (the report),
+// silent (it did not answer since);
 // ok=AGE, fail=COUNT:SINCE[:lost] (the probe); and of self: down=STATE,
 // receiving, placed=AGE, tried=AGE, approved, doing.
 func parseView(t *testing.T, s string) *View {
@@ -103,6 +104,7 @@ type nodeLine struct {
 	node   cluster.Node
 	self   bool
 	says   bool
+	silent bool
 	age    time.Duration
 	report Report
 	probe  Probe
@@ -131,7 +133,7 @@ func parseNode(t *testing.T, v *View, words []string) {
 		return
 	}
 	if l.says {
-		v.Peers[l.node.ID] = Peer{Report: l.report, At: t0.Add(-l.age), Since: t0.Add(-l.age)}
+		v.Peers[l.node.ID] = Peer{Report: l.report, At: t0.Add(-l.age), Since: t0.Add(-l.age), Silent: l.silent}
 	}
 	v.Probes[l.node.ID] = l.probe
 }
@@ -167,6 +169,8 @@ func (l *nodeLine) word(t *testing.T, w string) {
 		l.report.Saw = append(l.report.Saw, Seen{Node: cluster.NodeID(num), Ago: age})
 	case "manual":
 		l.report.Automatic = false
+	case "silent":
+		l.silent = true
 	case "paused":
 		l.report.Paused = true
 	case "promoting":

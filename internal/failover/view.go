@@ -45,6 +45,7 @@ type Peer struct {
 	Report Report
 	At     time.Time
 	Since  time.Time
+	Silent bool // it was asked after that report, and did not answer
 }
 
 // Probe is what this daemon's own looks at another server came to. It is a
@@ -112,6 +113,8 @@ type (
 	LocalSeen struct{ Local Local }
 	// PeerReported brings another daemon's report.
 	PeerReported struct{ Report Report }
+	// PeerSilent says that another daemon was asked and did not answer.
+	PeerSilent struct{ Node cluster.NodeID }
 	// Probed brings the end of a look at another server.
 	Probed struct {
 		Node     cluster.NodeID
@@ -137,6 +140,7 @@ type (
 
 func (LocalSeen) event()    {}
 func (PeerReported) event() {}
+func (PeerSilent) event()   {}
 func (Probed) event()       {}
 func (NodesRead) event()    {}
 func (PauseSet) event()     {}
@@ -151,6 +155,11 @@ func (v *View) Observe(e Event, now time.Time) {
 		v.Local = e.Local
 	case PeerReported:
 		v.observeReport(e.Report, now)
+	case PeerSilent:
+		if p, ok := v.Peers[e.Node]; ok {
+			p.Silent = true
+			v.Peers[e.Node] = p
+		}
 	case Probed:
 		v.observeProbe(e, now)
 	case NodesRead:

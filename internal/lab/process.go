@@ -84,12 +84,22 @@ func postmaster(dataDir string) (int, error) {
 }
 
 // killPostgres sends SIGKILL to every server process of a data directory until
-// none is left: a child may be born between a look and the blow.
+// none is left: a child may be born between a look and the blow. The postmaster's
+// zombie is waited for too, since a new server takes it for alive.
 func killPostgres(ctx context.Context, dataDir string) error {
+	killed, err := postgresOf(dataDir)
+	if err != nil {
+		return err
+	}
 	return Wait(ctx, killTimeout, "the end of every postgres process of "+dataDir, func() error {
 		left, err := signalPostgres(dataDir, syscall.SIGKILL)
 		if err == nil && left > 0 {
 			err = fmt.Errorf("%d processes are left", left)
+		}
+		for _, pid := range killed {
+			if err == nil && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+				err = fmt.Errorf("process %d is a zombie", pid)
+			}
 		}
 		return err
 	})
