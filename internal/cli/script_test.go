@@ -1,7 +1,3 @@
-//go:build testscript
-
-// The tag goes as soon as go.sum has golang.org/x/tools, which testscript needs.
-
 package cli
 
 import (
