@@ -21,8 +21,9 @@ import (
 
 // Bounds of the eyes' looks.
 const (
-	lookTimeout   = 2 * time.Second // at the own server
-	registryEvery = 2 * time.Second // between two readings of the records
+	lookTimeout   = 2 * time.Second        // at the own server
+	registryEvery = 2 * time.Second        // between two readings of the records
+	downEvery     = 200 * time.Millisecond // at a server that is down: one that comes back may have to be stopped
 )
 
 // eyes turn servers into facts. watchLocal's goroutine owns all fields but cfg
@@ -43,6 +44,7 @@ type eyes struct {
 
 	process *host.Handle // the postmaster, if it was found
 	pid     int
+	downPID int // what postmaster.pid named when the server was found down
 }
 
 func newEyes(d *Daemon) *eyes {
@@ -127,7 +129,11 @@ func (e *eyes) watchLocal(ctx context.Context) {
 		if e.process != nil {
 			died = e.process.Done()
 		}
-		wait := time.NewTimer(min(e.cfg.Load().MonitorInterval, 5*time.Second))
+		every := min(e.cfg.Load().MonitorInterval, 5*time.Second)
+		if e.state != failover.ServerRunning {
+			every = min(every, downEvery)
+		}
+		wait := time.NewTimer(every)
 		select {
 		case <-ctx.Done():
 			wait.Stop()
@@ -279,7 +285,8 @@ func (e *eyes) readRegistry(ctx context.Context) error {
 // notes, A8): they are ended before the server is said to have crashed.
 func (e *eyes) whyDown(ctx context.Context) failover.ServerState {
 	cfg := e.cfg.Load()
-	if pm, err := pg.ReadPostmaster(cfg.DataDirectory); err == nil && host.Alive(pm.PID) {
+	pm, err := pg.ReadPostmaster(cfg.DataDirectory)
+	if err == nil && host.Alive(pm.PID) {
 		ci, err := pg.ParseConninfo(cfg.Conninfo)
 		limit, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
@@ -288,6 +295,13 @@ func (e *eyes) whyDown(ctx context.Context) failover.ServerState {
 		}
 		return failover.ServerStarting
 	}
+	switch e.state {
+	case failover.ServerStopped, failover.ServerCrashed, failover.ServerFenced:
+		if pm.PID == e.downPID {
+			return e.state // nothing was started since that was found out
+		}
+	}
+	e.downPID = pm.PID
 	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := host.KillOrphans(limit, cfg.DataDirectory); err != nil {

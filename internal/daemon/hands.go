@@ -15,6 +15,7 @@ import (
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
 	"repmgr/internal/host"
+	"repmgr/internal/ops"
 	"repmgr/internal/pg"
 	"repmgr/internal/registry"
 )
@@ -77,67 +78,21 @@ func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promo
 	return nil
 }
 
+// promoteServer tells the own server to leave recovery and waits until it has.
 func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
+	w := d.world(cfg, a.Lost)
+	defer w.Close()
 	if cfg.PromoteCommand != "" {
 		if err := d.command(ctx, "promote_command", cfg.PromoteCommand, a.Lost); err != nil {
 			return err
 		}
+		return w.AwaitPromotion(ctx, ops.Promotion{Timeout: cfg.PromoteCheckTimeout, Interval: cfg.PromoteCheckInterval})
 	}
-	conn, err := d.own(ctx, cfg)
+	p, err := w.Promotion(ctx)
 	if err != nil {
 		return err
 	}
-	defer registry.Close(conn)
-	if cfg.PromoteCommand == "" {
-		if err := orderPromotion(ctx, cfg, conn); err != nil {
-			return err
-		}
-	}
-	return awaitPromotion(ctx, conn, cfg.PromoteCheckTimeout)
-}
-
-// orderPromotion tells the own server to leave recovery.
-func orderPromotion(ctx context.Context, cfg *conf.Config, conn *pg.Conn) error {
-	if may, err := conn.CanPromote(ctx); err != nil {
-		return err
-	} else if may && cfg.ServicePromoteCommand == "" {
-		return conn.Promote(ctx)
-	}
-	line := cfg.ServicePromoteCommand
-	if line == "" {
-		line = pg.Ctl{Bindir: cfg.PgBindir, Dir: cfg.DataDirectory, Options: cfg.PgCtlOptions}.Promote(0)
-	}
-	res, err := host.Run(ctx, host.Cmd{Shell: line, Timeout: cfg.PromoteCheckTimeout})
-	if err != nil || !res.OK() {
-		return fault.Wrap(err, fault.PromotionFail, "the server could not be told to promote").WithDetail("%q %s: %s", line, res, strings.TrimSpace(res.Stderr)).
-			WithHint("Grant EXECUTE on function pg_promote to the repmgr user, or set service_promote_command.")
-	}
-	return nil
-}
-
-// awaitPromotion waits until the server takes writes. It looks closely at first:
-// a promotion takes some 40 ms.
-func awaitPromotion(ctx context.Context, conn *pg.Conn, limit time.Duration) error {
-	end, pause := time.Now().Add(limit), 5*time.Millisecond
-	for {
-		p, err := conn.Progress(ctx)
-		if err == nil && !p.InRecovery {
-			return nil
-		}
-		if err != nil {
-			return fault.Wrap(err, fault.PromotionFail, "the server went away while it was promoted")
-		}
-		if time.Now().After(end) {
-			return fault.New(fault.PromotionFail, "the server is still a standby %s after it was told to promote", limit).
-				WithHint("See the server's log; promote_check_timeout bounds the wait.")
-		}
-		select {
-		case <-ctx.Done():
-			return fault.Wrap(ctx.Err(), fault.PromotionFail, "the promotion was not awaited to its end")
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, 200*time.Millisecond)
-	}
+	return w.Promote(ctx, p)
 }
 
 // recordPromotion writes to the own database, which is the cluster's now, who is primary.

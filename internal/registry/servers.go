@@ -157,6 +157,11 @@ func (w *World) Promote(ctx context.Context, p ops.Promotion) error {
 	if err := w.orderPromotion(ctx, p); err != nil {
 		return err
 	}
+	return w.AwaitPromotion(ctx, p)
+}
+
+// AwaitPromotion waits until the local server, which was told to promote, is a primary.
+func (w *World) AwaitPromotion(ctx context.Context, p ops.Promotion) error {
 	var last error
 	promoted := poll(ctx, p.Timeout, min(p.Interval, longestPause), func(ctx context.Context) bool {
 		recovering, err := w.InRecovery(ctx)

@@ -322,16 +322,13 @@ func (w *World) SurveyWitnessRegister(ctx context.Context, given pg.Conninfo) (s
 // SurveyPromote looks at the local server and at every other node that might be
 // a primary, and says how the local server would be promoted.
 func (w *World) SurveyPromote(ctx context.Context) (ops.Survey, ops.Promotion, error) {
-	p := ops.Promotion{Timeout: w.cfg.PromoteCheckTimeout, Interval: w.cfg.PromoteCheckInterval, Command: w.cfg.ServicePromoteCommand}
 	c, local, err := w.openLocal(ctx)
 	if err != nil {
-		return ops.Survey{}, p, err
+		return ops.Survey{}, ops.Promotion{}, err
 	}
 	if err := w.records(ctx, c); err != nil {
-		return ops.Survey{}, p, err
+		return ops.Survey{}, ops.Promotion{}, err
 	}
-	// Once promoted, the local server is where the records are written.
-	w.primary.info = w.cfg.Conninfo
 	s := w.survey(local)
 	var others []cluster.Node
 	for _, n := range w.nodes {
@@ -340,14 +337,25 @@ func (w *World) SurveyPromote(ctx context.Context) (ops.Survey, ops.Promotion, e
 		}
 	}
 	s.Servers = w.lookAtAll(ctx, others)
-	if p.Command != "" {
-		return s, p, nil
+	p, err := w.Promotion(ctx)
+	return s, p, err
+}
+
+// Promotion says how the local server is told to promote: by pg_promote where
+// the user may call it and service_promote_command is not set.
+func (w *World) Promotion(ctx context.Context) (ops.Promotion, error) {
+	// Once promoted, the local server is where the records are written.
+	w.primary.info = w.cfg.Conninfo
+	p := ops.Promotion{Timeout: w.cfg.PromoteCheckTimeout, Interval: w.cfg.PromoteCheckInterval, Command: w.cfg.ServicePromoteCommand}
+	c, err := w.local.open(ctx)
+	if err != nil || p.Command != "" {
+		return p, err
 	}
 	may, err := c.CanPromote(ctx)
 	if err == nil && !may {
 		p.Command = ctl(w.cfg).Promote(0)
 	}
-	return s, p, err
+	return p, err
 }
 
 // FollowRequest is what `standby follow` was asked for.
