@@ -136,3 +136,48 @@ func (l *Lab) Logs() string {
 	}
 	return b.String()
 }
+
+// watchTimeout bounds the wait for daemons to be at work.
+const watchTimeout = 60 * time.Second
+
+// DaemonsWatch waits until the cluster's own record says that every daemon that
+// was started here has begun its work.
+func (l *Lab) DaemonsWatch(ctx context.Context) error {
+	var want []string
+	for _, n := range l.Nodes {
+		if n.DaemonPID() != 0 {
+			want = append(want, strconv.Itoa(n.ID))
+		}
+	}
+	return Wait(ctx, watchTimeout, "the daemons to be at work", func() error {
+		primary, err := l.Primary(ctx)
+		if err != nil {
+			return err
+		}
+		got, err := primary.SQL(ctx, `SELECT count(DISTINCT node_id) FROM repmgr.events
+			WHERE event = 'repmgrd_start' AND successful AND node_id::text = ANY (string_to_array($1, ','))`, strings.Join(want, ","))
+		if err == nil && got != strconv.Itoa(len(want)) {
+			err = fmt.Errorf("%s of %d have recorded the event repmgrd_start", got, len(want))
+		}
+		return err
+	})
+}
+
+// Playground are lines for a shell that let one use a lab that is kept.
+func (l *Lab) Playground() []string {
+	become := ""
+	if l.account.drop {
+		become = "setpriv --reuid=" + l.account.name + " --regid=" + strconv.Itoa(l.account.gid) + " --clear-groups "
+	}
+	lines := []string{"cd " + l.Dir}
+	lines = append(lines, "export PATH="+l.software.Bindir+":"+l.Bindir+":$PATH")
+	for _, n := range l.Nodes {
+		lines = append(lines, fmt.Sprintf("# %s: psql -h %s -p %d -U postgres; log: %s", n.Name, n.Dir, n.Port, n.DaemonLog()))
+	}
+	first := l.Nodes[0]
+	return append(lines,
+		become+"repmgr -f "+first.ConfFile()+" cluster show",
+		become+"pg_ctl -D "+first.DataDir+" -m immediate stop   # let a server die",
+		become+"pg_ctl -D "+first.DataDir+" -l "+first.ServerLog()+" start",
+		"# and in the end, in the repository: make demo ARGS=--teardown")
+}

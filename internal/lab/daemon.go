@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -26,7 +27,14 @@ func (n *Node) Repmgr(ctx context.Context, args ...string) Result {
 	if !slices.Contains(args, "-f") {
 		args = append([]string{"-f", n.ConfFile()}, args...)
 	}
+	n.echo("repmgr " + strings.Join(args, " "))
 	return n.Run(ctx, filepath.Join(bindir, "repmgr"), args...)
+}
+
+func (n *Node) echo(command string) {
+	if n.lab.options.Echo != nil {
+		n.lab.options.Echo(n, command)
+	}
 }
 
 // DaemonLog is the file that the daemon's output goes to.
@@ -57,6 +65,7 @@ func (n *Node) StartDaemon(ctx context.Context, args ...string) error {
 	}
 	cmd := n.command(context.Background(), filepath.Join(bindir, "repmgrd"), append([]string{"-f", n.ConfFile(), "--daemonize=false"}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	n.echo("repmgrd " + strings.Join(cmd.Args[1:], " "))
 	if err := n.lab.start(n.namespace, cmd); err != nil {
 		return fmt.Errorf("start the daemon of %s: %w", n.Name, err)
 	}

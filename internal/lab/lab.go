@@ -31,13 +31,14 @@ type Options struct {
 	Major      int  // of PostgreSQL; zero: Major()
 	Namespaces bool // each node in a network of its own; ErrNamespaces where that cannot be
 	Auth       Auth
-	Slots      bool                      // use_replication_slots
-	Settings   map[string]string         // added to postgresql.conf on every node
-	Conf       map[string]string         // added to repmgr.conf on every node
-	NodeConf   map[int]map[string]string // the same for one node
-	Upstream   map[int]int               // of a cascaded standby: its upstream; others follow node 1
-	Unsynced   bool                      // fsync=off: faster, for tests that no power failure is part of
-	Software   *Software                 // nil: ours, built from this repository
+	Slots      bool                          // use_replication_slots
+	Settings   map[string]string             // added to postgresql.conf on every node
+	Conf       map[string]string             // added to repmgr.conf on every node
+	NodeConf   map[int]map[string]string     // the same for one node
+	Upstream   map[int]int                   // of a cascaded standby: its upstream; others follow node 1
+	Unsynced   bool                          // fsync=off: faster, for tests that no power failure is part of
+	Software   *Software                     // nil: ours, built from this repository
+	Echo       func(n *Node, command string) // called before each command under test; may be nil
 }
 
 // Software is one of the programs that speak repmgr's language.
@@ -64,6 +65,8 @@ type Lab struct {
 	secrets  secrets
 	ctx      context.Context // ends when the lab is closed
 	cancel   context.CancelFunc
+
+	install sync.Mutex // guards software.Bindir
 
 	mu           sync.Mutex
 	reservations []net.Listener
@@ -196,6 +199,9 @@ func (l *Lab) Node(id int) *Node {
 	}
 	panic(fmt.Sprintf("lab has no node %d", id))
 }
+
+// Account is the name of the user that everything in the lab runs as.
+func (l *Lab) Account() string { return l.account.name }
 
 // Keep makes the lab outlive Close and this process; Teardown ends it.
 func (l *Lab) Keep() error {

@@ -113,6 +113,7 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.writeServerConf(); err != nil {
 		return err
 	}
+	n.echo("pg_ctl -D " + n.DataDir + " start")
 	result := n.program(ctx, "pg_ctl", "-D", n.DataDir, "-s", "-w", "-t", serverTimeout, "-l", n.ServerLog(), "start")
 	if err := result.Err(); err != nil {
 		return fmt.Errorf("start the server of %s: %w\n%s", n.Name, err, tail(n.ServerLog()))

@@ -116,18 +116,41 @@ func (n *Node) WriteConf(extra map[string]string) error {
 	return n.lab.account.write(n.ConfFile(), assignments(settings))
 }
 
-// programs is the folder of the software under test; ours is built when first asked for.
+// programs is the folder of the software under test; ours is built when first
+// asked for, and put into the lab, so that a lab that is kept has its own.
 func (l *Lab) programs() (string, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.software.Bindir == "" {
-		dir, err := Build(l.ctx)
-		if err != nil {
-			return "", err
-		}
-		l.software.Bindir = dir
+	l.install.Lock()
+	defer l.install.Unlock()
+	if l.software.Bindir != "" {
+		return l.software.Bindir, nil
 	}
-	return l.software.Bindir, nil
+	built, err := Build(l.ctx)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(l.Dir, "bin")
+	if err := l.account.mkdir(dir); err != nil {
+		return "", err
+	}
+	for _, program := range []string{"repmgr", "repmgrd"} {
+		if err := copyProgram(filepath.Join(built, program), filepath.Join(dir, program)); err != nil {
+			return "", fmt.Errorf("put %s into the lab: %w", program, err)
+		}
+	}
+	l.software.Bindir = dir
+	return dir, nil
+}
+
+// copyProgram links where it can, since a program is large and many labs have it.
+func copyProgram(from, to string) error {
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o755)
 }
 
 // appendFile adds text to a file, which keeps its owner.
