@@ -100,6 +100,15 @@ func (s *Session) given() (*pg.Conninfo, error) {
 		return nil, nil
 	}
 	info, err := s.OptionConninfo()
+	if err != nil {
+		return nil, err
+	}
+	own, err := parseConninfo(s.Conf.Conninfo, "conninfo of "+s.ConfPath)
+	for _, key := range []string{"user", "dbname"} {
+		if info.Get(key) == "" && own.Get(key) != "" {
+			info = info.With(key, own.Get(key))
+		}
+	}
 	return &info, err
 }
 

@@ -93,7 +93,7 @@ type Backup struct {
 func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions) (Plan, error) {
 	p := Plan{Name: "standby clone"}
 	checks := []func(Survey, CloneSource, DirectoryState, CloneOptions) error{
-		checkDirectory, checkSource, checkSettings, checkCapacity, checkUpstreamOfClone, checkTablespaces, checkFiles,
+		checkDirectory, checkSource, checkUpstreamOfClone, checkSettings, checkTablespaces, checkFiles, checkCapacity,
 	}
 	for _, check := range checks {
 		if err := check(s, src, dir, o); err != nil {

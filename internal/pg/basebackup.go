@@ -181,6 +181,9 @@ func BaseBackup(ctx context.Context, s BackupSpec, progress func(done, total int
 		return fault.Wrap(err, fault.BadBasebackup, "start of pg_basebackup")
 	}
 	group := -cmd.Process.Pid
+	if watch, err := watchDeath(cmd.Process.Pid); err == nil {
+		defer watch.end()
+	}
 	over := make(chan struct{})
 	stopped := make(chan struct{})
 	go func() { // ends with the program
