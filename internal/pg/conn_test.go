@@ -28,6 +28,7 @@ func show(t *testing.T, c *Conn, name string) string {
 }
 
 func TestConnectGivesTheSessionItsSettings(t *testing.T) {
+	t.Parallel()
 	c := connect(t, primary(t).tcp("monitor", scramPassword).With("options", "-c statement_timeout=12345"))
 	for name, want := range map[string]string{
 		"search_path": "", "synchronous_commit": "local", "application_name": "repmgr", "client_encoding": "UTF8",
@@ -49,6 +50,7 @@ func TestConnectGivesTheSessionItsSettings(t *testing.T) {
 
 // Every parameter that libpq knows must be accepted, whether pgx knows it or not.
 func TestConnectAcceptsEveryParameterOfLibpq(t *testing.T) {
+	t.Parallel()
 	values := map[string]string{
 		"keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3",
 		"tcp_user_timeout": "4000", "gssencmode": "prefer", "channel_binding": "prefer", "sslcompression": "0",
@@ -133,6 +135,7 @@ func TestService(t *testing.T) {
 
 // Two hosts need two passwords, each from its own line of the password file.
 func TestEachHostHasItsOwnPassword(t *testing.T) {
+	t.Parallel()
 	p := primary(t)
 	dead := freePort(t)
 	passfile := filepath.Join(t.TempDir(), "pass")
@@ -146,6 +149,7 @@ func TestEachHostHasItsOwnPassword(t *testing.T) {
 }
 
 func TestTargetSessionAttributes(t *testing.T) {
+	t.Parallel()
 	p, s := primary(t), standby(t)
 	both := p.tcp("monitor", scramPassword).With("host", "127.0.0.1,127.0.0.1").With("port", fmt.Sprintf("%d,%d", p.port, s.port))
 	for attrs, inRecovery := range map[string]bool{
@@ -165,6 +169,7 @@ func TestTargetSessionAttributes(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	p := primary(t)
 	ca := shared.ca
 	strict := p.tcp("tlsonly", tlsPassword).With("sslmode", "verify-full").With("sslrootcert", ca.file("ca.crt"))
@@ -201,6 +206,7 @@ func TestTLS(t *testing.T) {
 
 // A Unix socket's peer must be who requirepeer names.
 func TestRequirePeer(t *testing.T) {
+	t.Parallel()
 	p := primary(t)
 	connect(t, p.socket().With("requirepeer", serverUser()))
 	if _, err := Connect(within(t, 5*time.Second), p.socket().With("requirepeer", "nobody")); err == nil {
@@ -209,6 +215,7 @@ func TestRequirePeer(t *testing.T) {
 }
 
 func TestConnectionErrors(t *testing.T) {
+	t.Parallel()
 	p := primary(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and never answers
 	check(t, err)
@@ -261,9 +268,15 @@ func TestConnectionErrors(t *testing.T) {
 // A half-dead peer must not hold a session for longer than the connect timeout
 // and a little.
 func TestSocketOptions(t *testing.T) {
+	t.Parallel()
 	p := primary(t)
-	c := connect(t, p.tcp("monitor", scramPassword).With("keepalives_count", "7").With("sslmode", "disable"))
-	raw, err := c.PgConn().Conn().(syscall.Conn).SyscallConn()
+	ctx := within(t, 5*time.Second)
+	list, err := targets(ctx, p.tcp("monitor", scramPassword).With("keepalives_count", "7"))
+	check(t, err)
+	conn, err := list[0].config.DialFunc(ctx, "tcp", pgAddress("127.0.0.1", uint16(p.port)))
+	check(t, err)
+	defer conn.Close()
+	raw, err := conn.(syscall.Conn).SyscallConn()
 	check(t, err)
 	for name, one := range map[string]struct{ level, option, want int }{
 		"TCP_USER_TIMEOUT": {unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 2000},

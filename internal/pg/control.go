@@ -189,12 +189,13 @@ func FindTool(bindir, dataDir, name string) (string, error) {
 		WithHint("Set pg_bindir in repmgr.conf to the folder of PostgreSQL's programs, and install the server's package.")
 }
 
-// newest returns the path with the greatest version in it. Lengths are compared
-// first: 9.6 is no longer supported, and 9 is before 10.
+// newest returns the path with the greatest version in it, which is the first
+// number of the path.
 func newest(paths []string) string {
+	version := func(path string) int { return parseVersion(path[strings.IndexAny(path+"0", "0123456789"):]) }
 	best := paths[0]
 	for _, p := range paths[1:] {
-		if len(p) > len(best) || len(p) == len(best) && p > best {
+		if version(p) > version(best) {
 			best = p
 		}
 	}

@@ -35,6 +35,7 @@ func TestPingOfAServerThatAccepts(t *testing.T) {
 
 // A standby with hot_standby=off refuses every session with SQLSTATE 57P03.
 func TestPingOfAServerThatRejects(t *testing.T) {
+	t.Parallel()
 	s := primary(t).clone(t, "hot_standby = off\n")
 	s.start(t)
 	if got := Ping(within(t, 5*time.Second), s.socket()); got != Rejecting {
@@ -46,6 +47,7 @@ func TestPingOfAServerThatRejects(t *testing.T) {
 }
 
 func TestPingOfNobody(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	defer silent.Close()

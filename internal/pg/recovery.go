@@ -111,7 +111,7 @@ func editAutoConf(dataDir string, order []string, values map[string]string) erro
 func editConf(text string, order []string, values map[string]*string) string {
 	named := map[string]string{}
 	for _, name := range order {
-		named[strings.ToLower(name)] = name
+		named[lowerASCII(name)] = name
 	}
 	done := map[string]bool{}
 	var b strings.Builder
@@ -155,11 +155,31 @@ func confLine(name, value string) string {
 func confName(line string) string {
 	line = strings.TrimLeft(line, " \t\r\f\v")
 	end := 0
-	for end < len(line) && (line[end] == '_' || line[end] == '.' || line[end] == '$' || line[end] >= 0x80 ||
-		'a' <= line[end]|0x20 && line[end]|0x20 <= 'z' || end > 0 && '0' <= line[end] && line[end] <= '9') {
+	for end < len(line) && inName(line[end]) {
 		end++
 	}
-	return strings.ToLower(line[:end])
+	return lowerASCII(line[:end])
+}
+
+// inName tells whether a byte may be part of a parameter's name.
+func inName(b byte) bool {
+	switch {
+	case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '_', b == '.', b == '$', b >= 0x80:
+		return true
+	}
+	return false
+}
+
+// lowerASCII folds case as PostgreSQL does for names of parameters, and leaves
+// bytes that are no UTF-8 as they are.
+func lowerASCII(s string) string {
+	b := []byte(s)
+	for i, ch := range b {
+		if 'A' <= ch && ch <= 'Z' {
+			b[i] = ch | 0x20
+		}
+	}
+	return string(b)
 }
 
 // parseConfLine reads name = value, where the sign may be missing and the value

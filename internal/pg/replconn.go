@@ -2,7 +2,9 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -24,6 +26,7 @@ func ConnectReplication(ctx context.Context, c Conninfo, user string) (*ReplConn
 	if user != "" && user != c.Get("user") {
 		c = c.Without("password").With("user", user)
 	}
+	attrs := first(c.Get("target_session_attrs"), os.Getenv("PGTARGETSESSIONATTRS"))
 	c = c.With("dbname", "replication").With("replication", "true").Without("target_session_attrs")
 	list, err := targets(ctx, c)
 	if err != nil {
@@ -32,6 +35,7 @@ func ConnectReplication(ctx context.Context, c Conninfo, user string) (*ReplConn
 	var conn *pgconn.PgConn
 	for _, t := range list {
 		one, cancel := context.WithTimeout(ctx, t.timeout)
+		t.config.ValidateConnect = replicationTarget(attrs)
 		if conn, err = pgconn.ConnectConfig(one, &t.config.Config); err == nil {
 			cancel()
 			return &ReplConn{conn}, nil
@@ -39,6 +43,33 @@ func ConnectReplication(ctx context.Context, c Conninfo, user string) (*ReplConn
 		cancel()
 	}
 	return nil, connectFault(c, err)
+}
+
+// replicationTarget is target_session_attrs for a session that cannot ask
+// pg_is_in_recovery: 14 and later say by themselves whether they are a standby,
+// and 13 is asked as libpq asks it. A preference is not honoured.
+func replicationTarget(attrs string) pgconn.ValidateConnectFunc {
+	want, limited := map[string]string{"primary": "off", "read-write": "off", "standby": "on", "read-only": "on"}[attrs]
+	if !limited {
+		return nil
+	}
+	return func(ctx context.Context, conn *pgconn.PgConn) error {
+		got := conn.ParameterStatus("in_hot_standby")
+		if got == "" {
+			results, err := conn.Exec(ctx, "SHOW transaction_read_only").ReadAll()
+			if err != nil {
+				return err
+			}
+			if len(results) != 1 || len(results[0].Rows) != 1 {
+				return errors.New("no answer to SHOW transaction_read_only")
+			}
+			got = string(results[0].Rows[0][0])
+		}
+		if got != want {
+			return fmt.Errorf("the server is not what target_session_attrs=%s asks for", attrs)
+		}
+		return nil
+	}
 }
 
 // Close ends the session; ctx bounds the farewell.
