@@ -52,7 +52,9 @@ func eachTarget(ctx context.Context, c Conninfo, list []target, connect func(con
 		for _, t := range list {
 			prepare(t.config)
 			one, cancel := context.WithTimeout(ctx, t.timeout)
+			end := keepRefused(t.config)
 			conn, err := connect(one, t)
+			end()
 			cancel()
 			if err == nil {
 				return conn, nil
