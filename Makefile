@@ -31,7 +31,7 @@ test: postgres ## every test, on the distribution's PostgreSQL
 test-majors: postgres majors ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
 	@for major in $(MAJORS); do \
 		echo "PostgreSQL $$major"; \
-		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 12m -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... || exit 1; \
+		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 12m -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/daemon/... ./internal/cli/... || exit 1; \
 	done
 
 # The demo program runs as one process (no `go run` in between), so that an interrupt reaches it and it can tidy up.
@@ -51,8 +51,8 @@ lint: ## gofmt, go vet and staticcheck
 	elif $(GO) run $(STATICCHECK) -version >/dev/null 2>&1; then $(GO) run $(STATICCHECK) ./...; \
 	else echo "lint: staticcheck cannot be had here (no network?); skipped"; fi
 
-docs: build ## rewrite the pages that are generated from the code
-	bin/repmgr docs --output docs
+docs: ## rewrite the pages that are generated from the code
+	$(GO) test ./internal/conf ./internal/failover -update
 
 clean: ## remove what was built (the unpacked servers in .pg stay: rm -rf .pg)
 	rm -rf bin

@@ -253,8 +253,11 @@ func withoutSecrets(c Conninfo, err error) error {
 			text = strings.ReplaceAll(text, p.value, "***")
 		}
 	}
-	return redacted{text: text, cause: err}
+	return redacted{text: oneLine.Replace(text), cause: err}
 }
+
+// oneLine puts the driver's list of attempts on one line, for logs.
+var oneLine = strings.NewReplacer(":\n\t", ": ", "\n\t", "; ", "\n", "; ")
 
 func first(values ...string) string {
 	for _, v := range values {
