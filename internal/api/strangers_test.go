@@ -320,8 +320,11 @@ func TestSlowOnesAreCutOff(t *testing.T) {
 	fmt.Fprintf(body, "POST %s HTTP/1.1\r\nHost: repmgrd\r\nContent-Length: 100000\r\n\r\n", PathExchange)
 	go drip(body, " ")
 	idle := three.talk(t, one)
+	used := three.talk(t, one)
+	fmt.Fprint(used, "GET /liveness HTTP/1.1\r\nHost: repmgrd\r\n\r\n")
 	for name, c := range map[string]net.Conn{
-		"says nothing": silent, "shakes hands slowly": slow, "sends a slow header": header, "sends a slow body": body, "does nothing": idle,
+		"says nothing": silent, "shakes hands slowly": slow, "sends a slow header": header, "sends a slow body": body,
+		"asks nothing": idle, "asks nothing more": used,
 	} {
 		start := time.Now()
 		ends(t, c)
