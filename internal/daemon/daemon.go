@@ -78,6 +78,11 @@ func Run(ctx context.Context, opt Options) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	// A log that goes to a pipe whose reader is gone must not end the daemon. A
+	// handler, not ignoring: that would be passed on to the commands that are run.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
 	d, err := New(opt)
 	if err != nil {
 		return err

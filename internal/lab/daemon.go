@@ -31,6 +31,15 @@ func (n *Node) Repmgr(ctx context.Context, args ...string) Result {
 	return n.Run(ctx, filepath.Join(bindir, "repmgr"), args...)
 }
 
+// Program runs one of the programs under test with these arguments and no others.
+func (n *Node) Program(ctx context.Context, name string, args ...string) Result {
+	bindir, err := n.lab.programs()
+	if err != nil {
+		return Result{Command: name, Code: -1, failure: err}
+	}
+	return n.Run(ctx, filepath.Join(bindir, name), args...)
+}
+
 func (n *Node) echo(command string) {
 	if n.lab.options.Echo != nil {
 		n.lab.options.Echo(n, command)
