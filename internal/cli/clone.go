@@ -3,8 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -13,6 +13,7 @@ import (
 
 	"repmgr/internal/fault"
 	"repmgr/internal/ops"
+	"repmgr/internal/plan"
 	"repmgr/internal/registry"
 )
 
@@ -62,10 +63,17 @@ func standbyClone(ctx context.Context, s *Session) error {
 	if v.Source.Size > 0 {
 		s.Talk.Info("the databases of %s have %s", v.Source.Name, ops.Bytes(v.Source.Size))
 	}
-	if err := s.carry(ctx, p, w, fault.BadBasebackup); err != nil || s.Opt.DryRun {
+	s.Talk.Info("the copy is taken by: %s", v.Options.Backup.Command)
+	if !request.FastCheckpoint {
+		s.Talk.Info("the copy begins when the source has made a checkpoint, which may take minutes; -c/--fast-checkpoint makes it at once")
+	}
+	err = s.carryTelling(ctx, p, w, fault.BadBasebackup, func(e plan.Event) {
+		bar.end()
+		s.tell(e)
+	})
+	if err != nil || s.Opt.DryRun {
 		return err
 	}
-	bar.end()
 	s.Talk.Say(Entry{Level: Notice, Text: fmt.Sprintf("the standby in %s is ready to be started", dir),
 		Hint: "start it, for example with \"pg_ctl -D " + dir + " start\", and then run \"repmgr standby register\""})
 	return nil
@@ -92,21 +100,23 @@ const (
 )
 
 // progress shows how a copy comes on: as a bar on a terminal, as lines elsewhere.
+// It belongs to the goroutine of the copy; the bar draws itself meanwhile.
 type progress struct {
-	s     *Session
-	bars  *mpb.Progress
-	bar   *mpb.Bar
-	begun time.Time
-	told  time.Time
-	next  int64 // per cent at which a line is due
-	done  int64
+	s        *Session
+	terminal *os.File // nil: lines are told
+	bars     *mpb.Progress
+	bar      *mpb.Bar
+	pace     atomic.Value // string: rate and time left, for the bar
+	begun    time.Time
+	told     time.Time
+	next     int64 // per cent at which a line is due
 }
 
 func newProgress(s *Session) *progress {
 	p := &progress{s: s}
 	f, ok := s.Stderr.(*os.File)
 	if ok && term.IsTerminal(int(f.Fd())) && !s.Opt.Quiet && !s.Opt.LogToFile {
-		p.bars = mpb.New(mpb.WithOutput(f), mpb.WithWidth(48), mpb.WithRefreshRate(150*time.Millisecond))
+		p.terminal = f
 	}
 	return p
 }
@@ -117,8 +127,9 @@ func (p *progress) report(done, total int64) {
 	if p.begun.IsZero() {
 		p.begun, p.told = now, now
 	}
-	if p.bars != nil {
-		p.draw(now, done, total)
+	pace := pace(now.Sub(p.begun), done, total)
+	if p.terminal != nil {
+		p.draw(done, total, pace)
 		return
 	}
 	percent := int64(0)
@@ -129,43 +140,40 @@ func (p *progress) report(done, total int64) {
 		return
 	}
 	p.told, p.next = now, percent/progressStep*progressStep+progressStep
-	p.s.Talk.Info("copied %s of %s (%d %%)%s", ops.Bytes(done), ops.Bytes(total), percent, p.pace(now, done, total))
+	p.s.Talk.Info("copied %s of %s (%d %%)%s", ops.Bytes(done), ops.Bytes(total), percent, pace)
 }
 
 // pace is the rate, and the time left by it.
-func (p *progress) pace(now time.Time, done, total int64) string {
-	elapsed := now.Sub(p.begun).Seconds()
-	if elapsed < 1 || done == 0 {
+func pace(elapsed time.Duration, done, total int64) string {
+	if elapsed < time.Second || done == 0 {
 		return ""
 	}
-	rate := float64(done) / elapsed
+	rate := float64(done) / elapsed.Seconds()
 	left := time.Duration(float64(max(0, total-done)) / rate * float64(time.Second))
 	return fmt.Sprintf(", %s/s, %s left", ops.Bytes(int64(rate)), left.Round(time.Second))
 }
 
 // draw moves the bar. Its total grows with what the source writes meanwhile.
-func (p *progress) draw(now time.Time, done, total int64) {
+func (p *progress) draw(done, total int64, pace string) {
+	p.pace.Store(pace)
 	if p.bar == nil {
+		p.bars = mpb.New(mpb.WithOutput(p.terminal), mpb.WithWidth(48), mpb.WithRefreshRate(150*time.Millisecond))
 		p.bar = p.bars.AddBar(total,
-			mpb.PrependDecorators(decor.CountersKibiByte("% .1f / % .1f ", decor.WCSyncSpace)),
-			mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace),
-				decor.Any(func(decor.Statistics) string { return p.pace(p.s.Now(), p.done, total) }, decor.WCSyncSpace)))
+			mpb.PrependDecorators(decor.CountersKibiByte("% .1f / % .1f ")),
+			mpb.AppendDecorators(decor.Percentage(),
+				decor.Any(func(decor.Statistics) string { return p.pace.Load().(string) })))
 	}
-	p.done = done
 	p.bar.SetTotal(total, false)
-	p.bar.SetCurrent(done)
-	p.told = now
+	p.bar.SetCurrent(min(done, total-1)) // the end is for end to say
 }
 
-// end takes the bar off, so that what follows begins on a line of its own.
+// end takes the bar off the terminal, so that what follows begins on a line of
+// its own.
 func (p *progress) end() {
-	if p.bars == nil {
+	if p.bar == nil {
 		return
 	}
-	if p.bar != nil {
-		p.bar.SetTotal(-1, true)
-	}
+	p.bar.SetTotal(-1, true)
 	p.bars.Wait()
-	p.bars = nil
-	_, _ = io.WriteString(p.s.Stderr, "")
+	p.bar = nil
 }

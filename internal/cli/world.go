@@ -60,10 +60,15 @@ func (s *Session) warn(err error) {
 // carry runs the plan, or explains it where --dry-run was given. What fails
 // without an exit status of its own gets code.
 func (s *Session) carry(ctx context.Context, p ops.Plan, w ops.World, code fault.Code) error {
+	return s.carryTelling(ctx, p, w, code, s.tell)
+}
+
+// carryTelling is carry with a listener of its own.
+func (s *Session) carryTelling(ctx context.Context, p ops.Plan, w ops.World, code fault.Code, tell func(plan.Event)) error {
 	if !s.Opt.DryRun {
-		return ops.Carry(ctx, p, w, code, s.tell)
+		return ops.Carry(ctx, p, w, code, tell)
 	}
-	err := p.Explain(ctx, w, s.tell)
+	err := p.Explain(ctx, w, tell)
 	if err == nil {
 		s.Talk.Info("all checks passed; nothing was changed, since --dry-run was given")
 	}

@@ -485,7 +485,7 @@ func (s KeepWAL) Undo(ctx context.Context, w World) error { return w.DropSlot(ct
 type BaseBackup struct{ Backup Backup }
 
 // Describe says what the step does.
-func (s BaseBackup) Describe() string { return "run " + s.Backup.Command }
+func (s BaseBackup) Describe() string { return "copy the server by pg_basebackup" }
 
 // Check is always ready.
 func (s BaseBackup) Check(context.Context, World) (plan.Status, error) { return ready, nil }

@@ -183,6 +183,10 @@ func (w *World) BaseBackup(ctx context.Context, b ops.Backup) error {
 		spec.Options.Words = append(append([]string{}, spec.Options.Words...), "--no-slot")
 	}
 	err := pg.BaseBackup(ctx, spec, w.opt.Progress)
+	if err != nil && ctx.Err() != nil {
+		err = fault.Wrap(ctx.Err(), fault.BadBasebackup, "the clone was broken off").
+			WithHint("what it had made is removed; clone again")
+	}
 	if err != nil && spec.Options.WALDir != "" {
 		w.warn(host.EmptyDirectory(spec.Options.WALDir))
 	}

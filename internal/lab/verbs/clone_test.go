@@ -100,7 +100,7 @@ func TestACloneThatIsBrokenOffLeavesNothing(t *testing.T) {
 		if c.empty {
 			must(t, two.Run(ctx, "mkdir", "-m", "700", two.DataDir).Err())
 		}
-		script := `"$@" >&2 & p=$!; until [ -e data/repmgr-clone.partial/base/1/PG_VERSION ]; do kill -0 $p || exit 99; sleep 0.02; done; kill -` + c.signal + ` $p; wait $p`
+		script := `"$@" >&2 & p=$!; until [ -e data/repmgr-clone.partial/backup_label ]; do kill -0 $p || exit 99; sleep 0.02; done; kill -` + c.signal + ` $p; wait $p`
 		r := two.Run(ctx, "sh", append([]string{"-c", script, "sh", l.Dir + "/bin/repmgr", "-f", two.ConfFile()}, cloneOf(one)...)...)
 		if want := map[string]int{"TERM": 14, "KILL": 137}[c.signal]; r.Code != want {
 			t.Errorf("%s: status %d, want %d\n%s", c.name, r.Code, want, r.Stderr)
@@ -264,4 +264,30 @@ func TestConfigurationFilesOutsideTheDataDirectory(t *testing.T) {
 	after, err := os.ReadFile(etc + "/postgresql.conf")
 	must(t, err)
 	equal(t, "the source's file", string(after), string(before))
+}
+
+func TestACloneShowsItsProgress(t *testing.T) {
+	t.Parallel()
+	l, ctx := open(t, lab.Options{Nodes: 2})
+	must(t, l.BringUpPrimary(ctx))
+	two := l.Node(2)
+	must(t, two.WriteConf(map[string]string{"pg_basebackup_options": "--max-rate=8M"}))
+	lines := two.Repmgr(ctx, cloneOf(l.Node(1))...)
+	must(t, lines.Err())
+	for _, text := range []string{" %), ", "/s, ", "s left\n", "(100 %)"} {
+		if !strings.Contains(lines.Stderr, text) {
+			t.Errorf("the lines lack %q:\n%s", text, lines.Stderr)
+		}
+	}
+	if strings.Contains(lines.Stderr, "\x1b") {
+		t.Errorf("there are escape sequences without a terminal:\n%q", lines.Stderr)
+	}
+	command := strings.Join(append([]string{"stty cols 120 rows 40;", l.Dir + "/bin/repmgr", "-f", two.ConfFile()}, cloneOf(l.Node(1), "-F")...), " ")
+	bar := two.Run(ctx, "script", "-qec", command, "/dev/null")
+	must(t, bar.Err())
+	for _, text := range []string{" MiB / ", "=>--", "/s, ", "s left", "step 4 of "} {
+		if !strings.Contains(bar.Stdout, text) {
+			t.Errorf("the bar lacks %q:\n%q", text, bar.Stdout)
+		}
+	}
 }
