@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
+	"regexp"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -177,5 +179,11 @@ func checkClone(s *Session) []error {
 	if len(s.Args) == 0 && s.Opt.Host == "" && !isConninfo(s.Opt.DBName) {
 		wrong = append(wrong, errors.New("standby clone needs a server to copy: give its host with -h"))
 	}
+	if d := s.Opt.RecoveryMinApplyDelay; d != "" && !delay.MatchString(d) {
+		wrong = append(wrong, fmt.Errorf("option --recovery-min-apply-delay takes a number with ms, s, min, h or d, found %q", d))
+	}
 	return wrong
 }
+
+// delay is how recovery_min_apply_delay is written.
+var delay = regexp.MustCompile(`^[0-9]+(ms|s|min|h|d)?$`)

@@ -18,7 +18,10 @@ type DirectoryState struct {
 	Is      string // what it holds, in words
 	Running int    // process number of a server that works there; zero: none
 	Partial bool   // a clone was broken off there
-	Free    int64  // bytes free on its file system; negative: not known
+	// Leftover is set where what is there is a broken clone's, outside its data
+	// directory: it may be deleted with it.
+	Leftover bool
+	Free     int64 // bytes free on its file system; negative: not known
 }
 
 // Tablespace is one outside the data directory.
@@ -50,6 +53,7 @@ type ExternalFile struct {
 type CloneSource struct {
 	Server
 	Name        string // as messages call it
+	Address     string // as the event has it
 	Metadata    bool   // its database holds the repmgr schema
 	ClusterID   string // system identifier of a registered data node; empty if none was asked
 	ClusterName string // of that node
@@ -102,12 +106,10 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 	}
 	target := o.DataDirectory
 	upstream := s.node(o.Upstream)
-	for _, t := range src.Tablespaces {
-		if t.Target != t.Location {
-			p.Steps = append(p.Steps, PrepareTablespace{t.Target, t.State.Exists})
-		}
-	}
 	p.Steps = append(p.Steps, PrepareDirectory{target, dir.Exists, !dir.Exists || dir.Empty})
+	for _, t := range src.Tablespaces {
+		p.Steps = append(p.Steps, PrepareTablespace{t.Target, t.State.Exists, t.State.Leftover})
+	}
 	if o.Slot != "" {
 		p.Steps = append(p.Steps, HoldWAL{upstream, o.Slot})
 	}
@@ -123,7 +125,7 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 		p.Steps = append(p.Steps, KeepWAL{upstream, o.Slot})
 	}
 	p.Steps = append(p.Steps, FinishDirectory{target}, Announce{Event{Name: "standby_clone", Node: s.Self.ID, About: upstream,
-		Details: fmt.Sprintf("cloned from %s; backup method: pg_basebackup; --force: %s", src.Name, yesNo(o.Force))}})
+		Details: fmt.Sprintf("cloned from %s; backup method: pg_basebackup; --force: %s", src.Address, yesNo(o.Force))}})
 	return p, nil
 }
 
@@ -288,13 +290,13 @@ func checkTablespaces(_ Survey, src CloneSource, _ DirectoryState, o CloneOption
 		}
 	}
 	for _, t := range src.Tablespaces {
-		if t.State.Exists && !t.State.Empty {
+		if t.State.Exists && !t.State.Empty && !t.State.Leftover {
 			return fault.New(fault.BadConfig, "directory %s, for a tablespace, is not empty", t.Target).
 				WithDetail("it holds %s; --force never deletes a tablespace", t.State.Is).
 				WithHint("empty it, or choose another place for it with tablespace_mapping='%s=...'", t.Location)
 		}
 	}
-	if o.WALDirectory != "" && o.WALDirState.Exists && !o.WALDirState.Empty {
+	if o.WALDirectory != "" && o.WALDirState.Exists && !o.WALDirState.Empty && !o.WALDirState.Leftover {
 		return fault.New(fault.BadConfig, "directory %s, for the WAL, is not empty", o.WALDirectory).
 			WithHint("empty it, or correct --waldir in pg_basebackup_options")
 	}
@@ -404,8 +406,9 @@ func (s PrepareDirectory) Undo(ctx context.Context, w World) error {
 
 // PrepareTablespace watches over a directory that pg_basebackup makes.
 type PrepareTablespace struct {
-	Path string
-	Keep bool // it was there before
+	Path     string
+	Keep     bool // it was there before
+	Leftover bool // what is in it goes with the broken clone that left it
 }
 
 // Describe says what the step does.
@@ -414,7 +417,7 @@ func (s PrepareTablespace) Describe() string { return "use directory " + s.Path 
 // Check asks whether it is free.
 func (s PrepareTablespace) Check(ctx context.Context, w World) (plan.Status, error) {
 	d, err := w.DirectoryIs(ctx, s.Path)
-	if err == nil && d.Exists && !d.Empty {
+	if err == nil && d.Exists && !d.Empty && !s.Leftover {
 		return plan.Status{Reason: "it is not empty", Hint: "empty it, or change tablespace_mapping"}, nil
 	}
 	return ready, err

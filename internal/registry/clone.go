@@ -57,6 +57,29 @@ func (w *World) DirectoryIs(_ context.Context, path string) (ops.DirectoryState,
 	return s, nil
 }
 
+// outside lists, beside the unfinished copy, the directories that a clone fills
+// outside its data directory: tablespaces and the WAL. They were empty before.
+const outside = "repmgr-clone.outside"
+
+// leftovers are the directories outside the data directory that a broken clone
+// has filled.
+func leftovers(path string) []string {
+	if _, err := os.Stat(filepath.Join(path, versionFile)); err == nil {
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join(path, outside))
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, dir := range strings.Split(string(text), "\n") {
+		if filepath.IsAbs(dir) {
+			out = append(out, dir)
+		}
+	}
+	return out
+}
+
 // free is how many bytes an ordinary user may still write there; negative if
 // that cannot be told.
 func free(path string) int64 {
@@ -77,7 +100,16 @@ func free(path string) int64 {
 // PrepareDirectory makes the directory, or deletes all that is in it, and makes
 // the place for the copy.
 func (w *World) PrepareDirectory(_ context.Context, path string) error {
+	for _, dir := range leftovers(path) {
+		if err := host.EmptyDirectory(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	if err := host.PrepareDirectory(path, true); err != nil {
+		return err
+	}
+	list := strings.Join(w.fills, "\n")
+	if err := host.WriteFileDurable(filepath.Join(path, outside), []byte(list), 0o600); err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Join(path, partial), 0o700); err != nil {
@@ -245,7 +277,7 @@ func finish(from, to string) error {
 			return err
 		}
 	}
-	if err := os.Chmod(to, info.Mode().Perm()); err != nil {
+	if err := errors.Join(os.Chmod(to, info.Mode().Perm()), os.Remove(filepath.Join(to, outside))); err != nil {
 		return err
 	}
 	if err := errors.Join(host.SyncDir(from), host.SyncDir(to)); err != nil {

@@ -23,6 +23,8 @@ const (
 
 // Slot looks for a replication slot.
 func (w *World) Slot(ctx context.Context, on cluster.NodeID, name string) (ops.SlotState, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.to(ctx, on)
 	if err != nil {
 		return ops.SlotState{}, err
@@ -75,17 +77,19 @@ func (w *World) wayTo(id cluster.NodeID) (pg.Conninfo, string, error) {
 }
 
 // withSlots runs one of both functions, by the session that was possible.
-func (w *World) withSlots(ctx context.Context, on cluster.NodeID, sql func(*pg.Conn) error, protocol func(*pg.ReplConn) error) error {
+func (w *World) withSlots(ctx context.Context, on cluster.NodeID, sql func(context.Context, *pg.Conn) error, protocol func(context.Context, *pg.ReplConn) error) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, repl, err := w.slotSession(ctx, on)
 	if err != nil {
 		return err
 	}
 	if repl != nil {
 		defer closeRepl(repl)
-		return protocol(repl)
+		return protocol(ctx, repl)
 	}
 	defer Close(c)
-	return sql(c)
+	return sql(ctx, c)
 }
 
 func closeRepl(r *pg.ReplConn) {
@@ -97,8 +101,8 @@ func closeRepl(r *pg.ReplConn) {
 // CreateSlot makes a physical slot that keeps WAL from now on.
 func (w *World) CreateSlot(ctx context.Context, on cluster.NodeID, name string) error {
 	return w.withSlots(ctx, on,
-		func(c *pg.Conn) error { return c.CreateSlot(ctx, name) },
-		func(r *pg.ReplConn) error {
+		func(ctx context.Context, c *pg.Conn) error { return c.CreateSlot(ctx, name) },
+		func(ctx context.Context, r *pg.ReplConn) error {
 			err := r.CreateSlot(ctx, name)
 			if pg.Code(err) == "42710" { // it is there already
 				return nil
@@ -114,14 +118,14 @@ func (w *World) DropSlot(ctx context.Context, on cluster.NodeID, name string) er
 		return nil
 	}
 	err := w.withSlots(ctx, on,
-		func(c *pg.Conn) (err error) {
+		func(ctx context.Context, c *pg.Conn) (err error) {
 			poll(ctx, catchUpTimeout, longestPause, func(ctx context.Context) bool {
 				err = dropSlot(ctx, c, name)
 				return pg.Code(err) != "55006" // object_in_use
 			})
 			return err
 		},
-		func(r *pg.ReplConn) error { return r.DropSlot(ctx, name) })
+		func(ctx context.Context, r *pg.ReplConn) error { return r.DropSlot(ctx, name) })
 	if err != nil {
 		w.warn(fmt.Errorf("replication slot %q on node %d is left: %w", name, on, err))
 	}
@@ -144,6 +148,8 @@ func dropSlot(ctx context.Context, c *pg.Conn, name string) error {
 
 // InRecovery tells whether the local server is a standby.
 func (w *World) InRecovery(ctx context.Context) (bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.local.open(ctx)
 	if err != nil {
 		return false, err
@@ -395,6 +401,8 @@ func (w *World) service(ctx context.Context, configured, line, what string) erro
 
 // Attached tells whether the local server streams from a node.
 func (w *World) Attached(ctx context.Context, to cluster.NodeID) (bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.to(ctx, to)
 	if err != nil {
 		return false, err

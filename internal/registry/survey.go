@@ -9,6 +9,7 @@ import (
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
+	"repmgr/internal/host"
 	"repmgr/internal/ops"
 	"repmgr/internal/pg"
 )
@@ -16,6 +17,8 @@ import (
 // look says what can be seen of a server that was connected to. self is the
 // application_name that is looked for among those who stream from it.
 func look(ctx context.Context, c *pg.Conn, self string) (ops.Server, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	s, err := c.Server(ctx)
 	if err != nil {
 		return ops.Server{}, err
@@ -80,6 +83,8 @@ func (w *World) lookAtAll(ctx context.Context, nodes []cluster.Node) map[cluster
 
 // openLocal connects to the local server and looks at it.
 func (w *World) openLocal(ctx context.Context) (*pg.Conn, ops.Server, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.local.open(ctx)
 	if err != nil {
 		return nil, ops.Server{Why: err.Error()}, localFault(err)
@@ -103,6 +108,8 @@ func localFault(err error) error {
 
 // records reads the registered nodes; where there is no metadata there are none.
 func (w *World) records(ctx context.Context, c *pg.Conn) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	found, _, err := Installed(ctx, c)
 	if err != nil || !found {
 		return err
@@ -120,6 +127,8 @@ func (w *World) survey(local ops.Server) ops.Survey {
 // SurveyPrimaryRegister looks at the local server and at every other that is
 // registered as an active primary.
 func (w *World) SurveyPrimaryRegister(ctx context.Context) (ops.Survey, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, local, err := w.openLocal(ctx)
 	if err != nil {
 		return ops.Survey{}, err
@@ -144,6 +153,8 @@ func (w *World) SurveyPrimaryRegister(ctx context.Context) (ops.Survey, error) {
 // removed. given is how to reach the primary where the local server is down;
 // nil: it must be up.
 func (w *World) SurveyUnregister(ctx context.Context, target cluster.NodeID, given *pg.Conninfo) (ops.Survey, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, local, err := w.openLocal(ctx)
 	if err != nil && given == nil {
 		return ops.Survey{}, err
@@ -250,6 +261,8 @@ func (w *World) SurveyStandbyRegister(ctx context.Context, r RegisterRequest) (o
 
 // surveyUpstream finds the primary and looks at it and at the upstream.
 func (w *World) surveyUpstream(ctx context.Context, s *ops.Survey, upstream cluster.NodeID) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	n, conn, err := FindPrimary(ctx, w.except(s.Self.ID))
 	if err != nil {
 		return err
@@ -272,6 +285,8 @@ func (w *World) surveyUpstream(ctx context.Context, s *ops.Survey, upstream clus
 // SurveyWitnessRegister looks at the witness's server and at the primary that
 // was named, and tells whether the witness's database holds records.
 func (w *World) SurveyWitnessRegister(ctx context.Context, given pg.Conninfo) (s ops.Survey, holdsRecords bool, err error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	own, local, err := w.openLocal(ctx)
 	if err != nil {
 		return s, false, fault.Wrap(err, fault.BadConfig, "the witness cannot be registered")
@@ -322,6 +337,8 @@ func (w *World) SurveyWitnessRegister(ctx context.Context, given pg.Conninfo) (s
 // SurveyPromote looks at the local server and at every other node that might be
 // a primary, and says how the local server would be promoted.
 func (w *World) SurveyPromote(ctx context.Context) (ops.Survey, ops.Promotion, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, local, err := w.openLocal(ctx)
 	if err != nil {
 		return ops.Survey{}, ops.Promotion{}, err
@@ -385,6 +402,9 @@ func (w *World) SurveyFollow(ctx context.Context, r FollowRequest) (ops.Survey, 
 	if !found || !local.InRecovery || r.Target == w.cfg.NodeID {
 		return s, o, nil // the plan says what is wrong
 	}
+	if err := w.checkDataDirectory(); err != nil {
+		return s, o, err
+	}
 	if err := w.awaitTarget(ctx, &s, r); err != nil {
 		return s, o, err
 	}
@@ -407,6 +427,18 @@ func (w *World) SurveyFollow(ctx context.Context, r FollowRequest) (ops.Survey, 
 	return s, o, err
 }
 
+// checkDataDirectory makes sure that the local server's settings are those in
+// data_directory, since they are what is changed.
+func (w *World) checkDataDirectory() error {
+	d, err := host.DirectoryState(w.cfg.DataDirectory)
+	if err != nil || d.InUse() {
+		return err
+	}
+	return fault.New(fault.BadConfig, "the server of conninfo does not work in data_directory").
+		WithDetail("it answers, but no server process is at work in %s", w.cfg.DataDirectory).
+		WithHint("correct data_directory or conninfo in repmgr.conf, and run this as the user that PostgreSQL runs as")
+}
+
 // awaitTarget finds the primary and looks at the target, again and again for as
 // long as the request says.
 func (w *World) awaitTarget(ctx context.Context, s *ops.Survey, r FollowRequest) error {
@@ -425,6 +457,8 @@ func (w *World) awaitTarget(ctx context.Context, s *ops.Survey, r FollowRequest)
 // surveyTarget is one attempt. A primary that is the target is only looked for
 // once: it is found among all nodes.
 func (w *World) surveyTarget(ctx context.Context, s *ops.Survey, target cluster.NodeID) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	candidates := w.except(w.opt.Lost)
 	n, conn, err := FindPrimary(ctx, candidates)
 	if err != nil {
@@ -494,6 +528,8 @@ func (w *World) diverged(ctx context.Context, n cluster.Node, s ops.Survey) (str
 // kept from ordinary roles. Where the server refuses replication connections
 // from here, SQL must do.
 func (w *World) localHistory(ctx context.Context, seen ops.Server) pg.Local {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	local := pg.Local{SystemID: seen.SystemID, Timeline: seen.Timeline, Position: seen.Position}
 	info, err := pg.ParseConninfo(w.cfg.Conninfo)
 	if err != nil {

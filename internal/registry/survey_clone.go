@@ -74,7 +74,21 @@ func (w *World) SurveyClone(ctx context.Context, r CloneRequest) (CloneSurvey, e
 	if err := w.surveyBackup(ctx, &v, r); err != nil {
 		return v, err
 	}
+	markLeftovers(&v)
 	return v, w.tryReplication(ctx, v)
+}
+
+// markLeftovers finds what a broken clone has left outside its data directory.
+func markLeftovers(v *CloneSurvey) {
+	if !v.Directory.Partial || !v.Options.Force {
+		return
+	}
+	for _, dir := range leftovers(v.Options.DataDirectory) {
+		for i, t := range v.Source.Tablespaces {
+			v.Source.Tablespaces[i].State.Leftover = t.State.Leftover || t.Target == dir
+		}
+		v.Options.WALDirState.Leftover = v.Options.WALDirState.Leftover || v.Options.WALDirectory == dir
+	}
 }
 
 func sourceFault(err error) error {
@@ -118,6 +132,7 @@ func (w *World) lookAtSource(ctx context.Context, c *pg.Conn) (ops.CloneSource, 
 	src.Checksums = src.Settings["data_checksums"] == "on"
 	src.DataDir = src.Settings["data_directory"]
 	src.Name = fmt.Sprintf("server %s:%d", c.Config().Host, c.Config().Port)
+	src.Address = fmt.Sprintf("host %q, port %d", c.Config().Host, c.Config().Port)
 	if size, err := c.DatabaseSize(ctx); err == nil {
 		src.Size = size
 	}
@@ -216,7 +231,7 @@ func (w *World) surveyClusterOf(ctx context.Context, c *pg.Conn, v *CloneSurvey)
 		}
 	}
 	for _, n := range data {
-		if s := v.Survey.Servers[n.ID]; s.Reachable && s.SystemID == v.Source.SystemID && n.Conninfo == w.source.String() {
+		if s := v.Survey.Servers[n.ID]; s.Reachable && s.SystemID == v.Source.SystemID && sameServer(n.Conninfo, w.source) {
 			v.Source.Name = fmt.Sprintf("node %q (ID: %d)", n.Name, n.ID)
 		}
 	}
@@ -240,6 +255,18 @@ func (w *World) surveyClusterOf(ctx context.Context, c *pg.Conn, v *CloneSurvey)
 	}
 	v.Survey.Nodes = w.nodes
 	return nil
+}
+
+// sameServer tells whether a conninfo names the server of another.
+func sameServer(conninfo string, other pg.Conninfo) bool {
+	info, err := pg.ParseConninfo(conninfo)
+	port := func(c pg.Conninfo) string {
+		if p := c.Get("port"); p != "" {
+			return p
+		}
+		return "5432"
+	}
+	return err == nil && info.Get("host") != "" && info.Get("host") == other.Get("host") && port(info) == port(other)
 }
 
 // surveyUpstreamOfClone makes the standby's settings.
@@ -292,6 +319,12 @@ func (w *World) surveyBackup(ctx context.Context, v *CloneSurvey, r CloneRequest
 		if v.Options.WALDirState, err = w.DirectoryIs(ctx, options.WALDir); err != nil {
 			return err
 		}
+	}
+	for _, t := range v.Source.Tablespaces {
+		w.fills = append(w.fills, t.Target)
+	}
+	if options.WALDir != "" {
+		w.fills = append(w.fills, options.WALDir)
 	}
 	v.Options.ToolMajor = toolMajor(ctx, words[0])
 	// While WAL streams, pg_basebackup has a temporary slot of its own, unless

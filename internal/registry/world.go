@@ -47,6 +47,7 @@ type World struct {
 	source   pg.Conninfo // of a clone
 	backup   pg.BackupSpec
 	holds    map[cluster.NodeID]*hold
+	fills    []string      // directories outside its data directory that a clone fills
 	made     []string      // files that a clone made outside its directory
 	replaced *pg.Recovery  // settings that WriteRecovery replaced
 	upstream *cluster.Node // whose password goes into primary_conninfo
@@ -105,6 +106,14 @@ func (k *keptConn) drop() {
 	k.conn = nil
 }
 
+// answerTimeout bounds what one server may take for one question or one change.
+// connect_timeout alone does not help with a server that hangs later.
+const answerTimeout = 30 * time.Second
+
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, answerTimeout)
+}
+
 // keep takes over an open connection to n.
 func (k *keptConn) keep(n cluster.Node, c *pg.Conn) {
 	k.drop()
@@ -135,6 +144,8 @@ func (w *World) database(ctx context.Context, in ops.Database) (*pg.Conn, error)
 
 // HasMetadata tells whether schema and voting term are there.
 func (w *World) HasMetadata(ctx context.Context, in ops.Database) (bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.database(ctx, in)
 	if err != nil {
 		return false, err
@@ -150,6 +161,8 @@ func (w *World) HasMetadata(ctx context.Context, in ops.Database) (bool, error) 
 // CreateMetadata migrates the database and starts the voting term. The event
 // cluster_created goes into the database that was created.
 func (w *World) CreateMetadata(ctx context.Context, in ops.Database) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.database(ctx, in)
 	if err != nil {
 		return err
@@ -212,6 +225,8 @@ func (w *World) warn(err error) {
 // Record reads a record from the primary's database. Where there is no metadata
 // yet there is no record.
 func (w *World) Record(ctx context.Context, id cluster.NodeID) (cluster.Node, bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.primary.open(ctx)
 	if err != nil {
 		return cluster.Node{}, false, err
@@ -229,6 +244,8 @@ func (w *World) Record(ctx context.Context, id cluster.NodeID) (cluster.Node, bo
 
 // onPrimary runs change on the connection to the primary.
 func (w *World) onPrimary(ctx context.Context, change func(*pg.Conn) error) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c, err := w.primary.open(ctx)
 	if err != nil {
 		return err
@@ -291,6 +308,8 @@ func (w *World) CreateAuthority(ctx context.Context) error {
 
 // CopyRecords makes the witness's records like the primary's.
 func (w *World) CopyRecords(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	return w.onPrimary(ctx, func(from *pg.Conn) error {
 		to, err := w.local.open(ctx)
 		if err != nil {

@@ -171,6 +171,19 @@ func TestClonesOfEveryKind(t *testing.T) {
 	_, err = one.Rows(ctx, "CREATE TABLE there (n int) TABLESPACE fast")
 	must(t, err)
 
+	// What a killed clone has put into a tablespace goes with its directory.
+	mapping := one.Dir + "/fast=" + two.Dir + "/fast"
+	must(t, two.WriteConf(map[string]string{"tablespace_mapping": mapping, "pg_basebackup_options": "--max-rate=2M"}))
+	kill := `"$@" >&2 & p=$!; until ls fast/PG_* >/dev/null 2>&1; do kill -0 $p || exit 99; sleep 0.02; done; kill -KILL $p; wait $p`
+	r := two.Run(ctx, "sh", append([]string{"-c", kill, "sh", l.Dir + "/bin/repmgr", "-f", two.ConfFile()}, cloneOf(one)...)...)
+	if r.Code != 137 {
+		t.Errorf("status %d: %s", r.Code, r.Stderr)
+	}
+	must(t, two.WriteConf(map[string]string{"tablespace_mapping": mapping}))
+	must(t, two.Repmgr(ctx, cloneOf(one, "-F", "--dry-run")...).Err())
+	must(t, two.Repmgr(ctx, cloneOf(one, "-F")...).Err())
+	must(t, two.Run(ctx, "rm", "-rf", two.DataDir, two.Dir+"/fast").Err())
+
 	// The tablespace cannot be at the same place on the same machine.
 	must(t, two.WriteConf(nil))
 	refused(t, ctx, two, 1, []string{"for a tablespace, is not empty", "tablespace_mapping"}, cloneOf(one)...)
