@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -15,7 +16,8 @@ import (
 	"time"
 )
 
-const testBin = "/usr/lib/postgresql/15/bin"
+// testBin is where the server's programs are; REPMGR_TEST_BINDIR overrides it.
+var testBin = cmp.Or(os.Getenv("REPMGR_TEST_BINDIR"), "/usr/lib/postgresql/15/bin")
 
 var (
 	baseDir string // of everything that the tests of this package make
@@ -132,7 +134,7 @@ func newServer(t testing.TB) *server {
 	l.Close()
 	conf, err := os.OpenFile(filepath.Join(s.dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	check(t, err)
-	fmt.Fprintf(conf, "port = %d\nlisten_addresses = ''\nunix_socket_directories = '%s'\nfsync = off\nshared_buffers = 16MB\n", s.port, baseDir)
+	fmt.Fprintf(conf, "port = %d\nlisten_addresses = ''\nunix_socket_directories = '%s'\nfsync = off\njit = off\nshared_buffers = 16MB\n", s.port, baseDir)
 	check(t, conf.Close())
 	started.Lock()
 	started.dirs = append(started.dirs, s.dir)

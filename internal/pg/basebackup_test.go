@@ -31,7 +31,7 @@ func TestBaseBackup(t *testing.T) {
 	if calls == 0 || total < 1<<20 || last != total {
 		t.Errorf("%d calls, the last one with %d of %d", calls, last, total)
 	}
-	if major, err := MajorVersion(s.DataDir); err != nil || major != 15 {
+	if major, err := MajorVersion(s.DataDir); err != nil || major != testMajor(t) {
 		t.Errorf("major version %d (%v)", major, err)
 	}
 	if label, err := os.ReadFile(filepath.Join(s.DataDir, "backup_label")); err != nil || !strings.Contains(string(label), "LABEL: repmgr base backup") {
@@ -62,8 +62,8 @@ func TestBaseBackupWithTablespacesAndSlot(t *testing.T) {
 	check(t, err)
 	s.Options = options
 	check(t, BaseBackup(within(t, time.Minute), s, nil))
-	if _, err := os.Stat(s.Tablespaces[0][1] + "/PG_15_202209061"); err != nil {
-		t.Error(err)
+	if found, _ := filepath.Glob(s.Tablespaces[0][1] + "/PG_*"); len(found) != 1 {
+		t.Errorf("the tablespace holds %v", found)
 	}
 	if link, err := os.Readlink(s.DataDir + "/pg_wal"); err != nil || link != s.DataDir+"-w al" {
 		t.Errorf("pg_wal is %q (%v)", link, err)

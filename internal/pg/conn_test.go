@@ -292,3 +292,31 @@ func TestSocketOptions(t *testing.T) {
 		}
 	}
 }
+
+// hostaddr says where, host whose certificate and whose password.
+func TestHostAddresses(t *testing.T) {
+	t.Parallel()
+	p := primary(t)
+	dead := freePort(t)
+	c := p.tcp("monitor", scramPassword)
+	for name, good := range map[string]Conninfo{
+		"alone":       c.Without("host").With("hostaddr", "127.0.0.1"),
+		"two":         c.Without("host").With("hostaddr", "127.0.0.1,127.0.0.1").With("port", fmt.Sprintf("%d,%d", dead, p.port)),
+		"named":       c.With("host", "node1.example").With("hostaddr", "127.0.0.1"),
+		"two named":   c.With("host", "node1.example,node2.example").With("hostaddr", "127.0.0.1,127.0.0.1").With("port", fmt.Sprintf("%d,%d", dead, p.port)),
+		"to a socket": c.With("host", "/nonexistent").With("hostaddr", "127.0.0.1"),
+		"localhost":   c.With("host", "localhost"),
+		"one is lost": c.With("host", "node1.invalid,127.0.0.1"),
+	} {
+		t.Run(name, func(t *testing.T) { connect(t, good) })
+	}
+	for name, bad := range map[string]Conninfo{
+		"not numeric":  c.With("hostaddr", "localhost"),
+		"not as many":  c.With("hostaddr", "127.0.0.1,127.0.0.1"),
+		"unknown peer": p.socket().With("requirepeer", "no-such-user"),
+	} {
+		if _, err := Connect(within(t, 5*time.Second), bad); fault.CodeOf(err) != fault.DBConn {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -26,15 +26,18 @@ func TestReadControl(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	s.stop(t, "fast")
-	if c := read(""); c.State != "shut down in recovery" || !c.ShutDownCleanly() { // found without a bindir
+	if c := read(testBin); c.State != "shut down in recovery" || !c.ShutDownCleanly() {
 		t.Errorf("%+v", c)
+	}
+	if program, err := FindTool("", s.dir, "pg_controldata"); testMajor(t) == 15 && (err != nil || filepath.Base(program) != "pg_controldata") {
+		t.Errorf("found %q without a bindir (%v)", program, err)
 	}
 	sums := filepath.Join(tempDir(t), "data")
 	mustRun(t, testBin+"/initdb", "-D", sums, "--no-sync", "--data-checksums")
 	if c, err := ReadControl(t.Context(), testBin, sums); err != nil || !c.Checksums || c.State != "shut down" || !c.ShutDownCleanly() || c.MinRecovery != 0 {
 		t.Errorf("%+v (%v)", c, err)
 	}
-	if major, err := MajorVersion(s.dir); err != nil || major != 15 {
+	if major, err := MajorVersion(s.dir); err != nil || major != testMajor(t) {
 		t.Errorf("major version %d (%v)", major, err)
 	}
 }

@@ -33,6 +33,10 @@ type target struct {
 // the password file as libpq does; each host is given to it alone, because it
 // would use the first host's password for all of them.
 func targets(ctx context.Context, c Conninfo) ([]target, error) {
+	hostaddr := first(c.Get("hostaddr"), os.Getenv("PGHOSTADDR"))
+	if hostaddr != "" && first(c.Get("host"), c.Get("service"), os.Getenv("PGHOST"), os.Getenv("PGSERVICE")) == "" {
+		c = c.With("host", hostaddr) // without a name the address is the host too
+	}
 	whole, err := pgx.ParseConfig(c.Without("password").String())
 	if err != nil {
 		return nil, withoutSecrets(c, err)
@@ -43,9 +47,9 @@ func targets(ctx context.Context, c Conninfo) ([]target, error) {
 			places = append(places, p)
 		}
 	}
-	addresses := splitList(first(c.Get("hostaddr"), whole.RuntimeParams["hostaddr"], os.Getenv("PGHOSTADDR")))
+	addresses := splitList(first(hostaddr, whole.RuntimeParams["hostaddr"]))
 	if len(addresses) > 0 {
-		if places, err = matchAddresses(places, addresses, c.Has("host") || os.Getenv("PGHOST") != ""); err != nil {
+		if err := matchAddresses(places, addresses); err != nil {
 			return nil, err
 		}
 	}
@@ -76,30 +80,21 @@ type place struct {
 	port uint16
 }
 
-// matchAddresses pairs hosts with the numeric addresses of hostaddr. Without a
-// host the address is the host too.
-func matchAddresses(places []place, addresses []string, named bool) ([]place, error) {
-	for _, a := range addresses {
-		if net.ParseIP(a) == nil {
-			return nil, fmt.Errorf("hostaddr %q is not a numeric address", a)
-		}
+// matchAddresses pairs hosts with the numeric addresses of hostaddr. A socket's
+// directory gives way to the address.
+func matchAddresses(places []place, addresses []string) error {
+	if len(places) != len(addresses) {
+		return fmt.Errorf("there are %d values of host and %d of hostaddr", len(places), len(addresses))
 	}
-	if named {
-		if len(places) != len(addresses) {
-			return nil, fmt.Errorf("there are %d values of host and %d of hostaddr", len(places), len(addresses))
-		}
-		for i := range places {
-			if strings.HasPrefix(places[i].host, "/") {
-				places[i].host = addresses[i]
-			}
-		}
-		return places, nil
-	}
-	out := make([]place, len(addresses))
 	for i, a := range addresses {
-		out[i] = place{a, places[min(i, len(places)-1)].port}
+		if net.ParseIP(a) == nil {
+			return fmt.Errorf("hostaddr %q is not a numeric address", a)
+		}
+		if strings.HasPrefix(places[i].host, "/") {
+			places[i].host = a
+		}
 	}
-	return out, nil
+	return nil
 }
 
 // placeTargets resolves one host.

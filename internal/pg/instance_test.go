@@ -1,6 +1,7 @@
 package pg
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -16,7 +17,8 @@ import (
 	"time"
 )
 
-const testBin = "/usr/lib/postgresql/15/bin"
+// testBin is where the server's programs are; REPMGR_TEST_BINDIR overrides it.
+var testBin = cmp.Or(os.Getenv("REPMGR_TEST_BINDIR"), "/usr/lib/postgresql/15/bin")
 
 // instance is a real PostgreSQL server in a directory of its own.
 type instance struct {
@@ -146,6 +148,7 @@ port = %d
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '%s'
 fsync = off
+jit = off
 shared_buffers = 16MB
 max_connections = 30
 logging_collector = off
@@ -338,4 +341,11 @@ func percent(s string) string {
 		fmt.Fprintf(&b, "%%%02X", s[i])
 	}
 	return b.String()
+}
+
+// testMajor is the major version of the servers under test.
+func testMajor(t testing.TB) int {
+	t.Helper()
+	text := mustRun(t, testBin+"/postgres", "--version") // postgres (PostgreSQL) 15.18 (Debian ...)
+	return parseVersion(text[strings.IndexAny(text, "0123456789"):]) / 10000
 }

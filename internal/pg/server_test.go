@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func TestServer(t *testing.T) {
 	} {
 		got, err := one.c.Server(within(t, 5*time.Second))
 		check(t, err)
-		if got.Major() != 15 || got.Version != one.c.version() || !strings.HasPrefix(got.VersionText, "15.") ||
+		if got.Major() != testMajor(t) || got.Version != one.c.version() || !strings.HasPrefix(got.VersionText, strconv.Itoa(testMajor(t))) ||
 			got.SystemID != control.SystemID || got.Timeline != 1 || got.InRecovery != one.inRecovery ||
 			got.DataDirectory != one.dir || time.Since(got.StartedAt) > time.Hour || got.StartedAt.IsZero() {
 			t.Errorf("%s: %+v", name, got)
