@@ -21,7 +21,7 @@ func TestReadControl(t *testing.T) {
 	}
 	c := read(testBin)
 	if c.State != "in archive recovery" || c.Timeline != 1 || c.PreviousTimeline != 1 || c.Checkpoint == 0 || c.Redo == 0 || c.Redo > c.Checkpoint ||
-		c.MinRecovery == 0 || c.MinRecoveryTimeline != 1 || c.Checksums || c.WALLogHints || c.SegmentSize != 1<<20 || c.ShutDownCleanly() ||
+		c.MinRecovery == 0 || c.MinRecoveryTimeline != 1 || c.Checksums != (testMajor(t) >= 18) || c.WALLogHints || c.SegmentSize != 1<<20 || c.ShutDownCleanly() ||
 		c.FormatVersion < 1300 || c.MaxConnections != 30 || c.MaxWALSenders != 8 || c.WALLevel != "replica" || c.CheckpointAt == "" || c.BackupEndRequired {
 		t.Errorf("%+v", c)
 	}

@@ -257,7 +257,7 @@ func primary(t testing.TB) *instance {
 	i := newInstance(t)
 	shared.ca = newAuthority(t, tempDir(t))
 	shared.ca.server(t, i.dir)
-	i.configure(t, "ssl = on\nssl_ca_file = 'ca.crt'\nwal_level = replica\nmax_wal_senders = 8\nmax_replication_slots = 4\nwal_keep_size = 64MB\n")
+	i.configure(t, "password_encryption = 'scram-sha-256'\nssl = on\nssl_ca_file = 'ca.crt'\nwal_level = replica\nmax_wal_senders = 8\nmax_replication_slots = 4\nwal_keep_size = 64MB\n")
 	write(t, filepath.Join(i.dir, "pg_hba.conf"), `
 local   all         all               trust
 local   replication all               trust
