@@ -36,7 +36,7 @@ func behind(bytes cluster.LSN) ClusterView {
 	witness.Position = failover.Position{Timeline: 9, LSN: 1 << 60}
 	old.Type, old.Role = cluster.Primary, cluster.Primary
 	old.Position = failover.Position{Timeline: 1, LSN: 1 << 60}
-	v.Peers = []Peer{{Node: 4, Report: &witness}, {Node: 2, Report: &old}, {Node: 1, Report: &primary}, {Node: 5}}
+	v.Peers = []Peer{{Node: 4, Report: &witness}, {Node: 2, Report: &old}, {Node: 1, Report: &primary}, {Node: 5}, {Node: 6, Report: &old}}
 	return v
 }
 

@@ -204,6 +204,17 @@ func TestGarbageIsRefused(t *testing.T) {
 	}
 }
 
+// TestRefusedReadsWhy: what a refused one has sent and nobody read must not reset
+// the connection, since with it the reason could be lost on the way.
+func TestRefusedReadsWhy(t *testing.T) {
+	t.Parallel()
+	three := serve(t, authority(t), 3)
+	text, err := io.ReadAll(three.raw(t, "GET / HTTP/1.1\r\n\r\n"+strings.Repeat("x", 16<<10)))
+	if err != nil || !strings.Contains(string(text), "repmgrd speaks HTTPS") {
+		t.Errorf("it read %q and then %v", text, err)
+	}
+}
+
 // talk opens a TLS connection to n as the holder of that identity.
 func (n *node) talk(t testing.TB, id *Identity) *tls.Conn {
 	t.Helper()
@@ -363,6 +374,23 @@ func TestCrowdOfStrangers(t *testing.T) {
 		_, err := client(t, three.target, one.ClientTLS()).Health(within(t))
 		return err == nil
 	})
+}
+
+// TestHostsAreForgotten: many hosts, one after the other, leave nothing behind.
+func TestHostsAreForgotten(t *testing.T) {
+	t.Parallel()
+	a := &admission{strangers: map[string]int{}}
+	for i := range 1000 {
+		host := fmt.Sprint(i)
+		if err := a.enter(host); err != nil {
+			t.Fatal(err)
+		}
+		a.leave(host)
+		a.closed()
+	}
+	if len(a.strangers) != 0 || a.waiting != 0 || a.open != 0 {
+		t.Errorf("%d hosts, %d waiting, %d open", len(a.strangers), a.waiting, a.open)
+	}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
