@@ -37,7 +37,8 @@ func Find(major int) (bindir string, err error) {
 	var tried []string
 	for _, dir := range candidates(major) {
 		if err := isBindir(dir); err == nil {
-			return dir, nil
+			// .pg may be a link out of a checkout that the servers' user cannot enter.
+			return filepath.EvalSymlinks(dir)
 		}
 		tried = append(tried, dir)
 	}

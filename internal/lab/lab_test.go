@@ -207,3 +207,20 @@ func TestLongestGap(t *testing.T) {
 		}
 	}
 }
+
+func TestServersAreFoundBehindALink(t *testing.T) {
+	bindir, err := Find(0)
+	must(t, err)
+	root, unpacked := t.TempDir(), filepath.Join(t.TempDir(), "open")
+	must(t, os.MkdirAll(filepath.Join(unpacked, "15"), 0o755))
+	must(t, os.Symlink(bindir, filepath.Join(unpacked, "15", "bin")))
+	must(t, os.Symlink(unpacked, filepath.Join(root, ".pg")))
+	must(t, os.WriteFile(filepath.Join(root, "go.mod"), []byte("module repmgr\n"), 0o644))
+	t.Chdir(root)
+	t.Setenv("REPMGR_PG_BIN", "")
+	got, err := Find(15)
+	must(t, err)
+	if strings.HasPrefix(got, root) {
+		t.Errorf("servers behind the link .pg: got %s, want the folder that it leads to", got)
+	}
+}
