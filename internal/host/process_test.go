@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -238,5 +239,26 @@ func TestHandleIsLetGo(t *testing.T) {
 	}
 	if h.Exited() || !Alive(cmd.Process.Pid) || Alive(0) {
 		t.Error("letting go has ended the process, or zero lives")
+	}
+}
+
+// The process that the lock file names goes before all others, then those whose
+// parents are not among them.
+func TestPostmasterFirst(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	found := []Process{{PID: 30, Parent: 20}, {PID: 40, Parent: 1}, {PID: 20, Parent: 40}, {PID: 50, Parent: 7}}
+	order := func() (pids []int) {
+		for _, p := range postmasterFirst(dir, found) {
+			pids = append(pids, p.PID)
+		}
+		return pids
+	}
+	if got, want := order(), []int{40, 50, 30, 20}; !slices.Equal(got, want) {
+		t.Errorf("without a lock file: %v, want %v", got, want)
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "postmaster.pid"), []byte("20\n"), 0o600))
+	if got, want := order(), []int{20, 40, 50, 30}; !slices.Equal(got, want) {
+		t.Errorf("with a lock file: %v, want %v", got, want)
 	}
 }

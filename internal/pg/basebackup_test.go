@@ -83,7 +83,7 @@ func TestBaseBackupErrors(t *testing.T) {
 		hint   string
 	}{
 		"wrong password":     {func(s *BackupSpec) { s.Source = s.Source.With("password", "geheim") }, "password"},
-		"another user's":     {func(s *BackupSpec) { s.Source, s.User = p.tcp("monitor", "geheim"), "streamer" }, ".pgpass"},
+		"another user's":     {func(s *BackupSpec) { s.Source, s.User = p.tcp("monitor", scramPassword), "streamer" }, ".pgpass"},
 		"no right":           {func(s *BackupSpec) { s.Source = p.tcp("postgres", ""); s.User = "plain" }, ""},
 		"refused":            {func(s *BackupSpec) { s.Source = s.Source.With("port", "1") }, ""},
 		"unknown option":     {func(s *BackupSpec) { s.Options.Words = []string{"--geheim-option"} }, ""},

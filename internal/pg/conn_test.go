@@ -116,8 +116,15 @@ func TestEnvironment(t *testing.T) {
 	if database != "postgres" {
 		t.Errorf("the database is %q, want the user's", database)
 	}
+	passfile := filepath.Join(t.TempDir(), "pass")
+	check(t, os.WriteFile(passfile, []byte("*:*:postgres:postgres:by name\n"), 0o600))
+	list, err := targets(context.Background(), Conninfo{}.With("passfile", passfile))
+	check(t, err)
+	if list[0].config.Password != "by name" {
+		t.Error("the password file has no line for the default database")
+	}
 	os.Unsetenv("PGUSER")
-	list, err := targets(context.Background(), Conninfo{})
+	list, err = targets(context.Background(), Conninfo{})
 	check(t, err)
 	if me := os.Getenv("USER"); me != "" && list[0].config.User != me {
 		t.Errorf("the user is %q, want the operating system's %q", list[0].config.User, me)
@@ -178,6 +185,12 @@ func TestTLS(t *testing.T) {
 	check(t, c.QueryRow(context.Background(), "SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()").Scan(&tls))
 	if !tls {
 		t.Error("the session is not encrypted")
+	}
+	old := connect(t, strict.With("ssl_max_protocol_version", "TLSv1.2"))
+	var version string
+	check(t, old.QueryRow(context.Background(), "SELECT version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()").Scan(&version))
+	if version != "TLSv1.2" {
+		t.Errorf("the session speaks %s", version)
 	}
 	connect(t, strict.With("host", "node1.example").With("hostaddr", "127.0.0.1"))
 	connect(t, p.tcp("certified", "").With("sslmode", "require").With("sslcert", ca.file("certified.crt")).With("sslkey", ca.file("certified.key")))

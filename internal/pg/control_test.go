@@ -32,6 +32,12 @@ func TestReadControl(t *testing.T) {
 	if program, err := FindTool("", s.dir, "pg_controldata"); testMajor(t) == 15 && (err != nil || filepath.Base(program) != "pg_controldata") {
 		t.Errorf("found %q without a bindir (%v)", program, err)
 	}
+	german := tempDir(t) // a program that only speaks English if asked to
+	write(t, german+"/pg_controldata", "#!/bin/sh\n[ \"$LC_ALL\" = C ] && exec "+testBin+"/pg_controldata \"$@\"\n")
+	check(t, os.Chmod(german+"/pg_controldata", 0o755))
+	if c := read(german); c.SystemID == "" {
+		t.Errorf("%+v", c)
+	}
 	sums := filepath.Join(tempDir(t), "data")
 	mustRun(t, testBin+"/initdb", "-D", sums, "--no-sync", "--data-checksums")
 	if c, err := ReadControl(t.Context(), testBin, sums); err != nil || !c.Checksums || c.State != "shut down" || !c.ShutDownCleanly() || c.MinRecovery != 0 {
