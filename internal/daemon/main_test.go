@@ -34,6 +34,17 @@ const (
 func bringUp(t *testing.T, o lab.Options) (*lab.Lab, context.Context) {
 	t.Helper()
 	t.Parallel()
+	l, ctx := open(t, o)
+	must(t, l.BringUp(ctx))
+	for _, n := range l.Nodes {
+		waitFor(t, ctx, n.Name+"'s daemon to watch", func() error { return watches(ctx, n) })
+	}
+	return l, ctx
+}
+
+// open makes a lab that is closed with the test, and tells its logs if the test failed.
+func open(t *testing.T, o lab.Options) (*lab.Lab, context.Context) {
+	t.Helper()
 	o.Unsynced = true
 	l, err := lab.New(o)
 	if errors.Is(err, lab.ErrNamespaces) {
@@ -50,10 +61,6 @@ func bringUp(t *testing.T, o lab.Options) (*lab.Lab, context.Context) {
 			t.Errorf("close the lab: %v", err)
 		}
 	})
-	must(t, l.BringUp(ctx))
-	for _, n := range l.Nodes {
-		waitFor(t, ctx, n.Name+"'s daemon to watch", func() error { return watches(ctx, n) })
-	}
 	return l, ctx
 }
 
@@ -103,13 +110,15 @@ func waitFor(t *testing.T, ctx context.Context, what string, cond func() error) 
 // waitLog waits until a node's daemon has logged a line that holds the text.
 func waitLog(t *testing.T, ctx context.Context, n *lab.Node, text string) {
 	t.Helper()
-	waitFor(t, ctx, fmt.Sprintf("%q in the log of %s", text, n.Name), func() error {
-		log, err := os.ReadFile(n.DaemonLog())
-		if err == nil && !strings.Contains(string(log), text) {
-			err = errors.New("not there")
-		}
-		return err
-	})
+	waitFor(t, ctx, fmt.Sprintf("%q in the log of %s", text, n.Name), func() error { return logged(n.DaemonLog(), text) })
+}
+
+func logged(file, text string) error {
+	log, err := os.ReadFile(file)
+	if err == nil && !strings.Contains(string(log), text) {
+		err = errors.New("not there")
+	}
+	return err
 }
 
 // waitPrimary waits until that node, and no other, takes writes.

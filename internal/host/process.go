@@ -266,9 +266,12 @@ func killThese(list []Process) error {
 	return nil
 }
 
-// killOne kills that process and no later one with its number: the start time is
-// compared once the process is held.
-func killOne(p Process) error {
+// killOne kills that process and no later one with its number.
+func killOne(p Process) error { return signalExactly(p, unix.SIGKILL) }
+
+// signalExactly signals that process and no later one with its number: the start
+// time is compared once the process is held. One that has ended is no error.
+func signalExactly(p Process, signal unix.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -281,7 +284,7 @@ func killOne(p Process) error {
 	if err != nil || now.Started != p.Started {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); !errors.Is(err, unix.ESRCH) {
+	if err := unix.PidfdSendSignal(fd, signal, nil, 0); !errors.Is(err, unix.ESRCH) {
 		return err
 	}
 	return nil

@@ -19,6 +19,7 @@ const (
 	commandTimeout = 10 * time.Minute // for a service command or pg_ctl
 	catchUpTimeout = 5 * time.Second  // for a standby upstream that is a moment behind
 	longestPause   = 250 * time.Millisecond
+	nudgeEvery     = 50 * time.Millisecond // a promotion that has not happened yet
 )
 
 // Slot looks for a replication slot.
@@ -169,9 +170,16 @@ func (w *World) Promote(ctx context.Context, p ops.Promotion) error {
 // AwaitPromotion waits until the local server, which was told to promote, is a primary.
 func (w *World) AwaitPromotion(ctx context.Context, p ops.Promotion) error {
 	var last error
+	nudged := time.Now()
 	promoted := poll(ctx, p.Timeout, min(p.Interval, longestPause), func(ctx context.Context) bool {
 		recovering, err := w.InRecovery(ctx)
 		last = err
+		if recovering && time.Since(nudged) >= nudgeEvery {
+			nudged = time.Now()
+			if err := host.NudgePromotion(w.cfg.DataDirectory); err != nil {
+				w.opt.Warn(fmt.Errorf("nudge the promotion: %w", err)) // it goes on by itself, later
+			}
+		}
 		return err == nil && !recovering
 	})
 	switch {
