@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"time"
 
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
@@ -16,7 +17,8 @@ func (b backend) Report() failover.Report { return b.d.shared.load().report }
 
 // Receive takes in a peer's report and answers with this daemon's own, as it is
 // after the loop has seen the other's.
-func (b backend) Receive(ctx context.Context, _ cluster.NodeID, r failover.Report) (failover.Report, error) {
+func (b backend) Receive(ctx context.Context, from cluster.NodeID, r failover.Report) (failover.Report, error) {
+	b.d.peers.heard(from)
 	reply := make(chan failover.Report, 1)
 	if err := b.ask(ctx, received{r, reply}); err != nil {
 		return failover.Report{}, err
@@ -29,14 +31,15 @@ func (b backend) View() api.ClusterView {
 	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
 	defer cancel()
 	reply := make(chan api.ClusterView, 1)
-	if b.ask(ctx, viewing{reply}) != nil {
-		return api.ClusterView{Version: api.ViewVersion, Own: b.Report()}
+	err := b.ask(ctx, viewing{reply})
+	if err == nil {
+		var view api.ClusterView
+		if view, err = await(ctx, reply); err == nil {
+			return view
+		}
 	}
-	view, err := await(ctx, reply)
-	if err != nil {
-		return api.ClusterView{Version: api.ViewVersion, Own: b.Report()}
-	}
-	return view
+	last := b.d.shared.load() // a loop that stands still is not vouched for
+	return api.ClusterView{Version: api.ViewVersion, Own: last.report, Turned: time.Since(last.turned)}
 }
 
 // Pause stops or resumes automatic failover on this node; it is kept over restarts.

@@ -41,8 +41,9 @@ type link struct {
 	kicks  chan struct{}
 	cancel context.CancelFunc
 
-	mu  sync.Mutex
-	err string // of the last exchange
+	mu    sync.Mutex
+	err   string    // of the last exchange
+	heard time.Time // when the peer last began an exchange itself
 }
 
 func newPeers(d *Daemon) *peers {
@@ -181,20 +182,46 @@ func targetOf(n cluster.Node, endpoints map[cluster.NodeID]registry.Endpoint) ap
 	return t
 }
 
-// keepTold exchanges reports with one peer until ctx ends.
+// keepTold exchanges reports with one peer until ctx ends: when there is news,
+// and at every heartbeat, unless the peer has begun an exchange since the last
+// one, which has told both sides everything.
 func (p *peers) keepTold(ctx context.Context, l *link) {
 	defer l.client.Close()
+	p.exchange(ctx, l, exchangeTimeout)
 	for {
-		p.exchange(ctx, l, exchangeTimeout)
-		heartbeat := time.NewTimer(max(250*time.Millisecond, min(time.Second, p.d.eyes.cfg.Load().MonitorInterval/2)))
+		every := max(250*time.Millisecond, min(time.Second, p.d.eyes.cfg.Load().MonitorInterval/2))
+		heartbeat := time.NewTimer(every)
+		told := false
 		select {
 		case <-ctx.Done():
 			heartbeat.Stop()
 			return
 		case <-l.kicks:
 		case <-heartbeat.C:
+			told = l.heardWithin(every)
 		}
 		heartbeat.Stop()
+		if !told {
+			p.exchange(ctx, l, exchangeTimeout)
+		}
+	}
+}
+
+func (l *link) heardWithin(d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.heard) < d
+}
+
+// heard notes that a peer has begun an exchange.
+func (p *peers) heard(id cluster.NodeID) {
+	p.mu.Lock()
+	l := p.links[id]
+	p.mu.Unlock()
+	if l != nil {
+		l.mu.Lock()
+		l.heard, l.err = time.Now(), ""
+		l.mu.Unlock()
 	}
 }
 

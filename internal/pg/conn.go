@@ -71,6 +71,8 @@ func eachTarget(ctx context.Context, c Conninfo, list []target, connect func(con
 // setSession gives a session its settings in the startup packet, which saves the
 // round trips of SET.
 func setSession(config *pgx.ConnConfig) {
+	// A session asks most questions once: preparing them would double the round trips.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	p := config.RuntimeParams
 	p["search_path"] = ""
 	p["synchronous_commit"] = "local"
