@@ -213,6 +213,13 @@ func (l *link) heardWithin(d time.Duration) bool {
 	return time.Since(l.heard) < d
 }
 
+// failing reports whether the last exchange with the peer did not succeed.
+func (l *link) failing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err != ""
+}
+
 // heard notes that a peer has begun an exchange.
 func (p *peers) heard(id cluster.NodeID) {
 	p.mu.Lock()
@@ -252,11 +259,15 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 	p.d.send(observed{failover.PeerReported{Report: answer}})
 }
 
-// askAll exchanges reports with every peer at the same time and waits for the
-// answers, within lookBound.
+// askAll exchanges reports with every peer that answered the last time, all at
+// the same time, and waits for the answers within lookBound. The others are not
+// counted as visible, and waiting for them would be waiting for the dead.
 func (p *peers) askAll(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, l := range p.list() {
+		if l.failing() {
+			continue
+		}
 		all.Add(1)
 		go func() {
 			defer all.Done()

@@ -5,9 +5,13 @@ import (
 	"time"
 )
 
-// finalWithin bounds the wait for the WAL receiver to end after the primary is
-// lost: one that hangs on a dead connection must not stop the election.
-const finalWithin = time.Second
+// How long the WAL receiver's end is awaited after the primary is lost. After a
+// crash it ends within milliseconds. One whose primary has been silent for all
+// attempts hangs on a dead connection and does not end; nothing comes by it.
+const (
+	finalWithin       = time.Second
+	finalWithinSilent = 200 * time.Millisecond
+)
 
 // electionRules are for a standby whose primary is lost and who sees no other.
 // Each names one reason to wait; the last promotes.
@@ -18,10 +22,13 @@ var electionRules = []rule{
 		}, nil},
 	{"wait-position", "The WAL receiver has not ended yet, so that this node's position is not final.",
 		func(f facts) (string, bool) {
-			since := f.lostSince()
+			since, limit := f.lostSince(), finalWithin
+			if !f.dead(f.upstream) {
+				limit = finalWithinSilent
+			}
 			fresh := f.local.At.After(since)
 			return fmt.Sprintf("node %d is lost, the WAL receiver is at %s", f.upstream, f.local.Position.LSN),
-				f.Loss == nil && f.now.Sub(since) < finalWithin && (!fresh || f.local.Receiving)
+				f.Loss == nil && f.now.Sub(since) < limit && (!fresh || f.local.Receiving)
 		}, nil},
 	{"bid", "The primary is lost and this node's position is final: it is told to the others.",
 		func(f facts) (string, bool) {
