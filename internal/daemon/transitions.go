@@ -17,18 +17,17 @@ var pid = os.Getpid()
 
 // seen is what the last turn looked like, to tell what has changed since.
 type seen struct {
-	started     bool
-	server      failover.ServerState
-	role        cluster.Role
-	upstream    cluster.NodeID
-	lost        bool
-	lostAt      time.Time
-	manual      bool
-	statusAt    time.Time
-	historyAt   time.Time
-	copiedAt    time.Time
-	downAt      time.Time
-	recordedOff bool // this standby's record was set inactive because its server is down
+	started   bool
+	server    failover.ServerState
+	role      cluster.Role
+	upstream  cluster.NodeID
+	lost      bool
+	lostAt    time.Time
+	manual    bool
+	statusAt  time.Time
+	historyAt time.Time
+	copiedAt  time.Time
+	downAt    time.Time
 }
 
 // transitions records what has changed since the last turn: events, the own

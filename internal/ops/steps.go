@@ -9,10 +9,7 @@ import (
 	"repmgr/internal/plan"
 )
 
-var (
-	ready = plan.Status{}
-	done  = plan.Status{Done: true}
-)
+var ready = plan.Status{}
 
 // CreateMetadata adds what is missing of the repmgr schema. It is not undone:
 // empty tables do no harm, and a second run finds them.
