@@ -57,6 +57,7 @@ func (b backend) Pause(ctx context.Context, paused bool, reason string) error {
 
 // Wake has everything looked at again now.
 func (b backend) Wake() {
+	b.d.eyes.stale.Store(true)
 	b.d.eyes.kick()
 	select {
 	case b.d.wake <- struct{}{}:

@@ -17,6 +17,8 @@ const (
 	errandBound   = 5 * time.Second // one errand, connecting included
 	errandsBound  = 256             // errands that wait; more are dropped with a warning
 	drainDeadline = 3 * time.Second // when the daemon stops
+
+	recordAgainEvery = 3 * time.Second // events that could not be recorded
 )
 
 // event is something to be recorded and told to the operator's command.
@@ -44,6 +46,36 @@ type notifier struct {
 	queue chan errand
 	quit  chan struct{}
 	ended atomic.Bool
+
+	waiting []registry.Event // were told, and are recorded when there is a primary again; run's alone
+}
+
+// keepFor keeps an event that could not be recorded, since nobody takes writes
+// now: an outage's own events would be missing otherwise.
+func (n *notifier) keepFor(e registry.Event) {
+	if len(n.waiting) < errandsBound {
+		n.waiting = append(n.waiting, e)
+	}
+}
+
+// recordWaiting records what was kept, if a primary can be reached now.
+func (n *notifier) recordWaiting() {
+	if len(n.waiting) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), errandBound)
+	defer cancel()
+	conn := n.primary(ctx)
+	if conn == nil {
+		return
+	}
+	defer registry.Close(conn)
+	for len(n.waiting) > 0 {
+		if err := registry.RecordEvent(ctx, conn, &n.waiting[0]); err != nil {
+			n.d.log.Warn("event " + n.waiting[0].Name + " could not be recorded: " + err.Error())
+		}
+		n.waiting = n.waiting[1:]
+	}
 }
 
 func newNotifier(d *Daemon) *notifier {
@@ -70,10 +102,14 @@ func (n *notifier) add(e errand) {
 }
 
 func (n *notifier) run() {
+	again := time.NewTicker(recordAgainEvery)
+	defer again.Stop()
 	for {
 		select {
 		case e := <-n.queue:
 			n.runOne(e)
+		case <-again.C:
+			n.recordWaiting()
 		case <-n.quit:
 			end := time.Now().Add(drainDeadline)
 			for len(n.queue) > 0 && time.Now().Before(end) {
@@ -104,8 +140,7 @@ func (n *notifier) primary(ctx context.Context) *pg.Conn {
 	if report.Role == cluster.Primary && report.Type != cluster.Witness {
 		if conn, err := registry.Connect(ctx, self); err == nil {
 			return conn
-		}
-		return nil
+		} // it may just have been stopped, in favour of another
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -119,8 +154,11 @@ func (n *notifier) primary(ctx context.Context) *pg.Conn {
 // announce has an event recorded and told, in its turn.
 func (d *Daemon) announce(e event) {
 	d.log.Log(context.Background(), slog.LevelDebug, "event "+e.name, "detail", e.details)
+	row := registry.Event{Node: d.loop.view.Self, Name: e.name, Successful: !e.failed, At: time.Now(), Details: e.details, About: e.about}
 	d.notifier.add(errand{name: "event " + e.name, dry: e.unkept, do: func(ctx context.Context, conn *pg.Conn) error {
-		return registry.Announce(ctx, conn, d.notifier.cfg.Load(), registry.Event{
-			Node: d.loop.view.Self, Name: e.name, Successful: !e.failed, Details: e.details, About: e.about})
+		if conn == nil && !e.unkept {
+			d.notifier.keepFor(row)
+		}
+		return registry.Announce(ctx, conn, d.notifier.cfg.Load(), row)
 	}})
 }

@@ -53,9 +53,9 @@ var electionRules = []rule{
 			return fmt.Sprintf("%d of %d nodes that followed node %d are visible, more than half are needed", visible, shared, f.upstream),
 				shared > 1 && visible*2 <= shared
 		}, nil},
-	{"wait-sibling-promotes", "A sibling is being promoted.",
+	{"wait-sibling-promotes", "Another node is being promoted.",
 		func(f facts) (string, bool) {
-			for _, n := range f.siblings {
+			for _, n := range f.Nodes {
 				if f.fresh(n.ID) && f.Peers[n.ID].Report.Deciding == Describe(Promote{Lost: f.upstream}) {
 					return fmt.Sprintf("node %d is being promoted", n.ID), true
 				}

@@ -17,7 +17,7 @@ type facts struct {
 	primary  cluster.NodeID // the active primary by record
 	newest   cluster.NodeID // the newest running primary among the others; zero: none seen
 	newestAt Position
-	siblings []cluster.Node // active nodes with the same upstream, without self
+	siblings []cluster.Node // those who follow the same upstream, by record or by their own word, without self
 }
 
 func newFacts(v *View, now time.Time) facts {
@@ -44,7 +44,7 @@ func newFacts(v *View, now time.Time) facts {
 		}
 	}
 	for _, n := range v.Nodes {
-		if n.ID != v.Self && n.Active && n.Upstream == f.upstream && n.Upstream != 0 {
+		if n.ID != v.Self && n.ID != f.upstream && f.upstream != 0 && f.follows(n) {
 			f.siblings = append(f.siblings, n)
 		}
 	}
@@ -61,6 +61,18 @@ func (f facts) leads() bool {
 func (f facts) fresh(id cluster.NodeID) bool {
 	p, ok := f.Peers[id]
 	return ok && f.now.Sub(p.At) < f.Policy.freshness()
+}
+
+// follows reports whether a node counts among those who follow this node's
+// upstream: by its active record, or by its daemon's word. Records arrive late
+// and not everywhere at once: two nodes that each left the other out would both
+// be promoted.
+func (f facts) follows(n cluster.Node) bool {
+	if n.Active && n.Upstream == f.upstream {
+		return true
+	}
+	r := f.Peers[n.ID].Report
+	return f.fresh(n.ID) && (r.Bid != nil && r.Bid.Lost == f.upstream || r.Upstream == f.upstream && r.Server == ServerRunning)
 }
 
 // seen reports whether this daemon's own last look at a server succeeded, lately.

@@ -34,6 +34,10 @@ type Event struct {
 	About cluster.Node `json:"-"`
 }
 
+// lateEvent is the age from which an event is recorded under its own time: it
+// happened while there was no primary to record it.
+const lateEvent = 2 * time.Second
+
 // RecordEvent inserts the event if c is a connection to a server that is not in
 // recovery, and sets the event's time to the server's. It is no error that c is
 // nil or a standby's: then the event only has the local time, and is not kept.
@@ -44,9 +48,13 @@ func RecordEvent(ctx context.Context, c *pg.Conn, e *Event) error {
 	if c == nil || c.Conn == nil {
 		return nil
 	}
-	err := c.QueryRow(ctx, `INSERT INTO repmgr.events (node_id, event, successful, details)
-		VALUES ($1, $2, $3, NULLIF($4, '')) RETURNING event_timestamp`,
-		int(e.Node), e.Name, e.Successful, e.Details).Scan(&e.At)
+	var happened *time.Time // nil: now, by the server's clock
+	if time.Since(e.At) > lateEvent {
+		happened = &e.At
+	}
+	err := c.QueryRow(ctx, `INSERT INTO repmgr.events (node_id, event, successful, details, event_timestamp)
+		VALUES ($1, $2, $3, NULLIF($4, ''), COALESCE($5::timestamptz, CURRENT_TIMESTAMP)) RETURNING event_timestamp`,
+		int(e.Node), e.Name, e.Successful, e.Details, happened).Scan(&e.At)
 	if stateOf(err) == readOnly {
 		return nil
 	}
