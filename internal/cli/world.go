@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"time"
 
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
@@ -66,7 +67,9 @@ func (s *Session) carry(ctx context.Context, p ops.Plan, w ops.World, code fault
 // carryTelling is carry with a listener of its own.
 func (s *Session) carryTelling(ctx context.Context, p ops.Plan, w ops.World, code fault.Code, tell func(plan.Event)) error {
 	if !s.Opt.DryRun {
-		return ops.Carry(ctx, p, w, code, tell)
+		err := ops.Carry(ctx, p, w, code, tell)
+		s.wakeDaemon(ctx)
+		return err
 	}
 	err := p.Explain(ctx, w, tell)
 	if err == nil {
@@ -74,6 +77,22 @@ func (s *Session) carryTelling(ctx context.Context, p ops.Plan, w ops.World, cod
 	}
 	return ops.Coded(err, code)
 }
+
+// wakeDaemon lets this node's daemon look at once at what was changed. None may
+// run, and it looks by itself a little later: nothing is said if it does not answer.
+func (s *Session) wakeDaemon(ctx context.Context) {
+	if s.Conf.StateDir() == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
+	defer cancel()
+	c := api.DialUnix(s.Conf.StateDir())
+	defer c.Close()
+	_ = c.Wake(ctx)
+}
+
+// wakeTimeout bounds the call to a daemon that need not answer.
+const wakeTimeout = 500 * time.Millisecond
 
 // tell says one line of a plan's progress.
 func (s *Session) tell(e plan.Event) {

@@ -127,6 +127,13 @@ func TestCoreCascade(t *testing.T) {
 	must(t, l.Node(4).Repmgr(ctx, "standby", "follow", "--upstream-node-id=3").Err())
 	waitFor(t, ctx, "node 4 below node 3", func() error { return recordedUpstream(ctx, l.Node(1), l.Node(4), l.Node(3)) })
 	waitFor(t, ctx, "node 2 to watch", func() error { return watches(ctx, l.Node(2)) })
+	waitFor(t, ctx, "the daemon of node 4 to know its new upstream", func() error {
+		r, err := report(ctx, l.Node(4))
+		if err == nil && r.Upstream != 3 {
+			err = fmt.Errorf("it says %d", r.Upstream)
+		}
+		return err
+	})
 	must(t, l.Node(1).Kill9(ctx))
 	waitFor(t, ctx, "a new primary", func() error { _, err := l.Primary(ctx); return err })
 	waitFollows(t, ctx, l.Node(4), l.Node(3))

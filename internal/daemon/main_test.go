@@ -77,6 +77,15 @@ func watches(ctx context.Context, n *lab.Node) error {
 
 // decision is the rule that applies on a node, and why, as `service status` tells.
 func decision(ctx context.Context, n *lab.Node) (rule, why string) {
+	r, err := report(ctx, n)
+	if err != nil {
+		return "", err.Error()
+	}
+	return r.Rule, r.Why
+}
+
+// report is what a node's daemon says of itself, as `service status` tells.
+func report(ctx context.Context, n *lab.Node) (failover.Report, error) {
 	r := n.Repmgr(ctx, "service", "status", "--format", "json")
 	var out struct {
 		Nodes []struct {
@@ -85,14 +94,14 @@ func decision(ctx context.Context, n *lab.Node) (rule, why string) {
 		} `json:"nodes"`
 	}
 	if err := json.Unmarshal([]byte(r.Stdout), &out); err != nil {
-		return "", err.Error() + r.Stderr
+		return failover.Report{}, fmt.Errorf("%w: %s", err, r.Stderr)
 	}
 	for _, row := range out.Nodes {
 		if row.ID == n.ID {
-			return row.Report.Rule, row.Report.Why
+			return row.Report, nil
 		}
 	}
-	return "", "not listed"
+	return failover.Report{}, errors.New("not listed")
 }
 
 func must(t *testing.T, err error) {
