@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,10 +29,11 @@ const (
 // eyes turn servers into facts. watchLocal's goroutine owns all fields but cfg
 // and kicks; probes have goroutines of their own and share nothing.
 type eyes struct {
-	d     *Daemon
-	cfg   atomic.Pointer[conf.Config]
-	kicks chan struct{}
-	stale atomic.Bool // the records were changed: read them at the next look
+	d       *Daemon
+	cfg     atomic.Pointer[conf.Config]
+	kicks   chan struct{}
+	refused *fault.Error // why the first look found that the configuration is wrong
+	stale   atomic.Bool  // the records were changed: read them at the next look
 
 	conn      *pg.Conn
 	last      failover.Local // the last look that found the server running
@@ -80,6 +81,8 @@ func (e *eyes) first(ctx context.Context) error {
 	local := e.look(ctx)
 	e.d.loop.view.Observe(failover.LocalSeen{Local: local}, now)
 	switch {
+	case e.refused != nil:
+		return e.refused
 	case local.State == failover.ServerRunning:
 		e.d.loop.view.Observe(failover.NodesRead{Nodes: e.nodes}, now)
 		return e.registered(ctx)
@@ -158,6 +161,9 @@ func (e *eyes) look(ctx context.Context) failover.Local {
 		e.last, e.state = local, failover.ServerRunning
 		return local
 	}
+	if f := faultOf(err); f.Code == fault.BadConfig {
+		e.refused = f
+	}
 	if ctx.Err() != nil {
 		return failover.Local{At: time.Now(), State: e.state, SystemID: e.last.SystemID, Position: e.last.Position}
 	}
@@ -210,9 +216,32 @@ func (e *eyes) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := ownDirectory(ctx, server, e.cfg.Load()); err != nil {
+		return err
+	}
 	e.last.SystemID, e.readAt = server.SystemID, time.Time{}
 	e.last.Position.Timeline = 0 // a server that was started anew may have another history
 	e.watchProcess()
+	return nil
+}
+
+// ownDirectory refuses a data_directory that is not the server's: processes that
+// work there are ended after a crash, and when this node is fenced. The paths are
+// compared where the role may see the server's, else the system identifiers.
+func ownDirectory(ctx context.Context, server pg.Server, cfg *conf.Config) error {
+	wrong := fault.New(fault.BadConfig, "data_directory is not the server's").WithHint("Correct data_directory or conninfo in repmgr.conf.")
+	a, errA := os.Stat(server.DataDirectory)
+	b, errB := os.Stat(cfg.DataDirectory)
+	if server.DataDirectory != "" && errA == nil && errB == nil {
+		if os.SameFile(a, b) {
+			return nil
+		}
+		return wrong.WithDetail("repmgr.conf says %q, the server at conninfo works in %q.", cfg.DataDirectory, server.DataDirectory)
+	}
+	control, err := pg.ReadControl(ctx, cfg.PgBindir, cfg.DataDirectory)
+	if err != nil || control.SystemID != server.SystemID {
+		return wrong.WithDetail("%s belongs to system %q, the server at conninfo to %q.", cfg.DataDirectory, control.SystemID, server.SystemID)
+	}
 	return nil
 }
 
@@ -280,20 +309,23 @@ func (e *eyes) readRegistry(ctx context.Context) error {
 	return nil
 }
 
-// whyDown finds out what became of a server that does not answer. A postmaster
-// that died in disorder may leave backends behind that go on committing (safety
-// notes, A8): they are ended before the server is said to have crashed.
+// whyDown finds out what became of a server that does not answer. Only a server
+// at whose address nobody answers, whose postmaster is gone and whose data
+// directory is surely this one's is said to have stopped or crashed: the others
+// act on that at once.
 func (e *eyes) whyDown(ctx context.Context) failover.ServerState {
 	cfg := e.cfg.Load()
+	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	switch e.ping(limit) {
+	case pg.Accepting:
+		return failover.ServerUnreachable // it takes connections, and not this daemon's
+	case pg.Rejecting:
+		return failover.ServerStarting
+	}
 	pm, err := pg.ReadPostmaster(cfg.DataDirectory)
 	if err == nil && host.Alive(pm.PID) {
-		ci, err := pg.ParseConninfo(cfg.Conninfo)
-		limit, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		if err == nil && pg.Ping(limit, ci) == pg.NoAnswer {
-			return failover.ServerUnreachable
-		}
-		return failover.ServerStarting
+		return failover.ServerUnreachable
 	}
 	switch e.state {
 	case failover.ServerStopped, failover.ServerCrashed, failover.ServerFenced:
@@ -302,20 +334,34 @@ func (e *eyes) whyDown(ctx context.Context) failover.ServerState {
 		}
 	}
 	e.downPID = pm.PID
-	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+	return e.howEnded(limit, cfg)
+}
+
+func (e *eyes) ping(ctx context.Context) pg.Reach {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if err := host.KillOrphans(limit, cfg.DataDirectory); err != nil {
+	ci, err := pg.ParseConninfo(e.cfg.Load().Conninfo)
+	if err != nil {
+		return pg.NoAnswer
+	}
+	return pg.Ping(ctx, ci)
+}
+
+// howEnded tells a crash from a shutdown in order. A postmaster that died in
+// disorder may leave backends behind that go on committing (safety notes, A8):
+// they are ended before the server is said to have crashed.
+func (e *eyes) howEnded(ctx context.Context, cfg *conf.Config) failover.ServerState {
+	if err := host.KillOrphans(ctx, cfg.DataDirectory); err != nil {
 		e.d.complain(slog.LevelWarn, fault.Wrap(err, fault.SysFailure, "processes of the dead server could not be ended"))
 		return failover.ServerUnreachable
 	}
-	if e.d.peers.fencedBy() != 0 {
-		return failover.ServerFenced
-	}
-	control, err := pg.ReadControl(limit, cfg.PgBindir, cfg.DataDirectory)
+	control, err := pg.ReadControl(ctx, cfg.PgBindir, cfg.DataDirectory)
 	switch {
-	case err != nil:
+	case err != nil, e.last.SystemID != "" && control.SystemID != e.last.SystemID:
 		return failover.ServerUnknown
-	case strings.HasPrefix(control.State, "shut down"):
+	case e.d.peers.fencedBy() != 0:
+		return failover.ServerFenced
+	case control.ShutDownCleanly():
 		return failover.ServerStopped
 	}
 	return failover.ServerCrashed

@@ -121,9 +121,7 @@ func (d *Daemon) own(ctx context.Context, cfg *conf.Config) (*pg.Conn, error) {
 // not have (safety notes, A23). Processes that outlive it are killed.
 func (d *Daemon) fence(ctx context.Context, cfg *conf.Config, a failover.Fence) error {
 	newer, _ := cluster.Find(d.peers.nodes(), a.By)
-	if err := d.peers.remember(func(r *remembered) { r.FencedBy = a.By }); err != nil {
-		d.log.Warn("that this node is fenced could not be kept: " + err.Error())
-	}
+	_ = d.peers.note(func(r *remembered) { r.FencedBy = a.By }) // kept on disk after the stop: that cannot wait
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fenceGrace+20*time.Second)
 	defer cancel()
 	if pm, err := pg.ReadPostmaster(cfg.DataDirectory); err == nil {
@@ -138,6 +136,9 @@ func (d *Daemon) fence(ctx context.Context, cfg *conf.Config, a failover.Fence) 
 	}
 	if err := host.KillAll(ctx, cfg.DataDirectory); err != nil {
 		return err
+	}
+	if err := d.peers.keep(); err != nil {
+		d.log.Warn("that this node is fenced could not be kept: " + err.Error())
 	}
 	d.log.Error(fmt.Sprintf("this node was a primary beside node %q (ID: %d), which is newer: its server has been stopped", newer.Name, newer.ID),
 		"hint", fmt.Sprintf("Writes that only this server took are in %s. To bring it back as a standby: repmgr -f %s standby clone --force -h <host of %s>, start it, and repmgr standby register --force.", cfg.DataDirectory, d.opt.ConfigFile, newer.Name))

@@ -170,7 +170,8 @@ func (d *Daemon) take(m message) {
 	case pausing:
 		d.loop.pauseReason = m.reason
 		d.loop.view.Observe(failover.PauseSet{Paused: m.paused}, now)
-		m.reply <- d.peers.remember(func(r *remembered) { r.Paused, r.PauseReason = m.paused, m.reason })
+		_ = d.peers.note(func(r *remembered) { r.Paused, r.PauseReason = m.paused, m.reason }) // fails for an authority only
+		d.goes(func() { m.reply <- d.peers.keep() })
 		d.notice(map[bool]string{true: "failover is paused", false: "failover is no longer paused"}[m.paused], "detail", m.reason)
 	case viewing:
 		m.reply <- d.clusterView(now)

@@ -31,6 +31,8 @@ type peers struct {
 	cluster  string
 	links    map[cluster.NodeID]*link
 	changed  chan struct{} // the links must be made anew
+
+	saving sync.Mutex // held while memory is written to disk; never with mu
 }
 
 // link is the way to one peer.
@@ -72,16 +74,32 @@ func (p *peers) update(change func(*remembered)) error {
 
 // remember is update for what the links do not depend on.
 func (p *peers) remember(change func(*remembered)) error {
+	if err := p.note(change); err != nil {
+		return err
+	}
+	return p.keep()
+}
+
+// note changes what is remembered, in memory alone: a stalled disk delays nobody.
+func (p *peers) note(change func(*remembered)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.memory.Certificate
 	change(&p.memory)
 	if p.memory.Certificate != before {
-		if err := p.takeAuthority(); err != nil {
-			return err
-		}
+		return p.takeAuthority()
 	}
-	return p.d.state.save(p.memory)
+	return nil
+}
+
+// keep writes to disk what is remembered now.
+func (p *peers) keep() error {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	p.mu.Lock()
+	r := p.memory
+	p.mu.Unlock()
+	return p.d.state.save(r)
 }
 
 // takeAuthority makes this node's own certificate. The lock is held.

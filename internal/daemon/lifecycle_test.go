@@ -1,0 +1,109 @@
+package daemon_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"repmgr/internal/lab"
+)
+
+// A daemon's life around the failover: what it refuses to start with, what a
+// signal does, what it leaves behind.
+func TestLifecycle(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 2, Auth: lab.SCRAM})
+	n, other := l.Node(2), l.Node(1)
+	daemon := func(args ...string) lab.Result {
+		return n.Program(ctx, "repmgrd", append([]string{"-f", n.ConfFile()}, args...)...)
+	}
+	refused := func(t *testing.T, r lab.Result, code int, text string) {
+		t.Helper()
+		if r.Code != code || !strings.Contains(r.Stderr, text) {
+			t.Errorf("exit status %d, want %d with %q:\n%s", r.Code, code, text, r.Stderr)
+		}
+	}
+	t.Run("a second daemon is refused", func(t *testing.T) {
+		refused(t, daemon("--daemonize=false", "--no-pid-file"), 3, "another repmgrd watches this node")
+		refused(t, daemon(), 3, "another repmgrd watches this node") // the parent tells it too
+	})
+	t.Run("reload", func(t *testing.T) {
+		log := filepath.Join(n.Dir, "moved.log")
+		must(t, n.WriteConf(map[string]string{"monitor_interval_secs": "2", "log_file": log}))
+		must(t, n.SignalDaemon(syscall.SIGHUP))
+		waitFor(t, ctx, "the new log file", func() error { return logged(log, `monitor_interval_secs is now "2"`) })
+		must(t, os.Rename(log, log+".1"))
+		must(t, n.WriteConf(map[string]string{"monitor_interval_secs": "never", "log_file": log}))
+		must(t, n.SignalDaemon(syscall.SIGHUP))
+		waitFor(t, ctx, "the refusal of a broken file", func() error { return logged(log+".1", "the configuration was not reloaded") })
+		must(t, n.WriteConf(map[string]string{"log_file": log}))
+		must(t, n.SignalDaemon(syscall.SIGHUP))
+		waitFor(t, ctx, "the log file to be opened anew", func() error { return logged(log, `monitor_interval_secs is now "1"`) })
+	})
+	t.Run("end", func(t *testing.T) {
+		pidFile := filepath.Join(n.Dir, "repmgrd.pid")
+		if _, err := os.Stat(pidFile); err != nil {
+			t.Error(err)
+		}
+		status, err := n.StopDaemon(ctx)
+		must(t, err)
+		if _, err := os.Stat(pidFile); status != 0 || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("ended with status %d, PID file: %v", status, err)
+		}
+		waitEvent(t, ctx, other, "repmgrd_shutdown", n, true)
+	})
+	t.Run("a wrong data directory", func(t *testing.T) {
+		must(t, n.WriteConf(map[string]string{"data_directory": other.DataDir, "state_directory": filepath.Join(n.Dir, "elsewhere")}))
+		refused(t, daemon(), 1, "data_directory is not the server's")
+	})
+	t.Run("not registered", func(t *testing.T) {
+		must(t, n.WriteConf(map[string]string{"node_id": "77"}))
+		refused(t, daemon(), 1, `node 77 ("node2") is not registered`)
+	})
+	t.Run("the port is taken", func(t *testing.T) {
+		must(t, n.WriteConf(map[string]string{"daemon_port": "1"}))
+		refused(t, daemon(), 1, "repmgrd cannot listen")
+	})
+	t.Run("the server is down and nothing is known", func(t *testing.T) {
+		must(t, n.WriteConf(map[string]string{"state_directory": filepath.Join(n.Dir, "new"), "conninfo": "host=127.0.0.1 port=1 user=repmgr dbname=repmgr"}))
+		refused(t, daemon(), 6, "the own server does not answer, and nothing is known yet")
+	})
+	t.Run("into the background", func(t *testing.T) { inBackground(t, ctx, n, daemon) })
+}
+
+// inBackground starts the daemon as an operator would, and while its server is
+// down: the cluster is remembered.
+func inBackground(t *testing.T, ctx context.Context, n *lab.Node, daemon func(...string) lab.Result) {
+	log := filepath.Join(n.Dir, "background.log")
+	must(t, n.WriteConf(map[string]string{"log_file": log}))
+	must(t, n.Stop(ctx, "fast"))
+	must(t, daemon().Err())
+	waitFor(t, ctx, "the daemon to wait", func() error { return logged(log, "repmgrd waits for it") })
+	must(t, n.Start(ctx))
+	waitFor(t, ctx, "the daemon to watch", func() error { return watches(ctx, n) })
+	r, err := report(ctx, n)
+	must(t, err)
+	must(t, syscall.Kill(r.PID, syscall.SIGTERM))
+	waitFor(t, ctx, "its end", func() error { return logged(log, "repmgrd ends") })
+}
+
+// The failover works as well with passwords and with certificates only.
+func TestFailoverByProof(t *testing.T) {
+	for name, auth := range map[string]lab.Auth{"scram": lab.SCRAM, "tls": lab.TLS} {
+		t.Run(name, func(t *testing.T) {
+			l, ctx := bringUp(t, lab.Options{Nodes: 3, Auth: auth, Slots: true})
+			must(t, l.Node(1).Kill9(ctx))
+			waitFor(t, ctx, "a new primary", func() error { _, err := l.Primary(ctx); return err })
+			primary, err := l.Primary(ctx)
+			must(t, err)
+			for _, n := range l.Nodes[1:] {
+				if n != primary {
+					waitFollows(t, ctx, n, primary)
+				}
+			}
+		})
+	}
+}
