@@ -128,6 +128,9 @@ func New(opt Options) (*Daemon, error) {
 	for _, w := range warnings {
 		d.log.Warn(w.String())
 	}
+	for _, name := range setInVain(cfg) {
+		d.log.Warn(name + " is set and not acted on by this release")
+	}
 	if d.state, err = openStateDir(cfg.StateDir()); err != nil {
 		return nil, err
 	}
