@@ -51,6 +51,11 @@ func (n *Node) DaemonLog() string { return filepath.Join(n.Dir, "repmgrd.log") }
 
 // StartDaemon starts repmgrd in the foreground, as a service manager would.
 func (n *Node) StartDaemon(ctx context.Context, args ...string) error {
+	return n.StartDaemonWith(ctx, nil, args...)
+}
+
+// StartDaemonWith is StartDaemon with more in the daemon's environment.
+func (n *Node) StartDaemonWith(ctx context.Context, environment []string, args ...string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.daemon != nil {
@@ -74,6 +79,7 @@ func (n *Node) StartDaemon(ctx context.Context, args ...string) error {
 	}
 	cmd := n.command(context.Background(), filepath.Join(bindir, "repmgrd"), append([]string{"-f", n.ConfFile(), "--daemonize=false"}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(cmd.Env, environment...)
 	n.echo("repmgrd " + strings.Join(cmd.Args[1:], " "))
 	if err := n.lab.start(n.namespace, cmd); err != nil {
 		return fmt.Errorf("start the daemon of %s: %w", n.Name, err)
