@@ -184,11 +184,7 @@ func (d *Daemon) copyNodes(ctx context.Context, primary *pg.Conn) error {
 	if primary == nil {
 		return nil
 	}
-	ci, err := pg.ParseConninfo(d.notifier.cfg.Load().Conninfo)
-	if err != nil {
-		return err
-	}
-	own, err := pg.Connect(ctx, ci)
+	own, err := d.own(ctx, d.notifier.cfg.Load())
 	if err != nil {
 		return err
 	}
@@ -201,11 +197,7 @@ func (d *Daemon) writeHistory(ctx context.Context, primary *pg.Conn) error {
 	if primary == nil {
 		return nil
 	}
-	ci, err := pg.ParseConninfo(d.notifier.cfg.Load().Conninfo)
-	if err != nil {
-		return err
-	}
-	own, err := pg.Connect(ctx, ci)
+	own, err := d.own(ctx, d.notifier.cfg.Load())
 	if err != nil {
 		return err
 	}
