@@ -45,8 +45,11 @@ func TestCoreFailover(t *testing.T) {
 		t.Errorf("the voting term is %q, %v; want 2", got, err)
 	}
 
-	// It comes back by itself, writable, and is stopped.
-	must(t, old.Start(ctx))
+	// It comes back by itself, writable, and is stopped: often before pg_ctl has
+	// seen it up, which then calls the start a failure.
+	if err := old.Start(ctx); err != nil {
+		t.Logf("stopped before its start was over: %v", err)
+	}
 	waitFor(t, ctx, "the former primary to be stopped", func() error {
 		if old.Running() {
 			return errors.New("it runs")
