@@ -103,6 +103,49 @@ type Node struct {
 	ConfigFile string `json:"config_file"`
 }
 
+// nameLimit is how many bytes of an application_name PostgreSQL keeps (NAMEDATALEN-1).
+const nameLimit = 63
+
+// StandbyName is the application_name under which a node's standby counts for
+// synchronous replication in a term: one that has not compared its history with
+// that term's bears another (safety notes, B16). False for a name that PostgreSQL
+// would change (manual, application_name).
+func StandbyName(node string, term uint64) (string, bool) {
+	name := node + "@" + strconv.FormatUint(term, 10)
+	for _, b := range []byte(name) {
+		if b < ' ' || b > '~' {
+			return name, false
+		}
+	}
+	return name, node != "" && len(name) <= nameLimit
+}
+
+// NodeOfStandby is the node's name in an application_name, with a term or without.
+func NodeOfStandby(applicationName string) string {
+	at := strings.LastIndexByte(applicationName, '@')
+	if at <= 0 || at == len(applicationName)-1 || strings.Trim(applicationName[at+1:], "0123456789") != "" {
+		return applicationName
+	}
+	return applicationName[:at]
+}
+
+// daemonMark ends the conninfo in the record of a witness without PostgreSQL.
+const daemonMark = " application_name=repmgrd"
+
+// DaemonConninfo is what stands as conninfo in the record of a witness without
+// PostgreSQL, where the column may not be empty: the address of its daemon.
+// Programs that take it for a server's are turned away at once, and meet no other
+// server that happens to run there.
+func DaemonConninfo(host string, port int) string {
+	return fmt.Sprintf("host=%s port=%d%s", host, port, daemonMark)
+}
+
+// WithoutServer reports whether n is a witness without PostgreSQL, by its record:
+// nobody connects to it, and its daemon alone can be asked.
+func (n Node) WithoutServer() bool {
+	return n.Role == Witness && strings.HasSuffix(n.Conninfo, daemonMark)
+}
+
 // Find returns the node of that number.
 func Find(nodes []Node, id NodeID) (Node, bool) {
 	for _, n := range nodes {

@@ -1,0 +1,337 @@
+package record
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"repmgr/internal/cluster"
+)
+
+// MinimumVoters is how many voters the quorum rule needs: with two, the loss of
+// one is the loss of the majority.
+const MinimumVoters = 3
+
+func (c Begin) apply(r *Record, at time.Time) string {
+	_, end, err := c.Line.Parse()
+	m, known := r.Member(c.Node)
+	switch {
+	case r.Rule == Quorum:
+		return "the quorum rule is in force already"
+	case r.Voters() < MinimumVoters:
+		return fmt.Sprintf("there are %d voters, %d are needed", r.Voters(), MinimumVoters)
+	case !known || m.Witness:
+		return fmt.Sprintf("node %d is no member that could hold the lease", c.Node)
+	case err != nil:
+		return err.Error()
+	}
+	r.Rule, r.Base, r.Terms, r.Bids = Quorum, c.Line, nil, nil
+	r.Term++
+	r.Sync = Sync{}
+	r.MaximumLag = c.MaximumLag
+	r.Terms = append(r.Terms, Term{Term: r.Term, Node: c.Node, Timeline: end})
+	r.TopTimeline = max(r.TopTimeline, end)
+	r.Lease = Lease{Holder: c.Node, Incarnation: c.Incarnation, Life: c.Life, TTL: c.TTL, LSN: c.LSN, Vacancy: r.Lease.Vacancy,
+		Unlimited: r.Lease.Unlimited, Timeline: end, Promoted: true}
+	r.unlimit() // the first timed renewal, which the holder's guard knows of, gives it an end
+	r.note(Decision{Term: r.Term, At: at, What: "begin", Node: c.Node, Why: fmt.Sprintf("the quorum rule begins with %d voters", r.Voters())})
+	return ""
+}
+
+func (c End) apply(r *Record, at time.Time) string {
+	if r.Rule != Quorum || !r.Lease.Taken() || r.Lease.Holder != c.Node {
+		return "only who holds the lease can end the quorum rule"
+	}
+	if r.Pause.On {
+		return "the cluster is paused, and the other rule knows nothing of it"
+	}
+	r.Rule, r.Bids, r.Sync = Visibility, nil, Sync{}
+	r.Lease = Lease{State: Vacant, Vacancy: r.Lease.Vacancy, Unlimited: r.Lease.Unlimited}
+	r.note(Decision{Term: r.Term, At: at, What: "end", Node: c.Node, Why: c.Why})
+	return ""
+}
+
+// heldBy returns why that node does not hold the lease in that term, or "".
+func (r *Record) heldBy(term uint64, node cluster.NodeID, incarnation string) string {
+	switch {
+	case r.Rule != Quorum:
+		return "the quorum rule is not in force"
+	case term != r.Term:
+		return fmt.Sprintf("term %d is over, it is term %d", term, r.Term)
+	case r.Lease.Holder != node || r.Lease.Incarnation != incarnation:
+		return fmt.Sprintf("node %d holds the lease", r.Lease.Holder)
+	case !r.Lease.Taken():
+		return fmt.Sprintf("the lease is %s", r.Lease.State)
+	}
+	return ""
+}
+
+func (c Renew) apply(r *Record, at time.Time) string {
+	back := r.Rule == Quorum && c.Term == r.Term && r.Lease.State == Vacant && r.Lease.Expired &&
+		r.Lease.Holder == c.Node && r.Lease.Incarnation == c.Incarnation
+	if why := r.heldBy(c.Term, c.Node, c.Incarnation); why != "" && !back {
+		return why
+	}
+	if c.Seq <= r.Lease.Seq {
+		return fmt.Sprintf("renewal %d came after renewal %d", c.Seq, r.Lease.Seq)
+	}
+	if back {
+		r.note(Decision{Term: r.Term, Vacancy: r.Lease.Vacancy, At: at, What: "reinstate", Node: c.Node, Why: "the holder came back before anybody was granted the lease"})
+	}
+	// A pause, or another one, may have begun and ended while this was on its way (B10).
+	unlimited := r.Pause.On || r.Lease.State == Indefinite && !(c.Timed && c.Unlimited == r.Lease.Unlimited)
+	r.Lease.Seq, r.Lease.Life, r.Lease.LSN, r.Lease.TTL, r.MaximumLag = c.Seq, c.Life, c.LSN, c.TTL, c.MaximumLag
+	r.Bids = nil
+	if unlimited {
+		r.unlimit()
+	} else {
+		r.Lease.State = Held
+	}
+	return ""
+}
+
+// unlimit takes the time limit off the lease. Each time has a number, so that the
+// renewal that ends one does not end the next.
+func (r *Record) unlimit() {
+	if r.Lease.State != Indefinite {
+		r.Lease.Unlimited++
+	}
+	r.Lease.State = Indefinite
+}
+
+// vacate opens a new vacancy.
+func (r *Record) vacate(what, why string, expired bool, at time.Time) {
+	r.Lease.State, r.Lease.Why, r.Lease.Expired = Vacant, why, expired
+	r.Lease.Vacancy++
+	r.Bids = nil
+	r.note(Decision{Term: r.Term, Vacancy: r.Lease.Vacancy, At: at, What: what, Node: r.Lease.Holder, Why: why})
+}
+
+func (c Release) apply(r *Record, at time.Time) string {
+	if why := r.heldBy(c.Term, c.Node, c.Incarnation); why != "" {
+		return why
+	}
+	if c.Seq < r.Lease.Seq {
+		return fmt.Sprintf("renewal %d came after the release, which knew of %d", r.Lease.Seq, c.Seq)
+	}
+	r.vacate("release", c.Why, false, at)
+	return ""
+}
+
+func (c Expire) apply(r *Record, at time.Time) string {
+	if r.Rule != Quorum || r.Lease.State != Held || c.Term != r.Term || c.Seq != r.Lease.Seq {
+		return "the lease has moved on"
+	}
+	r.vacate("expire", fmt.Sprintf("node %d did not renew its lease for %s", r.Lease.Holder, r.Lease.TTL), true, at)
+	return ""
+}
+
+func (b Bid) apply(r *Record, _ time.Time) string {
+	m, known := r.Member(b.Node)
+	old, again := r.BidOf(b.Node)
+	_, end, err := b.Line.Parse()
+	switch {
+	case r.Rule != Quorum || r.Lease.State != Vacant || b.Vacancy != r.Lease.Vacancy:
+		return fmt.Sprintf("vacancy %d is not open", b.Vacancy)
+	case !known || m.Witness:
+		return fmt.Sprintf("node %d is no member that could bid", b.Node)
+	case again && (old.Declined == "" || b.Declined != ""):
+		return fmt.Sprintf("node %d has bid already", b.Node)
+	case b.Declined == "" && (err != nil || end != b.Timeline || b.LSN == 0):
+		return fmt.Sprintf("the bid of node %d makes no sense: %q, timeline %d, %s", b.Node, b.Line, b.Timeline, b.LSN)
+	}
+	bids := slices.DeleteFunc(slices.Clone(r.Bids), func(o Bid) bool { return o.Node == b.Node })
+	r.Bids = append(bids, b)
+	slices.SortFunc(r.Bids, func(a, b Bid) int { return int(a.Node - b.Node) })
+	r.TopTimeline = max(r.TopTimeline, b.Timeline)
+	return ""
+}
+
+func (c Close) apply(r *Record, at time.Time) string {
+	if r.Rule != Quorum || r.Lease.State != Vacant || c.Vacancy != r.Lease.Vacancy {
+		return fmt.Sprintf("vacancy %d is not open", c.Vacancy)
+	}
+	v := r.Verdict()
+	if v.Winner == 0 {
+		return v.Why
+	}
+	bid, _ := r.BidOf(v.Winner)
+	if r.isLastHolder(bid) && bid.Timeline == r.Lease.Timeline && !r.Lease.Promoted {
+		r.recordUnrecorded(bid) // it was promoted and could not say so any more
+	}
+	r.Term++
+	r.TopTimeline++
+	r.Lease = Lease{State: Granted, Holder: v.Winner, Incarnation: bid.Incarnation, LSN: bid.LSN, TTL: r.Lease.TTL, Former: r.Lease.last(),
+		Vacancy: r.Lease.Vacancy, Unlimited: r.Lease.Unlimited, Timeline: r.TopTimeline, Why: r.Lease.Why}
+	r.note(Decision{Term: r.Term, Vacancy: c.Vacancy, At: at, What: "grant", Node: v.Winner, Why: v.Why, Bids: v.Bids})
+	return ""
+}
+
+// recordUnrecorded adds the promotion that only the winner's own history tells of.
+func (r *Record) recordUnrecorded(b Bid) {
+	switches, end, err := b.Line.Parse()
+	if err != nil || len(switches) == 0 {
+		return
+	}
+	last := switches[len(switches)-1]
+	r.addTerm(Term{Term: r.Term, Node: b.Node, Timeline: end, Parent: last.Parent, Fork: last.LSN})
+}
+
+func (r *Record) addTerm(t Term) {
+	r.Terms = append(slices.Clone(r.Terms), t)
+	if extra := len(r.Terms) - keptTerms; extra > 0 {
+		base := *r
+		base.Terms = r.Terms[:extra]
+		r.Base, r.Terms = base.Line(), slices.Delete(slices.Clone(r.Terms), 0, extra)
+	}
+}
+
+func (c Claim) apply(r *Record, _ time.Time) string {
+	if r.Rule != Quorum || r.Lease.State != Granted || c.Term != r.Term || r.Lease.Holder != c.Node || r.Lease.Incarnation != c.Incarnation {
+		return fmt.Sprintf("term %d is not granted to node %d", c.Term, c.Node)
+	}
+	r.Lease.State, r.Lease.Seq, r.Lease.Life, r.Lease.TTL, r.Bids = Held, 0, c.Life, c.TTL, nil
+	if r.Pause.On {
+		r.unlimit()
+	}
+	return ""
+}
+
+func (c Regrant) apply(r *Record, at time.Time) string {
+	if why := r.heldBy(c.Term, c.Node, c.Incarnation); why != "" {
+		return why
+	}
+	if !r.Lease.Promoted {
+		return fmt.Sprintf("timeline %d was granted, and is not known to have been used", r.Lease.Timeline)
+	}
+	r.Term++
+	r.TopTimeline++
+	r.Lease.Seq, r.Lease.Life, r.Lease.TTL, r.Lease.Timeline, r.Lease.Promoted = 0, c.Life, c.TTL, r.TopTimeline, false
+	r.note(Decision{Term: r.Term, At: at, What: "regrant", Node: c.Node, Why: c.Why})
+	return ""
+}
+
+func (c Promoted) apply(r *Record, at time.Time) string {
+	switch {
+	case r.Rule != Quorum || !r.Lease.Taken() || c.Term != r.Term || r.Lease.Holder != c.Node:
+		return fmt.Sprintf("node %d does not hold term %d", c.Node, c.Term)
+	case r.Lease.Promoted:
+		return "it is recorded already"
+	case c.Timeline != r.Lease.Timeline:
+		return fmt.Sprintf("timeline %d was granted, not %d", r.Lease.Timeline, c.Timeline)
+	}
+	r.Lease.Promoted = true
+	r.addTerm(Term(c))
+	r.note(Decision{Term: r.Term, Vacancy: r.Lease.Vacancy, At: at, What: "promoted", Node: c.Node, Why: fmt.Sprintf("timeline %d began at %s of timeline %d", c.Timeline, c.Fork, c.Parent)})
+	return ""
+}
+
+func (c Void) apply(r *Record, at time.Time) string {
+	if r.Rule != Quorum || r.Lease.State != Granted || c.Term != r.Term {
+		return "there is no such grant"
+	}
+	r.vacate("void", c.Why, false, at)
+	// Who was granted it and did not claim it never held it.
+	f := r.Lease.Former
+	r.Lease.Holder, r.Lease.Incarnation, r.Lease.LSN, r.Lease.Timeline, r.Lease.Promoted = f.Holder, f.Incarnation, f.LSN, f.Timeline, f.Promoted
+	return ""
+}
+
+func (c SetPause) apply(r *Record, at time.Time) string {
+	if c.Auto && !c.On && !(r.Pause.On && r.Pause.Auto && r.Pause.By == c.By) {
+		return "the pause is not that daemon's own"
+	}
+	if c.Auto && c.On && r.Pause.On {
+		return "" // an operator's pause stays an operator's
+	}
+	if r.Pause.On != c.On {
+		what := map[bool]string{true: "pause", false: "unpause"}[c.On]
+		r.note(Decision{Term: r.Term, At: at, What: what, Why: c.Reason})
+	}
+	r.Pause = Pause{On: c.On, By: c.By, Reason: c.Reason, Auto: c.On && c.Auto}
+	if c.On && r.Lease.State == Held {
+		r.unlimit()
+	}
+	return "" // lifting it leaves the lease indefinite, until its holder takes a timed one (B10)
+}
+
+func (c Describe) apply(r *Record, _ time.Time) string {
+	for i, m := range r.Members {
+		if m.Node == c.Node {
+			r.Members = slices.Clone(r.Members)
+			m.Name, m.Witness, m.Priority, m.Automatic, m.Location = c.Name, c.Witness, c.Priority, c.Automatic, c.Location
+			r.Members[i] = m
+			return ""
+		}
+	}
+	return fmt.Sprintf("node %d is no member", c.Node)
+}
+
+// changesSync returns why a node may not change the synchronous set, or "".
+func (r *Record) changesSync(term uint64, node cluster.NodeID, seq uint64) string {
+	switch {
+	case r.Rule != Quorum || term != r.Term || r.Lease.Holder != node || !r.Lease.Taken():
+		return fmt.Sprintf("node %d does not hold term %d", node, term)
+	case seq != r.Sync.Seq:
+		return fmt.Sprintf("the synchronous set has moved on: change %d, not %d", r.Sync.Seq, seq)
+	}
+	return ""
+}
+
+func (c SyncAdd) apply(r *Record, at time.Time) string {
+	if why := r.changesSync(c.Term, c.Node, c.Seq); why != "" {
+		return why
+	}
+	switch {
+	case !c.Set.Valid():
+		return fmt.Sprintf("%q is no synchronous set", c.Set)
+	case c.Mode == SyncStrict && c.Set == "":
+		return "with synchronous_mode=strict the set is never empty"
+	case c.Mode == SyncOff && c.Set != "":
+		return "with synchronous_mode=off nothing is waited for"
+	}
+	was := r.Sync
+	r.Sync.add(c.Mode, c.Set)
+	if was.Mode != c.Mode || (was.Newest() == "") != (c.Set == "") {
+		r.note(Decision{Term: r.Term, At: at, What: "synchronous", Node: c.Node, Why: fmt.Sprintf("mode %s, %s", c.Mode, c.Set.describe())})
+	}
+	return ""
+}
+
+func (c SyncDrop) apply(r *Record, _ time.Time) string {
+	if why := r.changesSync(c.Term, c.Node, c.Seq); why != "" {
+		return why
+	}
+	switch {
+	case len(r.Sync.Sets) < 2:
+		return "there is one set only"
+	case r.Sync.Newest() == "" && r.Sync.Mode != SyncOff:
+		return "what the former set acknowledged may be on its members alone"
+	case r.Sync.Newest() == "" && c.LSN == 0:
+		return "up to which position the former set acknowledged is not said"
+	}
+	r.Sync.settle(c.Term, c.LSN)
+	return ""
+}
+
+// SetMember takes a member in, or changes one. The group's membership changes
+// by Raft's own entries, which carry the member.
+func (r *Record) SetMember(m Member, at time.Time, index uint64) {
+	r.Index = max(r.Index, index)
+	old, known := r.Member(m.Node)
+	r.Members = slices.DeleteFunc(slices.Clone(r.Members), func(o Member) bool { return o.Node == m.Node })
+	r.Members = append(r.Members, m)
+	slices.SortFunc(r.Members, func(a, b Member) int { return int(a.Node - b.Node) })
+	if !known || old.Voter != m.Voter || old.RaftID != m.RaftID {
+		r.note(Decision{Term: r.Term, At: at, What: map[bool]string{true: "voter", false: "learner"}[m.Voter], Node: m.Node, Why: "it joined the group"})
+	}
+}
+
+// RemoveMember takes a member out by the Raft id of its state directory.
+func (r *Record) RemoveMember(raftID uint64, at time.Time, index uint64) {
+	r.Index = max(r.Index, index)
+	if node := r.NodeOf(raftID); node != 0 {
+		r.Members = slices.DeleteFunc(slices.Clone(r.Members), func(o Member) bool { return o.RaftID == raftID })
+		r.note(Decision{Term: r.Term, At: at, What: "removed", Node: node, Why: "it left the group"})
+	}
+}

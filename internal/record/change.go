@@ -1,0 +1,236 @@
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"repmgr/internal/cluster"
+)
+
+// Change is one thing that may happen to the record. Changes are comparable
+// values. Apply says which are accepted; a refused one leaves the record as it is.
+type Change interface {
+	// apply returns why it is refused, or "".
+	apply(r *Record, at time.Time) string
+}
+
+type (
+	// Begin starts the quorum rule: its proposer is the primary, is armed, and
+	// holds the lease from now on.
+	Begin struct {
+		Node        cluster.NodeID `json:"node_id"`
+		Incarnation string         `json:"incarnation"`
+		Line        Line           `json:"line"`
+		LSN         cluster.LSN    `json:"lsn"`
+		TTL         time.Duration  `json:"ttl_ns"`
+		MaximumLag  int64          `json:"maximum_lag"`
+		Life        uint64         `json:"life"` // of the daemon that proposes it
+	}
+	// End goes back to the visibility rule; the holder asks for it.
+	End struct {
+		Node cluster.NodeID `json:"node_id"`
+		Why  string         `json:"why"`
+	}
+	// Renew keeps the lease. Of two that name the same sequence the second is refused.
+	Renew struct {
+		Term        uint64         `json:"term"`
+		Node        cluster.NodeID `json:"node_id"`
+		Incarnation string         `json:"incarnation"`
+		Seq         uint64         `json:"seq"`
+		LSN         cluster.LSN    `json:"lsn"`
+		TTL         time.Duration  `json:"ttl_ns"`
+		MaximumLag  int64          `json:"maximum_lag"`
+		Life        uint64         `json:"life"`      // of the daemon that proposes it
+		Unlimited   uint64         `json:"unlimited"` // number of the unlimited lease that it ends; zero: none that its proposer knew of
+		Timed       bool           `json:"timed"`     // the holder knows of no pause, and counts the time from when it first proposed this
+	}
+	// Release gives the lease back: no process of the holder's server is left. Seq
+	// is the last renewal that its daemon proposed: with a later one it has taken
+	// the lease up again, and a release that comes after that is refused.
+	Release struct {
+		Term        uint64         `json:"term"`
+		Node        cluster.NodeID `json:"node_id"`
+		Incarnation string         `json:"incarnation"`
+		Seq         uint64         `json:"seq"`
+		Why         string         `json:"why"`
+	}
+	// Expire ends a lease that was not renewed; the leader asks for it.
+	Expire struct {
+		Term uint64 `json:"term"`
+		Seq  uint64 `json:"seq"`
+	}
+	// Close ends the bidding of a vacancy and grants the lease to the best bid.
+	Close struct {
+		Vacancy uint64 `json:"vacancy"`
+	}
+	// Claim takes a granted lease.
+	Claim struct {
+		Term        uint64         `json:"term"`
+		Node        cluster.NodeID `json:"node_id"`
+		Incarnation string         `json:"incarnation"`
+		TTL         time.Duration  `json:"ttl_ns"`
+		Life        uint64         `json:"life"` // of the daemon that proposes it
+	}
+	// Regrant gives the holder a new term and timeline, since its server was
+	// restarted and is in recovery.
+	Regrant struct {
+		Term        uint64         `json:"term"`
+		Node        cluster.NodeID `json:"node_id"`
+		Incarnation string         `json:"incarnation"`
+		TTL         time.Duration  `json:"ttl_ns"`
+		Why         string         `json:"why"`
+		Life        uint64         `json:"life"` // of the daemon that proposes it
+	}
+	// Promoted says that the holder's server takes writes, and where its timeline began.
+	Promoted struct {
+		Term     uint64           `json:"term"`
+		Node     cluster.NodeID   `json:"node_id"`
+		Timeline cluster.Timeline `json:"timeline"`
+		Parent   cluster.Timeline `json:"parent"`
+		Fork     cluster.LSN      `json:"fork"`
+	}
+	// Void takes a grant back that was not claimed in time.
+	Void struct {
+		Term uint64 `json:"term"`
+		Why  string `json:"why"`
+	}
+	// SetPause begins or ends a pause of the whole cluster.
+	SetPause struct {
+		On     bool   `json:"on"`
+		By     string `json:"by"`
+		Reason string `json:"reason"`
+		Auto   bool   `json:"auto"`
+	}
+	// Describe brings a member's own settings up to date.
+	Describe struct {
+		Node      cluster.NodeID `json:"node_id"`
+		Name      string         `json:"node_name"`
+		Witness   bool           `json:"witness"`
+		Priority  int            `json:"priority"`
+		Automatic bool           `json:"automatic"`
+		Location  string         `json:"location"`
+	}
+	// SyncAdd says that a set may be in force from now on, beside those that may be already.
+	// Seq is that of the record for which it was decided.
+	SyncAdd struct {
+		Term uint64         `json:"term"`
+		Node cluster.NodeID `json:"node_id"`
+		Seq  uint64         `json:"seq"`
+		Mode SyncMode       `json:"mode"`
+		Set  Set            `json:"set"`
+	}
+	// SyncDrop says that no set but the newest is in force any more, on any
+	// connection, and that k of its members have all that was acknowledged before;
+	// where it is empty, that nothing beyond LSN was acknowledged by another.
+	SyncDrop struct {
+		Term uint64         `json:"term"`
+		Node cluster.NodeID `json:"node_id"`
+		Seq  uint64         `json:"seq"`
+		LSN  cluster.LSN    `json:"lsn"`
+	}
+)
+
+// Version is that of the stored form of changes.
+const Version = 1
+
+// Entry is a change on its way through the log.
+type Entry struct {
+	Version int             `json:"v"`
+	Kind    string          `json:"kind"`
+	Request uint64          `json:"request"` // of the proposer, so that it hears what came of it
+	Node    cluster.NodeID  `json:"from"`
+	At      time.Time       `json:"at"` // the proposer's wall clock, for people only
+	Body    json.RawMessage `json:"body"`
+}
+
+// kinds are the changes by the name that stands in the log: rename none.
+var kinds = map[string]func([]byte) (Change, error){
+	"begin": decode[Begin], "end": decode[End], "renew": decode[Renew], "release": decode[Release], "expire": decode[Expire],
+	"bid": decode[Bid], "close": decode[Close], "claim": decode[Claim], "regrant": decode[Regrant], "promoted": decode[Promoted],
+	"void": decode[Void], "pause": decode[SetPause], "describe": decode[Describe], "sync-add": decode[SyncAdd], "sync-drop": decode[SyncDrop],
+}
+
+func decode[C Change](text []byte) (Change, error) {
+	var c C
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields() // a field that is not understood may change what the entry means
+	err := d.Decode(&c)
+	return c, err
+}
+
+// KindOf is a change's name in the log.
+func KindOf(c Change) string {
+	switch c.(type) {
+	case Begin:
+		return "begin"
+	case End:
+		return "end"
+	case Renew:
+		return "renew"
+	case Release:
+		return "release"
+	case Expire:
+		return "expire"
+	case Bid:
+		return "bid"
+	case Close:
+		return "close"
+	case Claim:
+		return "claim"
+	case Regrant:
+		return "regrant"
+	case Promoted:
+		return "promoted"
+	case Void:
+		return "void"
+	case SetPause:
+		return "pause"
+	case Describe:
+		return "describe"
+	case SyncAdd:
+		return "sync-add"
+	case SyncDrop:
+		return "sync-drop"
+	default:
+		return "unknown"
+	}
+}
+
+// EncodeEntry is a change as it stands in the log.
+func EncodeEntry(c Change, from cluster.NodeID, request uint64, at time.Time) ([]byte, error) {
+	body, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(Entry{Version: Version, Kind: KindOf(c), Request: request, Node: from, At: at.UTC(), Body: body})
+}
+
+// DecodeEntry reads an entry and its change. One of a newer version, or of a
+// kind that is not known, is an error: whoever meets it must stop applying and
+// voting, for it cannot know what the record says from then on (safety notes, B38).
+func DecodeEntry(text []byte) (Entry, Change, error) {
+	var e Entry
+	if err := json.Unmarshal(text, &e); err != nil {
+		return e, nil, fmt.Errorf("an entry of the log cannot be read: %w", err)
+	}
+	if e.Version != Version {
+		return e, nil, fmt.Errorf("an entry of the log has version %d, this program knows %d", e.Version, Version)
+	}
+	read, ok := kinds[e.Kind]
+	if !ok {
+		return e, nil, fmt.Errorf("an entry of the log is of kind %q, which this program does not know", e.Kind)
+	}
+	c, err := read(e.Body)
+	if err != nil {
+		return e, nil, fmt.Errorf("an entry of kind %q cannot be read: %w", e.Kind, err)
+	}
+	return e, c, nil
+}
+
+// Apply takes a change in. It returns why the change was refused, or "".
+func (r *Record) Apply(c Change, at time.Time, index uint64) string {
+	r.Index = max(r.Index, index)
+	return c.apply(r, at)
+}
