@@ -2,6 +2,9 @@ package host
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,9 +67,18 @@ func orphansOf(dataDir string) ([]Process, error) {
 	}
 	var out []Process
 	for _, p := range all {
-		if !postmasters[p.PID] && !postmasters[p.Parent] {
+		if !postmasters[p.PID] && !postmasters[p.Parent] && !runsPostgres(p.Parent) {
 			out = append(out, p)
 		}
 	}
 	return out, nil
+}
+
+// runsPostgres reports whether a process runs the server program, wherever it
+// works: a postmaster that was looked at before it had gone to its data directory,
+// and had a child when that was looked at, is not among those that work there. An
+// orphan's parent is init, or what stands for it.
+func runsPostgres(pid int) bool {
+	exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	return err == nil && filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == "postgres"
 }

@@ -35,6 +35,11 @@ func Processes(dataDir string) ([]Process, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, fault.SysFailure, "processes of %s", dataDir)
 	}
+	return scan(want, true)
+}
+
+// scan is Processes, if wanted without the titles.
+func scan(dir fs.FileInfo, titled bool) ([]Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fault.Wrap(err, fault.SysFailure, "list of processes")
@@ -45,7 +50,10 @@ func Processes(dataDir string) ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		if p, ok := inspect(pid, want); ok {
+		if p, ok := inspect(pid, dir); ok {
+			if titled {
+				p.Title = titleOf(pid)
+			}
 			out = append(out, p)
 		}
 	}
@@ -66,12 +74,12 @@ func inspect(pid int, dir fs.FileInfo) (Process, bool) {
 		return Process{}, false
 	}
 	p, state, err := readStat(pid)
-	if err != nil || state == 'Z' || state == 'X' {
-		return Process{}, false
-	}
-	title, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
-	p.Title = strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(title, "\x00"), []byte{0}, []byte{' '})))
-	return p, true
+	return p, err == nil && state != 'Z' && state != 'X'
+}
+
+func titleOf(pid int) string {
+	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	return strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(text, "\x00"), []byte{0}, []byte{' '})))
 }
 
 // readStat reads /proc/PID/stat (man 5 proc): the name in the second field may
@@ -229,9 +237,13 @@ func KillAll(ctx context.Context, dataDir string) error {
 }
 
 // postmasterFirst puts those whose parent is not among them first: orphans have
-// been left to init, and the postmaster is its own.
+// been left to init, and the postmaster is its own. The one that postmaster.pid
+// names comes before all.
 func postmasterFirst(dataDir string, found []Process) []Process {
-	named := readPostmasterPID(dataDir)
+	return parentsFirst(readPostmasterPID(dataDir), found)
+}
+
+func parentsFirst(named int, found []Process) []Process {
 	member := map[int]bool{}
 	for _, p := range found {
 		member[p.PID] = true

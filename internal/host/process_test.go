@@ -109,6 +109,34 @@ func TestKillAllOfAStoppedServer(t *testing.T) {
 	}
 }
 
+// A sweep needs neither the lock file nor the directory's name.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.session(t, loop)
+	until(t, "a busy session", func() bool { return busy(t, s) == 1 })
+	dir, err := os.Stat(s.dir)
+	check(t, err)
+	check(t, os.Remove(filepath.Join(s.dir, "postmaster.pid")))
+	moved := s.dir + ".moved"
+	check(t, os.Rename(s.dir, moved))
+	t.Cleanup(func() { os.Rename(moved, s.dir) })
+	before := len(processes(t, moved))
+	found, err := Sweep(dir)
+	check(t, err)
+	if len(found) != before {
+		t.Errorf("it found %d of %d processes: %v", len(found), before, found)
+	}
+	until(t, "nobody left", func() bool {
+		found, err := Sweep(dir)
+		check(t, err)
+		return len(found) == 0
+	})
+	if strings.Contains(readLog(t, s), "terminating any other active server processes") {
+		t.Error("the postmaster saw its children die: it was not the first")
+	}
+}
+
 func TestKillAllEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -1,0 +1,76 @@
+// Package guard is the small process that outlives a hang or the death of the
+// daemon and holds a deadline for it: if the daemon does not extend it in time,
+// the guard ends PostgreSQL, every process of the data directory, and any later
+// postmaster of it, until a daemon takes over. Run is the process, Ensure and
+// Guard are the daemon's side of it. It decides nothing.
+package guard
+
+import (
+	"errors"
+	"io"
+	"time"
+)
+
+// The guard's files in the state directory.
+const (
+	socketName = "guard.sock"
+	lockName   = "guard.lock"
+)
+
+// maxAhead bounds a deadline: one further away than this is a mistake.
+const maxAhead = time.Hour
+
+// ErrFired says that the deadline has passed, and the guard ends PostgreSQL until it is
+// taken over. For errors.Is.
+var ErrFired = errors.New("the deadline has passed")
+
+// Options are what a guard and its daemon have to know.
+type Options struct {
+	StateDir      string // holds guard.sock and guard.lock; must exist
+	DataDirectory string // of the server that is to be ended
+	// Log takes the guard's lines; nil: none. Where it blocks, lines are lost and
+	// nothing waits. For Ensure it must be an *os.File, which becomes the output
+	// of a guard that is started; anything else: that of this process.
+	Log io.Writer
+	// Watchdog is a device such as /dev/watchdog; empty: none.
+	Watchdog string
+	// WatchdogTimeout is what the device is set to, in whole seconds; zero: 2 s.
+	WatchdogTimeout time.Duration
+	// Command starts a guard with these options; only Ensure uses it.
+	Command []string
+}
+
+// Status is what a guard tells of itself. Times are host.BootTime's.
+type Status struct {
+	PID           int           `json:"pid"`
+	DataDirectory string        `json:"data_directory"`
+	Deadline      time.Duration `json:"deadline_ns"` // zero: none
+	Fired         bool          `json:"fired"`       // it ends PostgreSQL, until TakeOver
+	FiredAt       time.Duration `json:"fired_at_ns"` // the last time; kept after TakeOver
+	Killed        int           `json:"killed"`      // processes since FiredAt
+	Living        int           `json:"living"`      // of them, in the last scan; -1: there was none yet
+	Watchdog      bool          `json:"watchdog"`    // the device is open and counts
+}
+
+// The verbs of a request.
+const (
+	verbAttach   = "attach" // what changes something is done for the last who attached
+	verbStatus   = "status"
+	verbExtend   = "extend"
+	verbStand    = "stand-down"
+	verbTakeOver = "take-over"
+	verbEnd      = "end"
+)
+
+// request and answer are one line of JSON each.
+type request struct {
+	Verb          string        `json:"verb"`
+	Deadline      time.Duration `json:"deadline_ns,omitempty"`
+	DataDirectory string        `json:"data_directory,omitempty"`
+}
+
+type answer struct {
+	Error  string `json:"error,omitempty"`
+	Fired  bool   `json:"error_fired,omitempty"` // the error is ErrFired
+	Status Status `json:"status"`
+}
