@@ -21,7 +21,8 @@ const (
 	Attached          Attachment = "attached"
 )
 
-// Attached looks for the standby of that application_name in pg_stat_replication.
+// Attached looks for the standby of that application_name in pg_stat_replication,
+// be it bound to a term or not (see cluster.StandbyName).
 // Several rows are AttachmentUnknown, none is Detached. The state (streaming,
 // catchup, ...) is empty if the role may not see it: then a row counts as Attached.
 func (c *Conn) Attached(ctx context.Context, applicationName string) (Attachment, string, error) {

@@ -60,7 +60,8 @@ FROM s LEFT JOIN r ON s.rec`}}
 	settingsSQL = queries{{sql: `SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY ($1::text[])`}}
 
 	attachedSQL = queries{{sql: `
-SELECT pid, state FROM pg_catalog.pg_stat_replication WHERE application_name = $1`}}
+SELECT pid, state FROM pg_catalog.pg_stat_replication
+WHERE application_name = $1 OR pg_catalog.regexp_replace(application_name, '@[0-9]+$', '') = $1`}}
 
 	slotsSQL = queries{{sql: `
 SELECT slot_name::text, slot_type, active, COALESCE(restart_lsn::text, ''), COALESCE(wal_status, '')

@@ -1,0 +1,463 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/fault"
+	"repmgr/internal/host"
+	"repmgr/internal/pg"
+)
+
+// RewindRequest says what a diverged server is rewound to.
+type RewindRequest struct {
+	Source   pg.Conninfo // the primary; its role needs what pg_rewind needs, or is a superuser
+	History  History     // of the primary
+	StateDir string      // where the marker and the server's configuration are kept meanwhile
+	Keep     []string    // patterns of further files of the data directory that are the server's own
+	Recovery pg.Recovery // for afterwards; without primary_conninfo the server stays sealed
+}
+
+// markerName is the file that says that a rewind was begun and not finished.
+const markerName = "rewind.in-progress"
+
+// configName is the directory with the configuration of a server that is rewound.
+const configName = "rewind.config"
+
+// RewindInterrupted tells whether a rewind was begun and not finished: then the
+// data directory must not be started, only cloned anew (A24).
+func RewindInterrupted(stateDir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(stateDir, markerName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fault.Wrap(err, fault.RejoinFail, "marker of a rewind")
+	}
+	return true, nil
+}
+
+// ClearRewind removes the marker and what was kept for a rewind, after a clone.
+func ClearRewind(stateDir string) error {
+	err := os.RemoveAll(filepath.Join(stateDir, configName))
+	if err == nil {
+		err = os.Remove(filepath.Join(stateDir, markerName))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err == nil {
+		err = host.SyncDir(stateDir)
+	}
+	if err != nil {
+		return fault.Wrap(err, fault.RejoinFail, "the marker of the rewind could not be removed")
+	}
+	return nil
+}
+
+// CanRewind tells why pg_rewind cannot work on a directory, nil if it can.
+func CanRewind(control pg.Control) error {
+	if control.Checksums || control.WALLogHints {
+		return nil
+	}
+	return fault.New(fault.RejoinFail, "the server cannot be rewound, and has to be cloned").
+		WithDetail("Neither data checksums nor wal_log_hints were on when it ran, so that the WAL does not name all pages that changed.").
+		WithHint("For the next time: wal_log_hints = on in postgresql.conf, or pg_checksums --enable; full_page_writes must be on.")
+}
+
+// Rewind takes a stopped server back to where its history left the primary's and
+// brings it up to the primary by pg_rewind; what it threw away is returned. Its own
+// configuration stays. The server is armed afterwards, and not started. From the
+// marker on an error means that the directory must be cloned; what can be refused is
+// refused before. A server that can follow as it is only gets its settings.
+func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
+	relation, err := o.prepareRewind(ctx, r)
+	if err != nil {
+		return Discarded{}, err
+	}
+	if relation.Follows {
+		return Discarded{}, o.settle(r)
+	}
+	d, err := o.CountDiscarded(ctx, relation.Own.Timeline, relation.Fork.LSN, relation.Own.LSN)
+	if err != nil { // what cannot be counted is thrown away all the same
+		o.log("the discarded commits cannot be counted: " + err.Error())
+		d.Bytes = relation.Beyond
+	}
+	if err := o.pgRewind(ctx, r, "--dry-run"); err != nil {
+		return Discarded{}, err
+	}
+	if err := o.saveConfig(r); err != nil {
+		return Discarded{}, err
+	}
+	text := fmt.Sprintf("rewind to timeline %d of %q was begun\n", r.History.Timeline, r.Source.Redacted())
+	if err := host.WriteFileDurable(filepath.Join(r.StateDir, markerName), []byte(text), 0o600); err != nil {
+		return Discarded{}, err
+	}
+	if err := o.pgRewind(ctx, r); err != nil {
+		return d, fault.Wrap(err, fault.RejoinFail, "the rewind was broken off: the data directory must not be started").
+			WithHint("Clone it from the primary.")
+	}
+	if err := o.restoreConfig(r); err != nil {
+		return d, err
+	}
+	if err := o.settle(r); err != nil {
+		return d, err
+	}
+	flushSource(ctx, r, o.log)
+	return d, ClearRewind(r.StateDir)
+}
+
+// flushSource makes the source flush its WAL. A server that was rewound takes no
+// connections before it has replayed up to where the source was inserting then,
+// and on an idle source that stays in memory for up to 15 seconds.
+func flushSource(ctx context.Context, r RewindRequest, log func(string)) {
+	c, err := pg.Connect(ctx, r.Source)
+	if err == nil {
+		defer hangUp(c)
+		_, err = c.Exec(ctx, "SELECT pg_catalog.pg_logical_emit_message(true, 'repmgr', 'a standby was rewound')")
+	}
+	if err != nil {
+		log("the primary was not made to flush its WAL, the standby may wait for it: " + err.Error())
+	}
+}
+
+// prepareRewind checks what can be checked, brings the server to a clean stop, and
+// the source to a checkpoint on its timeline.
+func (o Own) prepareRewind(ctx context.Context, r RewindRequest) (Relation, error) {
+	if err := o.mustBeDown(fault.RejoinFail, "rewind it"); err != nil {
+		return Relation{}, err
+	}
+	broken, err := RewindInterrupted(r.StateDir)
+	if err != nil {
+		return Relation{}, err
+	}
+	if broken {
+		return Relation{}, fault.New(fault.RejoinFail, "an earlier rewind was broken off: the server has to be cloned").
+			WithDetail("%s says so.", filepath.Join(r.StateDir, markerName))
+	}
+	relation, err := o.Compare(ctx, r.History)
+	if err != nil || relation.Follows {
+		return relation, err
+	}
+	if relation.Own.Timeline == r.History.Timeline {
+		return relation, fault.New(fault.RejoinFail, "the server cannot be rewound, and has to be cloned").
+			WithDetail("It has %d bytes of timeline %d that the primary of that timeline has not.", relation.Beyond, relation.Own.Timeline)
+	}
+	control, err := o.control(ctx)
+	if err == nil {
+		err = CanRewind(control)
+	}
+	if err == nil && !control.ShutDownCleanly() {
+		err = o.recoverCleanly(ctx, relation.Own)
+	}
+	if err == nil {
+		err = o.checkpointOwn(ctx, relation.Own.Timeline)
+	}
+	if err == nil {
+		err = o.checkpointSource(ctx, r)
+	}
+	return relation, err
+}
+
+// recoverCleanly starts a crashed server as a standby that follows nobody, lets it
+// replay what it has, and stops it: pg_rewind, which would do that by itself, fails
+// on an armed directory (A24). It replays its own timeline only: what an archive
+// has may be the new primary's.
+func (o Own) recoverCleanly(ctx context.Context, end Position) error {
+	if err := o.Arm(); err != nil {
+		return err
+	}
+	if err := errors.Join(o.DropPlaceholders(), o.clearZombie()); err != nil {
+		return err
+	}
+	ctl, err := o.ctl()
+	if err != nil {
+		return err
+	}
+	options := []string{"primary_conninfo=", "restore_command=", fmt.Sprintf("recovery_target_timeline=%d", end.Timeline),
+		"recovery_min_apply_delay=0", "archive_mode=off"}
+	ctl.Options = strings.TrimSpace(ctl.Options + " -o " + pg.Quote("-c "+strings.Join(options, " -c ")))
+	o.log("the server was not stopped in order: it is started to recover, read-only, and stopped")
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := o.service(ctx, "", ctl.Start("", remaining(ctx)), "recover the server"); err != nil {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), startBound)
+		defer cancel()
+		return errors.Join(o.whyNotStarted(err), o.Kill(last)) // it may have started all the same
+	}
+	replayed, err := o.awaitReplay(ctx, end.LSN)
+	ctl.Options = o.Config.PgCtlOptions
+	stop := o.service(context.WithoutCancel(ctx), "", ctl.Stop(pg.Fast, startBound), "stop the server after its recovery")
+	if err := errors.Join(err, stop); err != nil {
+		return err
+	}
+	if !replayed {
+		return fault.Wrap(ctx.Err(), fault.RejoinFail, "the server has not recovered up to %s", end.LSN)
+	}
+	return nil
+}
+
+// checkpointOwn gives a stopped server a checkpoint on its timeline. A primary that
+// died soon after its promotion has none, its recovery as a standby makes none, and
+// pg_rewind of 13 to 15 takes the timeline of the last one for its. Recovery in
+// single-user mode, where nobody can connect, ends with one; it refuses an armed
+// directory (A24), which therefore is none for that long.
+func (o Own) checkpointOwn(ctx context.Context, timeline cluster.Timeline) error {
+	control, err := o.control(ctx)
+	if err != nil || control.Timeline >= timeline {
+		return err
+	}
+	if major, err := pg.MajorVersion(o.dir()); err != nil || major >= 16 {
+		return err
+	}
+	program, err := o.tool("postgres")
+	if err != nil {
+		return err
+	}
+	args := []string{"--single", "-D", o.dir(), "-c", "archive_mode=off"}
+	if _, err := os.Stat(filepath.Join(o.dir(), "postgresql.conf")); err != nil { // Debian keeps it elsewhere
+		args = append(args, "-c", "config_file=/dev/null")
+	}
+	o.log(fmt.Sprintf("the server has no checkpoint on timeline %d: it makes one in single-user mode", timeline))
+	cmd := exec.CommandContext(ctx, program, append(args, "template1")...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=C")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = time.Second
+	if err := o.Disarm(); err != nil {
+		return err
+	}
+	said, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fault.Wrap(err, fault.RejoinFail, "a checkpoint in single-user mode has failed").WithDetail("It said: %s", bytes.TrimSpace(said))
+	}
+	return errors.Join(err, o.Arm())
+}
+
+func (o Own) awaitReplay(ctx context.Context, to cluster.LSN) (bool, error) {
+	if err := o.awaitConnections(ctx); err != nil {
+		return false, err
+	}
+	c, err := o.connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer hangUp(c)
+	return eachWhile(ctx, func() (bool, error) {
+		p, err := c.Progress(ctx)
+		return p.Replayed >= to, err
+	})
+}
+
+// checkpointSource asks the source for a checkpoint: until one has come after its
+// promotion, pg_rewind of 13 to 15 takes the old timeline for its (A20).
+func (o Own) checkpointSource(ctx context.Context, r RewindRequest) error {
+	c, err := pg.Connect(ctx, r.Source)
+	if err != nil {
+		return err
+	}
+	defer hangUp(c)
+	settings, err := c.Settings(ctx, "full_page_writes")
+	if err != nil {
+		return err
+	}
+	if settings["full_page_writes"] == "off" {
+		return fault.New(fault.RejoinFail, "the server cannot be rewound: full_page_writes is off on the primary").
+			WithHint("Set it to on, or clone the server.")
+	}
+	timeline := func() (cluster.Timeline, error) {
+		s, err := c.Server(ctx)
+		return s.Timeline, err
+	}
+	if now, err := timeline(); err != nil || now == r.History.Timeline {
+		return err
+	}
+	if err := c.Checkpoint(ctx); err != nil {
+		if pg.Code(err) != "42501" {
+			return err
+		}
+		o.log("the role may not make a checkpoint on the primary, which would save time: as a superuser, GRANT pg_checkpoint (15 and later) TO it; waiting for the primary's own")
+	}
+	done, err := eachWhile(ctx, func() (bool, error) {
+		now, err := timeline()
+		return now == r.History.Timeline, err
+	})
+	if err == nil && !done {
+		err = fault.Wrap(ctx.Err(), fault.RejoinFail, "the primary has made no checkpoint on timeline %d", r.History.Timeline)
+	}
+	return err
+}
+
+// pgRewind runs pg_rewind and hands its words to Log.
+func (o Own) pgRewind(ctx context.Context, r RewindRequest, more ...string) error {
+	program, err := o.tool("pg_rewind")
+	if err != nil {
+		return err
+	}
+	args := append([]string{"-D", o.dir(), "--source-server", r.Source.Without("password").String(), "--no-ensure-shutdown"}, more...)
+	if len(more) == 0 {
+		args = append(args, "--progress")
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=C")
+	if p := r.Source.Get("password"); p != "" {
+		cmd.Env = append(cmd.Env, "PGPASSWORD="+p)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = time.Second
+	out, in, err := os.Pipe()
+	if err != nil {
+		return fault.Wrap(err, fault.RejoinFail, "start of pg_rewind")
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = in, in
+	err = cmd.Start()
+	_ = in.Close()
+	if err != nil {
+		return fault.Wrap(err, fault.RejoinFail, "start of pg_rewind")
+	}
+	said, unneeded := o.tell(out, len(more) == 0)
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return fault.Wrap(ctx.Err(), fault.RejoinFail, "pg_rewind was stopped")
+	case err != nil:
+		return fault.Wrap(err, fault.RejoinFail, "pg_rewind has failed").WithDetail("It said: %s", said)
+	case unneeded:
+		return fault.New(fault.RejoinFail, "pg_rewind sees no need for a rewind, though the histories have parted").
+			WithHint("Clone the server.")
+	}
+	return nil
+}
+
+// tell reads pg_rewind's words, of which progress comes with carriage returns, and
+// returns the last of them.
+func (o Own) tell(out io.Reader, aloud bool) (said string, unneeded bool) {
+	lines := bufio.NewScanner(out)
+	lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+		if at := bytes.IndexAny(data, "\r\n"); at >= 0 {
+			return at + 1, data[:at], nil
+		}
+		if atEOF && len(data) > 0 {
+			return len(data), data, nil
+		}
+		return 0, nil, nil
+	})
+	var last []string
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" {
+			continue
+		}
+		if aloud {
+			o.log(line)
+		}
+		unneeded = unneeded || strings.Contains(line, "no rewind required")
+		if last = append(last, line); len(last) > 10 {
+			last = last[1:]
+		}
+	}
+	_, _ = io.Copy(io.Discard, out)
+	return strings.Join(last, "; "), unneeded
+}
+
+// settle writes what the server follows, after a rewind or instead of one, and
+// arms it.
+func (o Own) settle(r RewindRequest) error {
+	if err := pg.WriteStandbySignal(o.dir()); err != nil {
+		return err
+	}
+	if err := pg.WriteRecovery(o.dir(), r.Recovery); err != nil {
+		return err
+	}
+	if r.Recovery.PrimaryConninfo == "" {
+		return o.emptyConninfo()
+	}
+	return o.sync()
+}
+
+// ownFiles are the files of the data directory that say what this server is, and
+// that pg_rewind would replace by the source's or remove.
+func (o Own) ownFiles(keep []string) ([]string, error) {
+	var out []string
+	for _, pattern := range append([]string{"*.conf", "conf.d/*", "*.crt", "*.key", "*.pem", "*.crl"}, keep...) {
+		found, err := filepath.Glob(filepath.Join(o.dir(), pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range found {
+			if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
+				name, _ := filepath.Rel(o.dir(), path)
+				out = append(out, name)
+			}
+		}
+	}
+	return out, nil
+}
+
+// saveConfig copies the server's own files aside.
+func (o Own) saveConfig(r RewindRequest) error {
+	names, err := o.ownFiles(r.Keep)
+	aside := filepath.Join(r.StateDir, configName)
+	if err == nil {
+		err = os.RemoveAll(aside)
+	}
+	for _, name := range names {
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(filepath.Join(aside, name)), 0o700)
+		}
+		if err == nil {
+			_, err = copyFile(context.Background(), filepath.Join(o.dir(), name), filepath.Join(aside, name))
+		}
+	}
+	if err == nil {
+		err = host.SyncDir(r.StateDir)
+	}
+	if err != nil {
+		return fault.Wrap(err, fault.RejoinFail, "the server's configuration could not be kept in %s", aside)
+	}
+	return nil
+}
+
+// restoreConfig puts them back.
+func (o Own) restoreConfig(r RewindRequest) error {
+	aside := filepath.Join(r.StateDir, configName)
+	err := filepath.WalkDir(aside, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(aside, path)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(o.dir(), name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		return host.WriteFileDurable(to, text, info.Mode().Perm())
+	})
+	if err != nil {
+		return fault.Wrap(err, fault.RejoinFail, "the server's configuration could not be put back").
+			WithHint("It is in %s. Do not start the server with another's.", aside)
+	}
+	return nil
+}
