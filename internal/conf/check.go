@@ -11,8 +11,8 @@ import (
 // Nothing is said of parameters whose own value was refused already.
 func (l *loader) crossCheck(file string) {
 	for _, p := range Params {
-		if where, set := l.places[p.Name]; p.Required && !where.bad && (!set || p.isEmpty(l.config)) {
-			l.problem(Problem{File: l.fileOf(p.Name, file), Line: where.line, Param: p.Name, Msg: "is required and not set (" + p.Brief + ")"})
+		if where, set := l.places[p.Name]; p.Required && !where.bad && (!set || p.isEmpty(l.config)) && !l.needless(p.Name) {
+			l.problem(Problem{File: l.fileOf(p.Name, file), Line: where.line, Param: p.Name, Msg: "is required and not set (" + p.Brief + ")" + l.aside(p.Name)})
 		}
 		if text := p.Text(l.config); p.Kind == Path && text != "" && !path.IsAbs(text) {
 			l.warn(file, p.Name, "is not an absolute path; it depends on the directory in which the program is started")
@@ -22,6 +22,25 @@ func (l *loader) crossCheck(file string) {
 		l.apply(r, file)
 	}
 	l.suspect(file)
+}
+
+// needless reports whether a required parameter is left out on purpose: a witness
+// without PostgreSQL has neither of the two that speak of a server, and says where
+// its own files are instead.
+func (l *loader) needless(name string) bool {
+	return ofServer(name) && l.config.WithoutServer() && !l.places["conninfo"].bad && !l.places["data_directory"].bad && l.config.StateDirectory != ""
+}
+
+// ofServer tells the required parameters that a witness without PostgreSQL leaves out.
+func ofServer(name string) bool { return name == "conninfo" || name == "data_directory" }
+
+// aside is what a file may have been meant to be that has some of what a witness
+// without PostgreSQL has.
+func (l *loader) aside(name string) string {
+	if !ofServer(name) || l.config.StateDirectory == "" {
+		return ""
+	}
+	return "; only a witness without PostgreSQL goes without, and then without both conninfo and data_directory"
 }
 
 // suspect warns of what is allowed but hardly meant.

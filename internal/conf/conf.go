@@ -94,6 +94,20 @@ type Config struct {
 	FailoverDelay                 time.Duration
 	DaemonListenAddress           string // empty: every address
 	DaemonPort                    int
+	PromotionRule                 string
+	LeaseTTL                      time.Duration
+	PrimaryRestartGrace           time.Duration
+	PrimaryRecoveryGrace          time.Duration
+	PrimaryHangTimeout            time.Duration
+	PrimaryWriteTimeout           time.Duration
+	BidWindow                     time.Duration
+	MaximumLagOnFailover          int
+	SynchronousMode               string
+	SynchronousNodeCount          int
+	SynchronousStandbyTimeout     time.Duration
+	AutoRejoin                    string
+	RejoinKeepWAL                 int
+	WatchdogDevice                string
 
 	ChildNodesCheckInterval           time.Duration // zero: off
 	ChildNodesDisconnectMinCount      int           // -1: not set
@@ -155,6 +169,10 @@ func (c *Config) resolve() {
 		c.RepmgrdStandbyStartupTimeout = c.StandbyReconnectTimeout
 	}
 }
+
+// WithoutServer reports whether the file is that of a witness without PostgreSQL:
+// it names neither a server nor a data directory, and so must name a state_directory.
+func (c *Config) WithoutServer() bool { return c.Conninfo == "" && c.DataDirectory == "" }
 
 // StateDir is where the daemon keeps its own files, never inside the data
 // directory, which base backups and rewinds replace.

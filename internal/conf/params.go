@@ -24,6 +24,7 @@ const (
 	groupChecks     = "Thresholds of node check"
 	groupMonitoring = "Watching"
 	groupFailover   = "Failover"
+	groupQuorum     = "Failover by quorum"
 	groupChildren   = "Lost standbys"
 	groupServices   = "Starting and stopping services"
 	groupRemote     = "Remote shells and copying"
@@ -51,14 +52,14 @@ var Params = []Param{
 		Name: "conninfo", Group: groupNode, Kind: Conninfo, Max: longLen, Required: true,
 		Reader: ByBoth, Reload: AtReload, Example: "host=node1 user=repmgr dbname=repmgr connect_timeout=2",
 		Brief: "connection string by which every node of the cluster reaches this one",
-		About: "Keywords and values, or a URI, as libpq takes them. It must hold a host that means the same on every node. Keep passwords out of it: use a password file.",
+		About: "Keywords and values, or a URI, as libpq takes them. It must hold a host that means the same on every node. Keep passwords out of it: use a password file. A witness without PostgreSQL has neither this nor data_directory; it sets state_directory.",
 		at:    func(c *Config) any { return &c.Conninfo },
 	},
 	{
 		Name: "data_directory", Group: groupNode, Kind: Path, Max: pathLen, Required: true,
 		Reader: ByBoth, Reload: Never, Example: "/var/lib/postgresql/15/main",
 		Brief: "PostgreSQL's data directory on this node",
-		About: "It is needed also where PostgreSQL does not run, so it is not asked of the server.",
+		About: "It is needed also where PostgreSQL does not run, so it is not asked of the server. A witness without PostgreSQL has none.",
 		at:    func(c *Config) any { return &c.DataDirectory },
 	},
 	{
@@ -349,6 +350,7 @@ var Params = []Param{
 		Name: "reconnect_loop_sync", Group: groupMonitoring, Kind: Boolean, Default: "false", Undocumented: true,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "count the time that an attempt took towards reconnect_interval",
+		About: "Needless here: attempts begin reconnect_interval apart, or as soon as one that took longer has ended, whatever the value.",
 		at:    func(c *Config) any { return &c.ReconnectLoopSync },
 	},
 	{
@@ -380,6 +382,7 @@ var Params = []Param{
 	{
 		Name: "repmgrd_exit_on_inactive_node", Group: groupMonitoring, Kind: Boolean, Default: "false", Reader: ByDaemon, Reload: AtRestart,
 		Brief: "refuse to start on a node whose record is inactive, in place of making it active",
+		About: "The record of a former primary is never made active by itself: it says who is the primary.",
 		at:    func(c *Config) any { return &c.RepmgrdExitOnInactiveNode },
 	},
 
@@ -408,12 +411,14 @@ var Params = []Param{
 		Name: "primary_notification_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "60s", Min: "0", Max: anySecs,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how long a node that was not chosen waits to hear of the new primary",
+		About: "Needless here: the daemons hear of a promotion from each other and follow whenever they do. No waiting ends without that, whatever the value.",
 		at:    func(c *Config) any { return &c.PrimaryNotificationTimeout },
 	},
 	{
 		Name: "repmgrd_standby_startup_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "-1", Min: "0", Max: anySecs, Off: true,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how long repmgrd waits for its server after it made it follow; -1: standby_reconnect_timeout",
+		About: "This is for follow_command, which may restart the server. Without one the server is not restarted, and standby_follow_timeout bounds the wait until it streams.",
 		at:    func(c *Config) any { return &c.RepmgrdStandbyStartupTimeout },
 	},
 	{
@@ -426,12 +431,14 @@ var Params = []Param{
 	{
 		Name: "standby_disconnect_on_failover", Group: groupFailover, Kind: Boolean, Default: "false", Reader: ByDaemon, Reload: AtReload,
 		Brief: "stop streaming on every standby before the candidates are compared",
+		About: "Each daemon with failover=automatic sets its server's primary_conninfo to an empty string when the primary is lost, and puts it back when the loss is over. A daemon that ends in between does so when it is started again. A server that cannot be changed delays the failover by 5 seconds at most.",
 		at:    func(c *Config) any { return &c.StandbyDisconnectOnFailover },
 	},
 	{
 		Name: "sibling_nodes_disconnect_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "30s", Min: "0", Max: anySecs,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how long to wait until the other standbys have stopped streaming",
+		About: "Counted from this node's own bid. It is used with standby_disconnect_on_failover only; after it the failover goes on.",
 		at:    func(c *Config) any { return &c.SiblingNodesDisconnectTimeout },
 	},
 	{
@@ -454,19 +461,117 @@ var Params = []Param{
 	{
 		Name: "always_promote", Group: groupFailover, Kind: Boolean, Default: "false", Reader: ByDaemon, Reload: AtReload,
 		Brief: "promote this node although its record names no upstream",
+		About: "Such a record may be out of date: the others do not count this node among the standbys of the lost primary. Without it the node waits for another one's promotion, or for an operator.",
 		at:    func(c *Config) any { return &c.AlwaysPromote },
 	},
 	{
 		Name: "promote_delay", Group: groupFailover, Kind: Duration, Unit: second, Default: "0", Min: "0", Max: oneDay, Undocumented: true,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "time to wait before a promotion, for tests",
+		About: "Counted from this node's bid. When the primary comes back within it, nobody is promoted.",
 		at:    func(c *Config) any { return &c.PromoteDelay },
 	},
 	{
 		Name: "failover_delay", Group: groupFailover, Kind: Duration, Unit: second, Default: "0", Min: "0", Max: oneDay, Undocumented: true,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "time to wait before a failover begins, for tests",
+		About: "Counted from the loss of the primary.",
 		at:    func(c *Config) any { return &c.FailoverDelay },
+	},
+
+	{
+		Name: "promotion_rule", Group: groupQuorum, Kind: Choice, Default: "auto", Choices: []string{"auto", "visibility"}, New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "by which rule a standby is promoted: by quorum once there are three voters, or by visibility alone",
+		About: "With `auto` and failover=automatic the daemons form a group as soon as three of them are registered and run; from then on the primary holds a lease, and nobody is promoted without a majority. `visibility` is repmgr 5's rule, which cannot stop a primary that is cut off. Set the same on every node.",
+		at:    func(c *Config) any { return &c.PromotionRule },
+	},
+	{
+		Name: "lease_ttl", Group: groupQuorum, Kind: Duration, Unit: second, Default: "5s", Min: "1s", Max: "300s", New: true,
+		Reader: ByDaemon, Reload: AtRestart,
+		Brief: "how long the primary's lease lasts without a renewal",
+		About: "A primary that cannot renew its lease stops after 0.7 of it; the others promote one of them after all of it. Shorter is faster after the loss of a host, and less patient with slow links. Set the same on every node.",
+		at:    func(c *Config) any { return &c.LeaseTTL },
+	},
+	{
+		Name: "primary_restart_grace", Group: groupQuorum, Kind: Duration, Unit: second, Default: "3s", Min: "0", Max: "3600s", New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how long a primary that was stopped in order may stay down before it gives its lease back",
+		at:    func(c *Config) any { return &c.PrimaryRestartGrace },
+	},
+	{
+		Name: "primary_recovery_grace", Group: groupQuorum, Kind: Duration, Unit: second, Default: "5s", Min: "0", Max: "3600s", New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how long a primary may be starting or recovering before it gives its lease back",
+		at:    func(c *Config) any { return &c.PrimaryRecoveryGrace },
+	},
+	{
+		Name: "primary_hang_timeout", Group: groupQuorum, Kind: Duration, Unit: second, Default: "3s", Min: "1s", Max: "3600s", New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how long a primary that lives may give no answer before it is stopped and gives its lease back",
+		at:    func(c *Config) any { return &c.PrimaryHangTimeout },
+	},
+	{
+		Name: "primary_write_timeout", Group: groupQuorum, Kind: Duration, Unit: second, Default: "20s", Min: "0", Max: "3600s", New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how long a small commit of repmgrd's own may take before the primary's disk counts as stalled; 0: never",
+		About: "A server whose disk does not take writes any more still answers queries. Longer than the longest stall that a checkpoint causes.",
+		at:    func(c *Config) any { return &c.PrimaryWriteTimeout },
+	},
+	{
+		Name: "bid_window", Group: groupQuorum, Kind: Duration, Unit: milli, Default: "300ms", Min: "10ms", Max: "60s", New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how long standbys that were heard of are waited for before one is promoted",
+		About: "When all have told how far they are, none is waited for.",
+		at:    func(c *Config) any { return &c.BidWindow },
+	},
+	{
+		Name: "maximum_lag_on_failover", Group: groupQuorum, Kind: Integer, Default: "67108864", Min: "-1", Max: anyInt, New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how many bytes of WAL a standby may be behind and still be promoted by itself; -1: any number",
+		About: "Measured against the primary's position at its last renewal of the lease, which may be a tenth of lease_ttl old.",
+		at:    func(c *Config) any { return &c.MaximumLagOnFailover },
+	},
+	{
+		Name: "synchronous_mode", Group: groupQuorum, Kind: Choice, Default: "off", Choices: []string{"off", "on", "strict"}, New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "whether repmgrd manages synchronous replication: a commit is acknowledged once it is on standbys",
+		About: "Under the quorum rule repmgrd sets synchronous_standby_names to standbys that may be promoted, changes it only in steps that keep every acknowledged commit on whoever is promoted next, and puts back what was configured before when it is switched off. `on`: standbys that are gone or slow are taken out, and while there is none, commits are acknowledged by the primary alone. `strict`: commits wait then. Set the same on every node.",
+		at:    func(c *Config) any { return &c.SynchronousMode },
+	},
+	{
+		Name: "synchronous_node_count", Group: groupQuorum, Kind: Integer, Default: "1", Min: "1", Max: "100", New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how many standbys must have a commit before it is acknowledged",
+		About: "With synchronous_mode=`on` fewer are enough while fewer keep up.",
+		at:    func(c *Config) any { return &c.SynchronousNodeCount },
+	},
+	{
+		Name: "synchronous_standby_timeout", Group: groupQuorum, Kind: Duration, Unit: second, Default: "5s", Min: "1s", Max: "3600s", New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how long a synchronous standby may be gone, or make no progress, before it is taken out",
+		About: "With synchronous_mode=`on` commits may wait for as long, once, when the last standby is lost.",
+		at:    func(c *Config) any { return &c.SynchronousStandbyTimeout },
+	},
+	{
+		Name: "auto_rejoin", Group: groupQuorum, Kind: Choice, Default: "rewind", Choices: []string{"rewind", "clone", "off"}, New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how far repmgrd may go to make a former primary a standby again",
+		About: "`rewind`: it follows as it is if it can, else pg_rewind is run. `clone`: where that fails too, it is cloned anew. `off`: it is left to the operators. What is discarded is kept first, counted, and told in the event primary_rejoin.",
+		at:    func(c *Config) any { return &c.AutoRejoin },
+	},
+	{
+		Name: "rejoin_keep_wal", Group: groupQuorum, Kind: Integer, Default: "1024", Min: "0", Max: anyInt, New: true,
+		Reader: ByDaemon, Reload: AtReload,
+		Brief: "how many megabytes of a diverged history are kept in the state directory before a rewind",
+		at:    func(c *Config) any { return &c.RejoinKeepWAL },
+	},
+	{
+		Name: "watchdog_device", Group: groupQuorum, Kind: Path, Max: pathLen, New: true,
+		Reader: ByDaemon, Reload: AtRestart,
+		Brief:   "watchdog that resets the host if neither repmgrd nor its guard can stop the server; empty: none",
+		Example: "/dev/watchdog",
+		at:      func(c *Config) any { return &c.WatchdogDevice },
 	},
 
 	{
@@ -480,7 +585,7 @@ var Params = []Param{
 		Name: "child_nodes_disconnect_command", Group: groupChildren, Kind: Command, Max: longLen, Reader: ByDaemon, Reload: AtReload,
 		Placeholders: []Placeholder{{'p', "id of this node"}, {'%', "a percent sign"}},
 		Brief:        "command that the primary runs when too few standbys are attached",
-		About:        "It runs once, and again only after enough standbys were attached in between.",
+		About:        "It runs once, and again only after enough standbys were attached in between. A standby that was never attached since the daemon watches this primary does not count as away, and all that are away must be so for child_nodes_disconnect_timeout. Nothing is run while failover is paused. There is no time limit, and the end of the daemon does not end it.",
 		Example:      "/usr/local/bin/fence-primary %p",
 		at:           func(c *Config) any { return &c.ChildNodesDisconnectCommand },
 	},
