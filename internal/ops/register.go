@@ -210,24 +210,48 @@ func WitnessRegister(s Survey, holdsRecords bool, o RegisterOptions) (Plan, erro
 			WithDetail("both have the system identifier %s", primary.SystemID).
 			WithHint("a witness needs a server of its own, made with initdb")
 	}
-	if was, found := cluster.Find(s.Nodes, s.Self.ID); found && was.Role != cluster.Witness {
-		return p, fault.New(fault.BadConfig, "node %d is registered as %s", was.ID, was.Role).
-			WithHint("give the witness another node_id, or unregister that node")
-	}
-	if err := checkRecord(s, o.Force); err != nil {
-		return p, err
-	}
-	if err := checkName(s); err != nil {
+	if err := checkWitnessRecord(s, o); err != nil {
 		return p, err
 	}
 	if holdsRecords && !o.Force {
 		return p, fault.New(fault.BadConfig, "the witness's database holds records already").
 			WithHint("check conninfo; overwrite them with -F/--force")
 	}
+	p.Steps = append([]plan.Step[World]{CreateMetadata{OfWitness}}, witnessSteps(s)...)
+	return p, nil
+}
+
+// PlainWitnessRegister plans `witness register` for a witness without PostgreSQL:
+// what it has to know is written into its state directory.
+func PlainWitnessRegister(s Survey, o RegisterOptions) (Plan, error) {
+	p := Plan{Name: "witness register"}
+	if s.Primary == 0 {
+		return p, fault.New(fault.BadConfig, "the server that was named is not the primary").
+			WithHint("give the primary's host with -h")
+	}
+	if err := checkWitnessRecord(s, o); err != nil {
+		return p, err
+	}
+	p.Steps = witnessSteps(s)
+	return p, nil
+}
+
+// checkWitnessRecord says why the witness's record cannot be written.
+func checkWitnessRecord(s Survey, o RegisterOptions) error {
+	if was, found := cluster.Find(s.Nodes, s.Self.ID); found && was.Role != cluster.Witness {
+		return fault.New(fault.BadConfig, "node %d is registered as %s", was.ID, was.Role).
+			WithHint("give the witness another node_id, or unregister that node")
+	}
+	if err := checkRecord(s, o.Force); err != nil {
+		return err
+	}
+	return checkName(s)
+}
+
+// witnessSteps record a witness, and let it know the others.
+func witnessSteps(s Survey) []plan.Step[World] {
 	s.Self.Role, s.Self.Priority, s.Self.Upstream, s.Self.SlotName = cluster.Witness, 0, s.Primary, ""
-	p.Steps = []plan.Step[World]{
-		CreateMetadata{OfWitness}, CreateMetadata{Cluster}, saveSelf(s), SaveEndpoint{s.Self.ID, s.Endpoint}, CopyRecords{},
+	return []plan.Step[World]{CreateMetadata{Cluster}, saveSelf(s), SaveEndpoint{s.Self.ID, s.Endpoint}, CopyRecords{},
 		Announce{Event{Name: "witness_register", Node: s.Self.ID, About: s.node(s.Primary),
 			Details: fmt.Sprintf("witness %s is registered", called(s.Self))}}}
-	return p, nil
 }

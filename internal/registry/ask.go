@@ -67,6 +67,9 @@ func eachAnswer[T any](ctx context.Context, nodes []cluster.Node, ask func(conte
 
 // Connect opens a connection to a registered node.
 func Connect(ctx context.Context, n cluster.Node) (*pg.Conn, error) {
+	if n.WithoutServer() {
+		return nil, fault.New(fault.DBConn, "node %q is a witness without PostgreSQL", n.Name)
+	}
 	info, err := pg.ParseConninfo(n.Conninfo)
 	if err != nil {
 		return nil, fmt.Errorf("conninfo of node %q: %w", n.Name, err)

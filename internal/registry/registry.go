@@ -172,7 +172,8 @@ func change(ctx context.Context, q Querier, id cluster.NodeID, what, sql string,
 }
 
 // RecordPromotion makes id the one active primary of the records, in one
-// transaction: the records of other primaries become inactive.
+// transaction: the records of other primaries become inactive, and witnesses
+// without PostgreSQL name it.
 func RecordPromotion(ctx context.Context, c *pg.Conn, id cluster.NodeID) error {
 	what := fmt.Sprintf("record the promotion of node %d", id)
 	return inTx(ctx, c, what, func(q Querier) error {
@@ -181,9 +182,30 @@ func RecordPromotion(ctx context.Context, c *pg.Conn, id cluster.NodeID) error {
 		if err != nil {
 			return err
 		}
+		if err := repointPlainWitnesses(ctx, q, id); err != nil {
+			return err
+		}
 		return change(ctx, q, id, "record the promotion of", `UPDATE repmgr.nodes
 			SET type = 'primary', upstream_node_id = NULL, active = true WHERE node_id = $1`, int(id))
 	})
+}
+
+// repointPlainWitnesses lets the witnesses without PostgreSQL name the new primary:
+// they have no connection by which to do it themselves.
+func repointPlainWitnesses(ctx context.Context, q Querier, primary cluster.NodeID) error {
+	nodes, err := Nodes(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if n.WithoutServer() && n.Upstream != primary {
+			n.Upstream = primary
+			if err := saveNode(ctx, q, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // CopyNodes makes the records, endpoints and the authority in the database of

@@ -23,7 +23,7 @@ const columns = `SELECT c.relname || '.' || a.attname || ' ' || pg_catalog.forma
 	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 	LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
 	WHERE c.relnamespace = 'repmgr'::regnamespace AND c.relkind IN ('r', 'v')
-	  AND c.relname NOT IN ('endpoints', 'authority', 'schema_version')
+	  AND c.relname NOT IN ('endpoints', 'authority', 'quorum', 'schema_version')
 	ORDER BY c.relname, a.attnum`
 
 // constraints lists the constraints, indexes and rules of repmgr 5's tables.
@@ -31,7 +31,7 @@ const constraints = `SELECT line FROM (
 	SELECT pg_catalog.pg_get_constraintdef(oid) AS line FROM pg_catalog.pg_constraint
 	 WHERE connamespace = 'repmgr'::regnamespace AND conrelid <> COALESCE(to_regclass('repmgr.endpoints'), 0)
 	   AND contype <> 'n'
-	UNION ALL SELECT indexdef FROM pg_catalog.pg_indexes WHERE schemaname = 'repmgr' AND tablename NOT IN ('endpoints', 'authority')
+	UNION ALL SELECT indexdef FROM pg_catalog.pg_indexes WHERE schemaname = 'repmgr' AND tablename NOT IN ('endpoints', 'authority', 'quorum')
 	UNION ALL SELECT definition FROM pg_catalog.pg_rules WHERE schemaname = 'repmgr') AS all_of_them ORDER BY 1`
 
 var (
@@ -64,7 +64,7 @@ func TestSchemaNeedsNoSuperuserAndIsMadeOnce(t *testing.T) {
 	if nodes, current, err := Installed(t.Context(), c); !nodes || !current || err != nil {
 		t.Errorf("after: %v %v %v", nodes, current, err)
 	}
-	if got := psql(t, c, "SELECT version FROM repmgr.schema_version"); got != "2" {
+	if got := psql(t, c, "SELECT version FROM repmgr.schema_version"); got != "3" {
 		t.Errorf("version %s", got)
 	}
 	if got := psql(t, c, "SELECT count(*) FROM information_schema.table_privileges WHERE table_schema='repmgr' AND grantee='PUBLIC'"); got != "0" {

@@ -330,8 +330,8 @@ func (w *World) passwordFor() string {
 
 // PrimaryConninfo is how node reaches its upstream for replication, without a
 // password: what the upstream's own conninfo says, less what is only meant for
-// sessions, with the upstream's replication user and the node's own name.
-func PrimaryConninfo(upstream cluster.Node, node, passfile string) (string, error) {
+// sessions, with the upstream's replication user and the application_name given.
+func PrimaryConninfo(upstream cluster.Node, name, passfile string) (string, error) {
 	info, err := pg.ParseConninfo(upstream.Conninfo)
 	if err != nil {
 		return "", fmt.Errorf("conninfo of node %q: %w", upstream.Name, err)
@@ -341,7 +341,7 @@ func PrimaryConninfo(upstream cluster.Node, node, passfile string) (string, erro
 	if upstream.ReplUser != "" {
 		info = info.With("user", upstream.ReplUser)
 	}
-	info = info.With("application_name", node)
+	info = info.With("application_name", name)
 	if passfile != "" {
 		info = info.With("passfile", passfile)
 	}
@@ -350,7 +350,11 @@ func PrimaryConninfo(upstream cluster.Node, node, passfile string) (string, erro
 
 // recoveryFor is the settings that make the local server follow upstream.
 func (w *World) recoveryFor(upstream cluster.Node) (ops.Recovery, error) {
-	text, err := PrimaryConninfo(upstream, w.cfg.NodeName, w.cfg.Passfile)
+	name := w.opt.StandbyName
+	if name == "" {
+		name = w.cfg.NodeName
+	}
+	text, err := PrimaryConninfo(upstream, name, w.cfg.Passfile)
 	if err != nil {
 		return ops.Recovery{}, err
 	}

@@ -51,6 +51,9 @@ func look(ctx context.Context, c *pg.Conn, self string) (ops.Server, error) {
 // lookAt connects to a registered node and looks. A node that cannot be reached
 // is a fact and no error.
 func lookAt(ctx context.Context, n cluster.Node, self string) ops.Server {
+	if n.WithoutServer() {
+		return ops.Server{Why: "it is a witness without PostgreSQL"}
+	}
 	c, err := Connect(ctx, n)
 	if err != nil {
 		return ops.Server{Why: err.Error()}

@@ -361,8 +361,11 @@ func (w *World) tryReplication(ctx context.Context, v CloneSurvey) error {
 	}
 	r, err := pg.ConnectReplication(ctx, w.source, w.backup.User)
 	if err != nil {
-		return fault.Wrap(err, fault.BadConfig, "the source refuses a replication connection").
-			WithHint("pg_hba.conf there needs a line for the database \"replication\", this user and this host; a password is taken from ~/.pgpass, from a line for the database \"replication\"")
+		f := fault.Wrap(err, fault.BadConfig, "the source refuses a replication connection")
+		if pg.Code(err) == noPrivilege {
+			return f.WithHint("the user lacks the attribute REPLICATION: as a superuser there: ALTER ROLE ... REPLICATION; or name a user that has it with --replication-user")
+		}
+		return f.WithHint("pg_hba.conf there needs a line for the database \"replication\", this user and this host; a password is taken from ~/.pgpass, from a line for the database \"replication\"")
 	}
 	defer closeRepl(r)
 	id, err := r.IdentifySystem(ctx)

@@ -22,6 +22,10 @@ type WorldOptions struct {
 	Superuser  string // for what the ordinary user may not do
 	Password   string // of PGPASSWORD, for use_primary_conninfo_password
 
+	// StandbyName is the application_name under which the local server streams;
+	// empty: the node's name.
+	StandbyName string
+
 	// Lost is a node that is known to be dead: nobody connects to it.
 	Lost cluster.NodeID
 
@@ -306,11 +310,15 @@ func (w *World) CreateAuthority(ctx context.Context) error {
 	return w.onPrimary(ctx, func(c *pg.Conn) error { return SaveAuthority(ctx, c, certificate, key) })
 }
 
-// CopyRecords makes the witness's records like the primary's.
+// CopyRecords makes the witness's records like the primary's: in its database, or,
+// where it has none, in its state directory.
 func (w *World) CopyRecords(ctx context.Context) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	return w.onPrimary(ctx, func(from *pg.Conn) error {
+		if w.cfg.WithoutServer() {
+			return introduce(ctx, w.cfg.StateDir(), from)
+		}
 		to, err := w.local.open(ctx)
 		if err != nil {
 			return err
