@@ -3,6 +3,8 @@ package failover
 import (
 	"fmt"
 	"time"
+
+	"repmgr/internal/record"
 )
 
 // How long the WAL receiver's end is awaited after the primary is lost. After a
@@ -11,11 +13,39 @@ import (
 const (
 	finalWithin       = time.Second
 	finalWithinSilent = 200 * time.Millisecond
+	finalWithinHeld   = 5 * time.Second // for one that was told to end
 )
 
 // electionRules are for a standby whose primary is lost and who sees no other.
 // Each names one reason to wait; the last promotes.
 var electionRules = []rule{
+	{"stop-receiver", "The primary is lost and standby_disconnect_on_failover is set: this node stops streaming, so that its position cannot change.",
+		func(f facts) (string, bool) {
+			order := StopReceiver{Lost: f.upstream} // one that failed delays no failover
+			return fmt.Sprintf("node %d is lost, the WAL receiver is stopped", f.upstream),
+				f.Policy.StopReceivers && !f.local.Held && f.Loss == nil && f.Setback.Of != Action(order)
+		},
+		func(f facts) []Action { return []Action{StopReceiver{Lost: f.upstream}} }},
+	{"wait-failover-delay", "The primary is lost, and failover_delay has not passed since.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is lost, the failover begins %s after that", f.upstream, f.Policy.FailoverDelay),
+				f.now.Sub(f.lostSince()) < f.Policy.FailoverDelay
+		}, nil},
+	{"record-without-upstream", "The primary is lost, this node's record names no upstream, and always_promote is off.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is lost and this node's record names no upstream: it may be out of date", f.upstream),
+				f.self.Upstream == 0 && !f.Policy.AlwaysPromote
+		}, nil},
+	{"wait-record-behind", "Another node says that the quorum rule has begun, and this node's record does not know it yet.",
+		func(f facts) (string, bool) {
+			for _, n := range f.Nodes {
+				r := f.Peers[n.ID].Report
+				if f.fresh(n.ID) && r.PromotionRule == record.Quorum && (f.Group.Record == nil || r.Term > f.Group.Record.Term) {
+					return fmt.Sprintf("node %d is in term %d of the quorum rule", n.ID, r.Term), true
+				}
+			}
+			return "", false
+		}, nil},
 	{"never-promoted", "The primary is lost, and this node has priority 0.",
 		func(f facts) (string, bool) {
 			return fmt.Sprintf("node %d is lost and this node's priority is %d", f.upstream, f.self.Priority), f.self.Priority <= 0
@@ -23,7 +53,9 @@ var electionRules = []rule{
 	{"wait-position", "The WAL receiver has not ended yet, so that this node's position is not final.",
 		func(f facts) (string, bool) {
 			since, limit := f.lostSince(), finalWithin
-			if !f.dead(f.upstream) {
+			if f.local.Held {
+				limit = finalWithinHeld
+			} else if !f.dead(f.upstream) {
 				limit = finalWithinSilent
 			}
 			fresh := f.local.At.After(since)
@@ -37,6 +69,12 @@ var electionRules = []rule{
 		func(f facts) []Action {
 			return []Action{PlaceBid{Bid{Lost: f.upstream, Position: f.local.Position}}}
 		}},
+	{"wait-sibling-receives", "A sibling streams still, and sibling_nodes_disconnect_timeout has not passed since the bid.",
+		func(f facts) (string, bool) {
+			n, ok := f.streaming()
+			return fmt.Sprintf("node %d has a WAL receiver still, it is given %s", n.ID, f.Policy.SiblingsStreaming),
+				ok && f.Policy.StopReceivers && f.now.Sub(f.Loss.BidAt) < f.Policy.SiblingsStreaming
+		}, nil},
 	{"wait-sibling-sees-primary", "A sibling reached the primary itself not long ago.",
 		func(f facts) (string, bool) {
 			n, sees := f.sees(f.upstream)
@@ -86,6 +124,10 @@ var electionRules = []rule{
 			visible, shared := f.electorate()
 			return []Action{Validate{Lost: f.upstream, Visible: visible, Shared: shared, Total: len(f.Nodes)}}
 		}},
+	{"wait-promote-delay", "This node would be promoted, and promote_delay has not passed since its bid.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("the promotion is delayed until %s after the bid", f.Policy.PromoteDelay), f.now.Sub(f.Loss.BidAt) < f.Policy.PromoteDelay
+		}, nil},
 	{"promote", "The primary is lost and this node is the best of a visible majority.",
 		func(f facts) (string, bool) {
 			visible, shared := f.electorate()
@@ -119,8 +161,55 @@ func Describe(a Action) string {
 		return fmt.Sprintf("following node %d", a.Upstream)
 	case Fence:
 		return fmt.Sprintf("stop in favour of node %d", a.By)
+	case StopReceiver:
+		return fmt.Sprintf("stop of the WAL receiver after the loss of node %d", a.Lost)
+	case ResumeReceiver:
+		return "restart of the WAL receiver"
 	case RecordRole:
 		return "recording of the promotion"
+	default:
+		return describeQuorum(a)
+	}
+}
+
+func describeQuorum(a Action) string {
+	switch a := a.(type) {
+	case Propose:
+		return "proposal of " + record.KindOf(a.Change)
+	case FoundGroup:
+		return "founding of the group"
+	case BeginQuorum:
+		return "beginning of the quorum rule"
+	case Seal:
+		return fmt.Sprintf("sealing for vacancy %d", a.Vacancy)
+	case PromoteTo:
+		return fmt.Sprintf("promotion to timeline %d in term %d", a.Timeline, a.Term)
+	case Arm:
+		return "arming of the data directory"
+	case EndQuorum:
+		return "end of the quorum rule"
+	case Disarm:
+		return "disarming of the data directory"
+	case LetStart:
+		return "opening of the start gate"
+	case Demote:
+		return "stop of the server: " + a.Why
+	case GiveUp:
+		return fmt.Sprintf("release of the lease in term %d", a.Term)
+	case StartServer:
+		return "start of the server, read-only"
+	case Rejoin:
+		return fmt.Sprintf("return of the server as a standby of node %d", a.Upstream)
+	case ChangeMember:
+		return fmt.Sprintf("change of member node %d", a.Member.Node)
+	case HandLead:
+		return "handing over of the group's leadership"
+	case WriteSync:
+		return fmt.Sprintf("setting of synchronous_standby_names to %q", a.Names)
+	case ProveSync:
+		return "proof that only the newest synchronous set is in force"
+	case RestoreSync:
+		return "return to the operators' synchronous_standby_names"
 	default:
 		return "nothing"
 	}

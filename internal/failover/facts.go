@@ -217,6 +217,16 @@ func outranks(a cluster.Node, ab Bid, b cluster.Node, bb Bid) bool {
 	}
 }
 
+// streaming returns a sibling whose WAL receiver runs, by its daemon's word.
+func (f facts) streaming() (cluster.Node, bool) {
+	for _, n := range f.siblings {
+		if r := f.Peers[n.ID].Report; f.fresh(n.ID) && !f.Peers[n.ID].Silent && r.Server == ServerRunning && r.Receiving {
+			return n, true
+		}
+	}
+	return cluster.Node{}, false
+}
+
 // awaited returns a sibling that may be promoted and has not bid yet.
 func (f facts) awaited() (cluster.Node, bool) {
 	for _, n := range f.siblings {

@@ -32,10 +32,18 @@ type (
 	}
 	// Promote makes this node the primary after the loss of another.
 	Promote struct{ Lost cluster.NodeID }
-	// Follow points this node at Upstream.
-	Follow struct{ Upstream cluster.NodeID }
+	// Follow points this node at Upstream, under that application_name; empty: its own name.
+	Follow struct {
+		Upstream cluster.NodeID
+		Name     string
+	}
 	// Fence stops this node's server: By is the newer primary.
 	Fence struct{ By cluster.NodeID }
+	// StopReceiver ends this node's WAL receiver after the loss of its primary,
+	// and lets none run until ResumeReceiver or Follow.
+	StopReceiver struct{ Lost cluster.NodeID }
+	// ResumeReceiver lets the WAL receiver run again.
+	ResumeReceiver struct{}
 	// RecordRole writes to the registry that this node, promoted by hand, is the primary.
 	RecordRole struct{}
 )
@@ -48,10 +56,17 @@ func (Follow) action()      {}
 func (Fence) action()       {}
 func (RecordRole) action()  {}
 
+func (StopReceiver) action()   {}
+func (ResumeReceiver) action() {}
+
 // Decide returns the decision of the first rule that applies to v at now.
 func Decide(v *View, now time.Time) Decision {
 	f := newFacts(v, now)
-	for _, r := range rules {
+	table := rules
+	if f.quorumKnown() {
+		table = quorumRules
+	}
+	for _, r := range table {
 		if why, ok := r.when(f); ok {
 			d := Decision{Rule: r.id, Why: why}
 			if r.then != nil {
@@ -74,7 +89,7 @@ func (f facts) spaced(d Decision) Decision {
 		return d
 	}
 	switch d.Actions[0].(type) {
-	case Promote, Validate:
+	case Promote, Validate, Propose:
 		return d
 	}
 	if pause := f.Setback.pause(); f.now.Sub(f.Setback.At) < pause {
@@ -84,12 +99,20 @@ func (f facts) spaced(d Decision) Decision {
 	return d
 }
 
-// Rules returns the identities of all rules in the order in which they are
-// tried, with one sentence each on when it applies.
-func Rules() [][2]string {
-	out := [][2]string{{waitSetback, "The order that the rule below would give failed a short while ago."}}
-	for _, r := range rules {
-		out = append(out, [2]string{r.id, r.doc})
+// Table is one of the ordered tables of rules, for the documentation.
+type Table struct {
+	Name  string
+	Rules [][2]string // identity, and one sentence on when it applies
+}
+
+// Rules returns the tables of all rules, in the order in which they are tried.
+func Rules() []Table {
+	waits := [2]string{waitSetback, "The order that the rule below would give failed a short while ago."}
+	out := []Table{{Name: "The visibility rule", Rules: [][2]string{waits}}, {Name: "The quorum rule", Rules: [][2]string{waits}}, {Name: "The leader of the group"}, {Name: "Synchronous replication"}}
+	for i, table := range [][]rule{rules, quorumRules, leaderRules, syncRules} {
+		for _, r := range table {
+			out[i].Rules = append(out[i].Rules, [2]string{r.id, r.doc})
+		}
 	}
 	return out
 }
@@ -115,9 +138,12 @@ const silentEvery = 5 * time.Second
 // now and then, closer while an election is on.
 func Looks(v *View, now time.Time) []Look {
 	f := newFacts(v, now)
+	if v.Local.State == ServerNone {
+		return nil // a witness without PostgreSQL may have no way to log in anywhere
+	}
 	var out []Look
 	for _, n := range v.Nodes {
-		if n.ID == v.Self || !n.Active && n.ID != f.upstream {
+		if n.ID == v.Self || !n.Active && n.ID != f.upstream || n.WithoutServer() {
 			continue
 		}
 		every := silentEvery

@@ -12,16 +12,16 @@ import (
 // way must not bring back a state that is over.
 func TestReportsOutOfOrder(t *testing.T) {
 	v := New(1, Policy{})
-	v.Observe(PeerReported{Report{Node: 2, Incarnation: 7, Sequence: 5, Server: ServerCrashed}}, t0)
-	v.Observe(PeerReported{Report{Node: 2, Incarnation: 7, Sequence: 4, Server: ServerRunning}}, t0.Add(time.Second))
+	v.Observe(PeerReported{Report: Report{Node: 2, Incarnation: 7, Sequence: 5, Server: ServerCrashed}}, t0)
+	v.Observe(PeerReported{Report: Report{Node: 2, Incarnation: 7, Sequence: 4, Server: ServerRunning}}, t0.Add(time.Second))
 	if got := v.Peers[2].Report.Server; got != ServerCrashed {
 		t.Errorf("an older report replaced a newer one: server is %s", got)
 	}
-	v.Observe(PeerReported{Report{Node: 2, Incarnation: 8, Sequence: 1, Server: ServerRunning}}, t0.Add(2*time.Second))
+	v.Observe(PeerReported{Report: Report{Node: 2, Incarnation: 8, Sequence: 1, Server: ServerRunning}}, t0.Add(2*time.Second))
 	if got := v.Peers[2].Report.Server; got != ServerRunning {
 		t.Errorf("a restarted daemon's first report was refused: server is %s", got)
 	}
-	v.Observe(PeerReported{Report{Node: 1, Server: ServerCrashed}}, t0)
+	v.Observe(PeerReported{Report: Report{Node: 1, Server: ServerCrashed}}, t0)
 	if _, ok := v.Peers[1]; ok {
 		t.Error("a node took a report of its own for a peer's")
 	}
@@ -139,7 +139,7 @@ func TestSetbackSpacesOrders(t *testing.T) {
 	v.Observe(LocalSeen{Local{At: t0, State: ServerRunning, Role: cluster.Standby}}, t0)
 	order := Follow{Upstream: 2}
 	due := func(at time.Duration) bool {
-		v.Observe(PeerReported{Report{Node: 2, Server: ServerRunning, Role: cluster.Primary, Position: Position{2, 1}}}, t0.Add(at))
+		v.Observe(PeerReported{Report: Report{Node: 2, Server: ServerRunning, Role: cluster.Primary, Position: Position{2, 1}}}, t0.Add(at))
 		d := Decide(v, t0.Add(at))
 		return len(d.Actions) == 1 && d.Actions[0] == order
 	}
@@ -155,5 +155,36 @@ func TestSetbackSpacesOrders(t *testing.T) {
 	v.Observe(Done{Action: order}, t0)
 	if v.Setback != (Setback{}) || v.Nodes[2].Upstream != 2 {
 		t.Errorf("after a success: setback %+v, upstream %d", v.Setback, v.Nodes[2].Upstream)
+	}
+}
+
+// TestReceiverDelaysNoFailover says that a WAL receiver that cannot be stopped
+// is left, and that one that was stopped runs again once the node follows.
+func TestReceiverDelaysNoFailover(t *testing.T) {
+	order := StopReceiver{Lost: 1}
+	lost := func() *View {
+		v := New(2, Policy{Automatic: true, MonitorInterval: time.Second, StopReceivers: true})
+		v.Observe(NodesRead{[]cluster.Node{{ID: 1, Role: cluster.Primary, Active: true}, {ID: 2, Role: cluster.Standby, Active: true, Upstream: 1, Priority: 1}}}, t0)
+		v.Observe(LocalSeen{Local{At: t0, State: ServerRunning, Role: cluster.Standby}}, t0)
+		v.Observe(PeerReported{Report: Report{Node: 1, Server: ServerCrashed}}, t0)
+		return v
+	}
+	v := lost()
+	if d := Decide(v, t0); len(d.Actions) != 1 || d.Actions[0] != Action(order) {
+		t.Fatalf("decided %+v", d)
+	}
+	v.Observe(Done{Action: order, Err: "no"}, t0)
+	v.Observe(LocalSeen{Local{At: t0.Add(1), State: ServerRunning, Role: cluster.Standby}}, t0)
+	if d := Decide(v, t0); d.Rule != "bid" {
+		t.Errorf("after the stop failed: %+v", d)
+	}
+	v = lost()
+	v.Observe(Done{Action: order}, t0)
+	if !v.Local.Held || Decide(v, t0).Rule != "wait-position" {
+		t.Errorf("after the stop: %+v, held %v", Decide(v, t0), v.Local.Held)
+	}
+	v.Observe(Done{Action: Follow{Upstream: 3}}, t0)
+	if v.Local.Held {
+		t.Error("held after the node follows another one")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/record"
 )
 
 // ServerState is what a daemon knows of its own PostgreSQL server.
@@ -18,6 +19,7 @@ const (
 	ServerStopped     ServerState = "stopped"     // shut down in order: no postmaster, and pg_control says so
 	ServerCrashed     ServerState = "crashed"     // no postmaster, no process of it left, and no orderly shutdown
 	ServerFenced      ServerState = "fenced"      // stopped by its daemon, because another primary is newer
+	ServerNone        ServerState = "none"        // there is no server: the node is a witness without PostgreSQL
 )
 
 // Position is how far a server's write-ahead log reaches.
@@ -69,6 +71,13 @@ type Report struct {
 	Replayed  cluster.LSN    `json:"replayed"`
 	Receiving bool           `json:"receiving"` // a WAL receiver runs
 	Upstream  cluster.NodeID `json:"upstream"`  // whom it follows by the record; zero: nobody
+
+	// The group, as this daemon knows it.
+	RaftID        uint64      `json:"raft_id,omitempty"`        // of its state directory; zero: it takes no part
+	Group         string      `json:"group,omitempty"`          // uuid of its founding; empty: no member
+	PromotionRule record.Rule `json:"promotion_rule,omitempty"` // empty: no member
+	Term          uint64      `json:"term,omitempty"`
+	Voters        int         `json:"voters,omitempty"` // in its record
 
 	// What the daemon makes of it.
 	Saw      []Seen `json:"saw,omitempty"` // the upstream, and the primary where that is another node

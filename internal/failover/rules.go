@@ -2,6 +2,7 @@ package failover
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -17,7 +18,7 @@ type rule struct {
 
 // rules are tried in order; the first that applies wins. Their identities stand
 // in logs and events: rename none.
-var rules = append(append(append(ownRules, primaryRules...), followRules...), electionRules...)
+var rules = slices.Concat(ownRules, groupRules, primaryRules, followRules, electionRules)
 
 // ownRules are about this node itself.
 var ownRules = []rule{
@@ -49,11 +50,21 @@ var ownRules = []rule{
 			return fmt.Sprintf("the loss of node %d is over", f.Loss.Bid.Lost), true
 		},
 		func(facts) []Action { return []Action{WithdrawBid{}} }},
+	witnessVotes,
 	{"server-not-running", "The own server does not answer: there is nothing to promote or to point anywhere.",
 		func(f facts) (string, bool) {
 			return fmt.Sprintf("the own server is %s", f.local.State), f.local.State != ServerRunning
 		}, nil},
+	{"resume-receiver", "The loss for which this node's WAL receiver was stopped is over.",
+		func(f facts) (string, bool) {
+			return "the WAL receiver may run again", f.local.Held && (f.leads() || f.upstream != 0 && !f.lost(f.upstream))
+		},
+		func(facts) []Action { return []Action{ResumeReceiver{}} }},
 }
+
+// witnessVotes is all that a witness without PostgreSQL does.
+var witnessVotes = rule{"witness-votes", "This node is a witness without PostgreSQL: it votes, and has nothing to promote or to point anywhere.",
+	func(f facts) (string, bool) { return "this node has no server", f.local.State == ServerNone }, nil}
 
 // primaryRules are for a server that takes writes.
 var primaryRules = []rule{

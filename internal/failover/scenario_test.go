@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/record"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected halves of testdata")
@@ -60,21 +61,26 @@ func TestScenarios(t *testing.T) {
 var t0 = time.Unix(1_000_000, 0)
 
 // parseView builds a view from lines. "policy" takes manual, no-consensus,
-// validate, paused. "n2 standby" declares a node; its words are: self, upstream=,
+// validate, paused, always-promote, stop-receivers, failover-delay, promote-delay (10 s each). "n2 standby" declares a node; its words are: self, upstream=,
 // prio=, loc=, inactive (the record); says=AGE, server=, role=, tl=, lsn=,
-// saw=NODE:AGO, bid=LOST:LSN[:failed], manual, paused, promoting (the report),
+// saw=NODE:AGO, bid=LOST:LSN[:failed], manual, paused, promoting, receiving (the report),
 // silent (it did not answer since);
 // ok=AGE, fail=COUNT:SINCE[:lost] (the probe); and of self: down=STATE,
-// receiving, placed=AGE, tried=AGE, approved, doing.
+// held, placed=AGE, tried=AGE, approved, doing, armed, line=TIMELINE. "raft" says
+// that a node has a state directory, voters=COUNT what its record holds, governs=TERM that it is under the quorum rule, trip=TIME how long the way there and back takes; "group
+// n1 n2 n3" is this node's record, with these voters, under the visibility rule.
 func parseView(t *testing.T, s string) *View {
 	t.Helper()
 	v := New(0, Policy{Automatic: true, MonitorInterval: time.Second, ReconnectAttempts: 3, ReconnectInterval: time.Second,
 		Consensus: true, ElectionRerun: 15 * time.Second})
 	for _, line := range strings.Split(s, "\n")[1:] {
 		words := strings.Fields(line)
-		if words[0] == "policy" {
+		switch words[0] {
+		case "policy":
 			parsePolicy(t, v, words[1:])
-		} else {
+		case "group":
+			parseGroup(t, v, words[1:])
+		default:
 			parseNode(t, v, words)
 		}
 	}
@@ -91,11 +97,37 @@ func parsePolicy(t *testing.T, v *View, words []string) {
 			v.Policy.Consensus = false
 		case "validate":
 			v.Policy.Validate = true
+		case "always-promote":
+			v.Policy.AlwaysPromote = true
+		case "stop-receivers":
+			v.Policy.StopReceivers, v.Policy.SiblingsStreaming = true, 30*time.Second
+		case "failover-delay":
+			v.Policy.FailoverDelay = 10 * time.Second
+		case "promote-delay":
+			v.Policy.PromoteDelay = 10 * time.Second
 		case "paused":
 			v.Paused = true
+		case "quorum":
+			v.Policy.Quorum, v.Policy.LeaseTTL = true, 5*time.Second
 		default:
 			t.Fatalf("unknown policy %q", w)
 		}
+	}
+}
+
+func parseGroup(t *testing.T, v *View, words []string) {
+	t.Helper()
+	for _, w := range words {
+		id, err := strconv.Atoi(w[1:])
+		if err != nil {
+			t.Fatalf("group: %v", err)
+		}
+		m := record.Member{Node: cluster.NodeID(id), RaftID: uint64(id), Priority: 100, Automatic: true}
+		if v.Group.Record == nil {
+			v.Group.Record = record.New("g", "", m)
+		}
+		m.Voter = true
+		v.Group.Record.SetMember(m, t0, 1)
 	}
 }
 
@@ -104,6 +136,7 @@ type nodeLine struct {
 	node   cluster.Node
 	self   bool
 	says   bool
+	trip   time.Duration
 	silent bool
 	age    time.Duration
 	report Report
@@ -130,10 +163,11 @@ func parseNode(t *testing.T, v *View, words []string) {
 	if l.self {
 		l.local.Role, l.local.Position = l.report.Role, l.report.Position
 		v.Self, v.Local, v.Loss, v.Doing = l.node.ID, l.local, l.loss, l.doing
+		v.Group.RaftID = l.report.RaftID
 		return
 	}
 	if l.says {
-		v.Peers[l.node.ID] = Peer{Report: l.report, At: t0.Add(-l.age), Since: t0.Add(-l.age), Silent: l.silent}
+		v.Peers[l.node.ID] = Peer{Report: l.report, At: t0.Add(-l.age), Since: t0.Add(-l.age), Silent: l.silent, Trip: l.trip}
 	}
 	v.Probes[l.node.ID] = l.probe
 }
@@ -202,7 +236,9 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 	case "down":
 		l.local.State, l.report.Role = ServerState(parts[0]), cluster.RoleUnknown
 	case "receiving":
-		l.local.Receiving = true
+		l.local.Receiving, l.report.Receiving = true, true
+	case "held":
+		l.local.Held = true
 	case "placed":
 		l.loss.BidAt = t0.Add(-age)
 	case "tried":
@@ -211,6 +247,18 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 		l.loss.Approved = true
 	case "doing":
 		l.doing = Promote{Lost: 1}
+	case "armed":
+		l.local.Armed = true
+	case "line":
+		l.local.Line = record.Line(parts[0])
+	case "raft":
+		l.report.RaftID = uint64(l.node.ID)
+	case "governs":
+		l.report.PromotionRule, l.report.Term = record.Quorum, uint64(num)
+	case "trip":
+		l.trip = age
+	case "voters":
+		l.report.Voters = num
 	default:
 		t.Fatalf("unknown word %q", key)
 	}
@@ -219,9 +267,12 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 // TestRulesPage keeps docs/rules.md what the table says.
 func TestRulesPage(t *testing.T) {
 	var out bytes.Buffer
-	out.WriteString("# Rules\n\nThe first rule that applies decides, for each node on its own. Generated from the table in `internal/failover`; `make docs` rewrites it.\n\n| rule | applies when |\n|---|---|\n")
-	for _, r := range Rules() {
-		fmt.Fprintf(&out, "| `%s` | %s |\n", r[0], r[1])
+	out.WriteString("# Rules\n\nThe first rule of a table that applies decides, for each node on its own. Generated from the tables in `internal/failover`; `make docs` rewrites it.\n")
+	for _, table := range Rules() {
+		fmt.Fprintf(&out, "\n## %s\n\n| rule | applies when |\n|---|---|\n", table.Name)
+		for _, r := range table.Rules {
+			fmt.Fprintf(&out, "| `%s` | %s |\n", r[0], r[1])
+		}
 	}
 	const page = "../../docs/rules.md"
 	if *update {

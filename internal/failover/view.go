@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/record"
 )
 
 // Policy is the part of the configuration that decisions depend on.
@@ -16,6 +17,27 @@ type Policy struct {
 	Consensus         bool          // primary_visibility_consensus: nobody may still see the primary
 	Validate          bool          // failover_validation_command is set
 	ElectionRerun     time.Duration // before a refused or failed promotion is tried again
+	AlwaysPromote     bool          // always_promote: also where the own record names no upstream
+	FailoverDelay     time.Duration // failover_delay: from the loss to the bid
+	PromoteDelay      time.Duration // promote_delay: from the bid to the promotion
+	StopReceivers     bool          // standby_disconnect_on_failover
+	SiblingsStreaming time.Duration // sibling_nodes_disconnect_timeout: for the others' WAL receivers to end
+
+	// Of the quorum rule.
+	Quorum        bool          // it is wanted where there are three voters
+	LeaseTTL      time.Duration // time to live of the primary's lease
+	RestartGrace  time.Duration // before a primary that was stopped in order gives its lease back
+	RecoveryGrace time.Duration // before one that is starting does
+	HangBound     time.Duration // before one that does not answer does
+	WriteBound    time.Duration // before one whose commits do not return does; zero: never
+	BidWindow     time.Duration // for bids of standbys that are slow
+	MaximumLag    int64         // maximum_lag_on_failover, bytes; negative: no bound
+	Rejoin        string        // auto_rejoin: "rewind", "clone" or "off"
+
+	// Of synchronous replication under the quorum rule.
+	SyncMode    record.SyncMode // synchronous_mode
+	SyncCount   int             // synchronous_node_count
+	SyncTimeout time.Duration   // synchronous_standby_timeout
 }
 
 // freshness is how long a report counts as news: long enough that one lost
@@ -37,6 +59,16 @@ type Local struct {
 	Position  Position
 	Replayed  cluster.LSN
 	Receiving bool // a WAL receiver runs
+	Held      bool // its WAL receiver was stopped by StopReceiver, and none may run
+
+	Since       time.Time   // since when it is in State, as Observe saw it
+	Line        record.Line // the history of its WAL; empty while not known
+	Incarnation string      // of the data directory
+	Armed       bool        // whatever starts it, it comes up read-only: standby.signal is there
+	Sealed      bool        // primary_conninfo is the empty string, so that it receives nothing
+	Ended       bool        // this daemon ended it, and it has not run since
+	StandbyName string      // application_name in primary_conninfo; empty: none, or not known
+	SyncManaged bool        // synchronous_standby_names is not what operators configured
 }
 
 // Peer is the latest report of another daemon, when it came, and since when the
@@ -45,7 +77,8 @@ type Peer struct {
 	Report Report
 	At     time.Time
 	Since  time.Time
-	Silent bool // it was asked after that report, and did not answer
+	Silent bool          // it was asked after that report, and did not answer
+	Trip   time.Duration // there and back, as the better exchanges of late took; zero: not known
 }
 
 // Probe is what this daemon's own looks at another server came to. It is a
@@ -82,6 +115,22 @@ type View struct {
 	Loss   *Loss
 	Doing  Action // the order that the hands are carrying out; nil: none
 	Setback
+
+	// Of the quorum rule.
+	Life       uint64 // of this daemon: drawn at random when it starts
+	Group      Group
+	Disowned   string    // a group whose members' word counts no more here
+	LeadSince  time.Time // since when this node leads the group
+	Tenure     Tenure
+	Seal       Sealed
+	Asked      map[record.Change]Asking
+	AnsweredAt time.Time // when the own server answered last
+	DoneAt     time.Time // when an order that touches the own server ended last
+	Writing    time.Time // since when the commit of this daemon's own is under way; zero: none is
+	Guard      GuardSeen
+	Opened     bool      // the own server may be started as a primary, and was not seen to run since
+	GuardSince time.Time // since when there is no guard, or was none
+	Sync       SyncView
 }
 
 // Setback is an order that did not succeed, and how often in a row.
@@ -94,8 +143,13 @@ type Setback struct {
 // pause is how long the same order is not given again: longer each time, so that
 // what cannot succeed does not keep the servers busy.
 func (s Setback) pause() time.Duration {
-	if _, urgent := s.Of.(Fence); urgent {
+	switch s.Of.(type) {
+	case Fence:
 		return time.Second
+	case Demote, GiveUp, Seal, PromoteTo, StartServer, Arm:
+		return 200 * time.Millisecond
+	case Rejoin:
+		return min(5*time.Second<<min(s.Times-1, 6), 5*time.Minute)
 	}
 	return min(time.Second<<min(s.Times-1, 5), 30*time.Second)
 }
@@ -112,7 +166,10 @@ type (
 	// LocalSeen brings a look at the own server.
 	LocalSeen struct{ Local Local }
 	// PeerReported brings another daemon's report.
-	PeerReported struct{ Report Report }
+	PeerReported struct {
+		Report Report
+		Trip   time.Duration // that the exchange took; zero: it was the peer's
+	}
 	// PeerSilent says that another daemon was asked and did not answer.
 	PeerSilent struct{ Node cluster.NodeID }
 	// Probed brings the end of a look at another server.
@@ -152,9 +209,9 @@ func (Done) event()         {}
 func (v *View) Observe(e Event, now time.Time) {
 	switch e := e.(type) {
 	case LocalSeen:
-		v.Local = e.Local
+		v.observeLocal(e.Local, now)
 	case PeerReported:
-		v.observeReport(e.Report, now)
+		v.observeReport(e.Report, e.Trip, now)
 	case PeerSilent:
 		if p, ok := v.Peers[e.Node]; ok {
 			p.Silent = true
@@ -172,12 +229,54 @@ func (v *View) Observe(e Event, now time.Time) {
 		v.observeOrder(e.Action, now)
 	case Done:
 		v.observeDone(e, now)
+	case GroupSeen:
+		v.observeGroup(e.Group, now)
+	case Asked:
+		v.observeAsked(e.Change, now)
+	case Answered:
+		v.observeAnswer(e)
+	case RuleRead:
+		if v.Group.Record == nil {
+			v.Group.Known = e.Quorum
+		}
+		if e.Disowned != "" {
+			v.Disowned = e.Disowned
+		}
+	case Writing:
+		v.Writing = e.Since
+	case SealedAt:
+		v.Seal = e.Sealed
+	case GuardSeen:
+		v.observeGuard(e, now)
+	case SyncSeen:
+		v.observeSync(e, now)
+	case SyncOrdered:
+		v.Sync.Doing = e.Action
+	case SyncDone:
+		v.observeSyncDone(e, now)
+	}
+}
+
+func (v *View) observeLocal(l Local, now time.Time) {
+	if l.At.Before(v.DoneAt) {
+		return // it began before an order had ended, and shows what was
+	}
+	l.Since = v.Local.Since
+	if l.State != v.Local.State || l.Since.IsZero() {
+		l.Since = now
+	}
+	if l.State == ServerRunning {
+		v.AnsweredAt = now
+	}
+	v.Local = l
+	if l.State == ServerRunning {
+		v.Opened = false
 	}
 }
 
 // observeReport keeps the newest report of each peer: one that was overtaken on
 // its way says what is no longer true.
-func (v *View) observeReport(r Report, now time.Time) {
+func (v *View) observeReport(r Report, trip time.Duration, now time.Time) {
 	old, known := v.Peers[r.Node]
 	if r.Node == v.Self || known && old.Report.Incarnation == r.Incarnation && r.Sequence < old.Report.Sequence {
 		return
@@ -186,7 +285,19 @@ func (v *View) observeReport(r Report, now time.Time) {
 	if !known || old.Report.Server != r.Server {
 		since = now
 	}
-	v.Peers[r.Node] = Peer{Report: r, At: now, Since: since}
+	v.Peers[r.Node] = Peer{Report: r, At: now, Since: since, Trip: smoothed(old.Trip, trip)}
+}
+
+// smoothed takes a faster exchange at once and a slower one little by little: what
+// is asked for is the way, and not how busy a host was for a moment.
+func smoothed(old, trip time.Duration) time.Duration {
+	switch {
+	case trip == 0:
+		return old
+	case old == 0, trip < old:
+		return trip
+	}
+	return old + (trip-old)/8
 }
 
 func (v *View) observeProbe(e Probed, now time.Time) {
@@ -216,6 +327,11 @@ func (v *View) observeOrder(a Action, now time.Time) {
 		v.Loss = &Loss{Bid: a.Bid, BidAt: now}
 	case WithdrawBid:
 		v.Loss = nil
+	case GiveUp:
+		v.gaveUp(a)
+		v.Doing = a
+	case LetStart:
+		v.Doing, v.Opened = a, true
 	default:
 		v.Doing = a
 	}
@@ -234,7 +350,8 @@ func (v *View) observeDone(e Done, now time.Time) {
 		v.Setback = Setback{Of: e.Action, At: now, Times: 1}
 	}
 	if e.Err == "" {
-		v.observeRecord(e.Action)
+		v.observeRecord(e.Action, now)
+		v.observeReceiver(e.Action)
 	}
 	if v.Loss == nil {
 		return
@@ -255,7 +372,7 @@ func (v *View) observeDone(e Done, now time.Time) {
 
 // observeRecord notes what an order has written into this node's record, so that
 // nothing is decided from the record as it was before.
-func (v *View) observeRecord(a Action) {
+func (v *View) observeRecord(a Action, now time.Time) {
 	nodes := slices.Clone(v.Nodes)
 	for i := range nodes {
 		if nodes[i].ID != v.Self {
@@ -264,9 +381,50 @@ func (v *View) observeRecord(a Action) {
 		switch a := a.(type) {
 		case Promote, RecordRole:
 			nodes[i].Role, nodes[i].Upstream, nodes[i].Active = cluster.Primary, 0, true
+		case PromoteTo:
+			nodes[i].Role, nodes[i].Upstream, nodes[i].Active = cluster.Primary, 0, true
 		case Follow:
 			nodes[i].Upstream = a.Upstream
+		case Rejoin:
+			nodes[i].Role, nodes[i].Upstream, nodes[i].Active = cluster.Standby, a.Upstream, true
 		}
 	}
 	v.Nodes = nodes
+	v.DoneAt = now
+	v.observeServer(a)
+}
+
+// observeServer notes what an order has done to the own server, until the next
+// look tells: nothing is ordered twice because of an old look.
+func (v *View) observeServer(a Action) {
+	switch a := a.(type) {
+	case Arm:
+		v.Local.Armed, v.Opened = true, false
+	case Disarm, LetStart:
+		v.Local.Armed = false
+	case Seal:
+		v.Local.Sealed, v.Local.Receiving = true, false
+	case Follow:
+		v.Seal, v.Local.Sealed = Sealed{}, false
+		if a.Name != "" {
+			v.Local.StandbyName = a.Name
+		}
+	case PromoteTo:
+		v.Seal, v.Local.Role, v.Local.Line = Sealed{}, cluster.Primary, ""
+	case StartServer, Rejoin:
+		v.Local.State, v.Local.Role = ServerStarting, cluster.RoleUnknown
+	case Demote, GiveUp:
+		v.Opened = false
+		v.Local.State, v.Local.Role = ServerCrashed, cluster.RoleUnknown
+	}
+}
+
+// observeReceiver notes whether a WAL receiver may run, before the next look says so.
+func (v *View) observeReceiver(a Action) {
+	switch a.(type) {
+	case StopReceiver:
+		v.Local.Held = true
+	case ResumeReceiver, Follow:
+		v.Local.Held = false
+	}
 }

@@ -53,9 +53,9 @@ func newElection(seed uint64) *election {
 		c.views[id] = v
 	}
 	for _, v := range c.views {
-		v.Observe(PeerReported{Report{Node: 1, Server: ServerCrashed}}, c.now)
+		v.Observe(PeerReported{Report: Report{Node: 1, Server: ServerCrashed}}, c.now)
 		for id := range c.views {
-			v.Observe(PeerReported{c.report(id)}, c.now)
+			v.Observe(PeerReported{Report: c.report(id)}, c.now)
 		}
 	}
 	return c
@@ -104,9 +104,9 @@ func (c *election) step() {
 	c.heartbeats(ids)
 	id, other := ids[c.rng.IntN(len(ids))], ids[c.rng.IntN(len(ids))]
 	v := c.views[id]
-	v.Observe(PeerReported{Report{Node: 1, Server: ServerCrashed}}, c.now)
+	v.Observe(PeerReported{Report: Report{Node: 1, Server: ServerCrashed}}, c.now)
 	if c.rng.IntN(3) == 0 {
-		v.Observe(PeerReported{c.report(other)}, c.now)
+		v.Observe(PeerReported{Report: c.report(other)}, c.now)
 		return
 	}
 	d := Decide(v, c.now)
@@ -131,7 +131,7 @@ func (c *election) heartbeats(ids []cluster.NodeID) {
 	for _, id := range ids {
 		for _, other := range ids {
 			if c.now.Sub(c.views[id].Peers[other].At) > 1200*time.Millisecond {
-				c.views[id].Observe(PeerReported{c.report(other)}, c.now)
+				c.views[id].Observe(PeerReported{Report: c.report(other)}, c.now)
 			}
 		}
 	}
@@ -141,8 +141,8 @@ func (c *election) heartbeats(ids []cluster.NodeID) {
 // promotion: each side hears the other.
 func (c *election) lastLook(id cluster.NodeID, ids []cluster.NodeID) {
 	for _, other := range ids {
-		c.views[other].Observe(PeerReported{c.report(id)}, c.now)
-		c.views[id].Observe(PeerReported{c.report(other)}, c.now)
+		c.views[other].Observe(PeerReported{Report: c.report(id)}, c.now)
+		c.views[id].Observe(PeerReported{Report: c.report(other)}, c.now)
 	}
 	c.looked[id] = true
 }

@@ -1,0 +1,47 @@
+package failover
+
+import "repmgr/internal/record"
+
+// LetStart lets the own server, which was stopped in order, start as the primary
+// that it was: once, and while this node surely holds the lease.
+type LetStart struct{}
+
+func (LetStart) action() {}
+
+// Gate is how the own server, which is about to be started, shall come up.
+type Gate string
+
+// The answers of the start gate.
+const (
+	GateAsItIs   Gate = "as it is"  // the quorum rule is not in force: nothing is done
+	GateReadOnly Gate = "read-only" // its daemon promotes it, if it may
+	GatePrimary  Gate = "primary"   // on its timeline, with its unlogged tables
+	GateWait     Gate = ""          // it cannot be told yet
+)
+
+// Startable is the start gate's answer for the own server at v.Local.At, and why.
+func Startable(v *View) (Gate, string) {
+	f := newFacts(v, v.Local.At)
+	switch {
+	case !f.quorumKnown():
+		return GateAsItIs, "the visibility rule is in force"
+	case f.Doing != nil:
+		return GateWait, "the daemon is busy: " + Describe(f.Doing)
+	case !f.holds():
+		return GateReadOnly, f.whyUnsure()
+	case !f.sure():
+		return GateReadOnly, f.whyUnsure()
+	case !f.lease().Promoted:
+		return GateReadOnly, "its promotion is not recorded yet"
+	case f.lease().State == record.Held && !f.Guard.Alive:
+		return GateReadOnly, "there is no guard"
+	case f.local.State == ServerCrashed, f.local.State == ServerFenced, f.local.Ended:
+		return GateReadOnly, "the server was not stopped in order"
+	case f.local.State != ServerStopped:
+		return GateWait, "the server is " + string(f.local.State)
+	}
+	if why, gone := f.goneFor(); gone && !f.Group.Record.Pause.On {
+		return GateReadOnly, why
+	}
+	return GatePrimary, "this node holds the lease, and the server was stopped in order"
+}

@@ -1,0 +1,115 @@
+package failover
+
+import (
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/record"
+)
+
+// Renewal returns the renewal of this node's lease that is due, if one is. Each
+// is tried again, under its number, until it is answered.
+func Renewal(v *View, now time.Time) (record.Renew, bool) {
+	r := v.Group.Record
+	if r == nil || !r.Holds(v.Self, v.Local.Incarnation) || v.Tenure.Term != r.Term {
+		return record.Renew{}, false
+	}
+	switch v.Doing.(type) {
+	case GiveUp, Demote: // where the disk is stalled they may never end, and the lease has to
+		return record.Renew{}, false
+	}
+	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Local.State == ServerRunning && v.Local.Role == cluster.Primary && !v.Local.Armed {
+		return record.Renew{}, false // a pause is over: the server is armed before the lease is a timed one (safety notes, B27)
+	}
+	if v.Tenure.Given && (v.Local.State != ServerRunning || v.Local.Role != cluster.Standby) {
+		return record.Renew{}, false // only a server that came up read-only takes up again what was given back
+	}
+	if now.Sub(v.Tenure.TriedAt) < v.renewEvery() {
+		return record.Renew{}, false
+	}
+	if left := v.Tenure.Deadline.Sub(now); v.Policy.LeaseTTL < r.Lease.TTL && left > Hold(v.Policy.LeaseTTL) {
+		return record.Renew{}, false // a shorter time is asked for when no longer one is counted here any more
+	}
+	seq, timed := v.Tenure.Seq, !r.Pause.On
+	ends := timed && r.Lease.State == record.Indefinite && !v.Tenure.Timed
+	if seq <= r.Lease.Seq || v.Tenure.Answered || ends {
+		seq = max(r.Lease.Seq, v.Tenure.Seq) + 1
+	}
+	c := record.Renew{Term: r.Term, Node: v.Self, Incarnation: v.Local.Incarnation, Seq: seq, LSN: v.Local.Position.LSN,
+		TTL: v.Policy.LeaseTTL, MaximumLag: v.Policy.MaximumLag, Life: v.Life, Timed: timed}
+	if timed && r.Lease.State == record.Indefinite {
+		c.Unlimited = r.Lease.Unlimited
+	}
+	return c, true
+}
+
+// renewEvery is a tenth of the time to live: several may get lost.
+func (v *View) renewEvery() time.Duration { return v.Policy.LeaseTTL / 10 }
+
+// margin is how long before the deadline the daemon itself begins to stop the
+// server; the guard ends what is left at the deadline.
+func (p Policy) margin() time.Duration { return p.LeaseTTL / 20 }
+
+// MayWrite reports whether this node's server may take the cluster's writes at
+// now under the quorum rule: it holds the lease, and surely so.
+func MayWrite(v *View, now time.Time) bool {
+	r := v.Group.Record
+	if r == nil || !r.Holds(v.Self, v.Local.Incarnation) {
+		return false
+	}
+	return v.unlimited(r) || v.Tenure.Term == r.Term && now.Before(v.Tenure.Deadline)
+}
+
+// unlimited reports whether this node's lease has no end. Once this node has asked
+// for a timed one, it counts that one's time: the answer may be lost. One that is
+// being given back has an end at any time. And a life of this daemon that finds a
+// guard with a deadline does not know what the one before had asked for.
+func (v *View) unlimited(r *record.Record) bool {
+	return r.Lease.State == record.Indefinite && !(v.Tenure.Term == r.Term && (v.Tenure.Timed || v.Tenure.Given || v.Tenure.Inherited))
+}
+
+// Deadline returns until when the guard shall let the server live; false where
+// this node holds no timed lease, or its server could not write anyway.
+func Deadline(v *View) (time.Time, bool) {
+	r := v.Group.Record
+	if r == nil || r.Rule != record.Quorum || v.unlimited(r) || !r.Holds(v.Self, v.Local.Incarnation) ||
+		v.Tenure.Term != r.Term || v.Tenure.Deadline.IsZero() || !v.mightWrite() {
+		return time.Time{}, false
+	}
+	return v.Tenure.Deadline, true
+}
+
+// StandDown reports whether nothing limits the own server's life, so that the
+// guard has no deadline to hold: the server cannot write, the lease has no
+// limit, or another rule is in force.
+func StandDown(v *View) bool {
+	r := v.Group.Record
+	switch {
+	case !v.mightWrite():
+		return true
+	case r == nil:
+		return !v.Group.Known
+	case r.Rule != record.Quorum:
+		return true
+	}
+	return v.unlimited(r) && r.Holds(v.Self, v.Local.Incarnation)
+}
+
+// mightWrite reports whether the own server takes writes, may be about to, or
+// nobody can tell.
+func (v *View) mightWrite() bool {
+	if v.Opened {
+		return true
+	}
+	switch v.Local.State {
+	case ServerRunning:
+		_, promoting := v.Doing.(PromoteTo)
+		_, promoted := v.Setback.Of.(PromoteTo) // it failed, and may happen all the same (safety notes, A19)
+		r := v.Group.Record
+		granted := r != nil && r.Holds(v.Self, v.Local.Incarnation) && !r.Lease.Promoted // an earlier life of this daemon may have ordered it
+		return v.Local.Role != cluster.Standby || promoting || promoted || granted
+	case ServerCrashed, ServerFenced, ServerStopped, ServerStarting:
+		return !v.Local.Armed
+	}
+	return true
+}

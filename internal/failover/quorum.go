@@ -1,0 +1,619 @@
+package failover
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/record"
+)
+
+// Orders of the quorum rule.
+type (
+	// Propose asks the group for a change of the record. It keeps nobody busy.
+	Propose struct{ Change record.Change }
+	// FoundGroup makes the group, with this node as its only member.
+	FoundGroup struct{}
+	// BeginQuorum arms the server, sets a guard, and proposes the quorum rule.
+	BeginQuorum struct{}
+	// EndQuorum proposes the visibility rule.
+	EndQuorum struct{ Why string }
+	// Seal ends the receiving of WAL for good, and finds the final position.
+	Seal struct{ Vacancy uint64 }
+	// PromoteTo makes the own server the primary, on the timeline that was granted.
+	// First Sync is put in force, unless the mode is off (safety notes, B17).
+	PromoteTo struct {
+		Term     uint64
+		Timeline cluster.Timeline
+		Mode     record.SyncMode
+		Sync     WriteSync
+	}
+	// Arm sees to it that the running primary's server comes up read-only after
+	// whatever may happen to it.
+	Arm struct{}
+	// Disarm is the opposite: the server's next start is a primary's.
+	Disarm struct{}
+	// Demote ends the own server at once; it stays armed.
+	Demote struct{ Why string }
+	// GiveUp ends what is left of the own server and releases the lease.
+	GiveUp struct {
+		Term uint64
+		Seq  uint64 // of the last renewal
+		Why  string
+	}
+	// StartServer starts the own server, which is armed, and so comes up read-only.
+	StartServer struct{}
+	// Rejoin makes this node's server a standby of the holder again: as it is,
+	// rewound, or cloned anew, as auto_rejoin allows.
+	Rejoin struct {
+		Upstream cluster.NodeID
+		Term     uint64
+	}
+)
+
+func (Propose) action()     {}
+func (FoundGroup) action()  {}
+func (BeginQuorum) action() {}
+func (EndQuorum) action()   {}
+func (Seal) action()        {}
+func (PromoteTo) action()   {}
+func (Arm) action()         {}
+func (Disarm) action()      {}
+func (Demote) action()      {}
+func (GiveUp) action()      {}
+func (StartServer) action() {}
+func (Rejoin) action()      {}
+
+// quorumKnown reports whether the quorum rule is in force as far as this node
+// knows. A node that is no member, or not yet, decides nothing by itself then.
+func (f facts) quorumKnown() bool {
+	if f.Group.Record != nil {
+		return f.Group.Record.Rule == record.Quorum
+	}
+	if f.Group.Known {
+		return true
+	}
+	for _, n := range f.Nodes {
+		if r := f.Peers[n.ID].Report; f.fresh(n.ID) && r.PromotionRule == record.Quorum && (r.Group == "" || r.Group != f.Disowned) {
+			return true
+		}
+	}
+	return false
+}
+
+// lease is the lease as this node knows it; a node that is no member knows none.
+func (f facts) lease() record.Lease {
+	if f.Group.Record == nil {
+		return record.Lease{}
+	}
+	return f.Group.Record.Lease
+}
+
+// holds reports whether the record says that this node, with this data
+// directory, holds the lease; whether it still may write is another question.
+func (f facts) holds() bool {
+	return f.Group.Record != nil && f.Group.Record.Holds(f.Self, f.local.Incarnation)
+}
+
+// sure reports whether this node's lease lasts a little longer.
+func (f facts) sure() bool { return MayWrite(f.View, f.now.Add(f.Policy.margin())) }
+
+// standing judges the own server's history and final position. Only a sealed
+// server's are sure: while it receives, its position may be another history's
+// (safety notes, A5 and A14).
+func (f facts) standing() record.Standing {
+	if !f.sealedNow() {
+		return record.Standing{}
+	}
+	return f.Group.Record.Judge(f.Seal.Line, f.Seal.LSN, false)
+}
+
+// inRecovery reports whether the own server runs as a standby.
+func (f facts) inRecovery() bool {
+	return f.local.State == ServerRunning && f.local.Role == cluster.Standby
+}
+
+func (f facts) witness() bool { return f.self.Role == cluster.Witness }
+
+// asked reports whether a change was proposed and its answer is still awaited,
+// or the record refused it.
+func (f facts) asked(c record.Change) (string, bool) {
+	a, ok := f.Asked[c]
+	switch {
+	case !ok, a.Err != "" && f.now.Sub(a.At) > 50*time.Millisecond:
+		return "", false
+	case a.Waiting && f.now.Sub(a.At) < time.Second:
+		return "the answer is awaited", true
+	case a.Refused != "" && f.now.Sub(a.At) < time.Second:
+		return "refused: " + a.Refused, true
+	case !a.Waiting && a.Err == "" && f.now.Sub(a.At) < time.Second:
+		return "it was accepted, and this node's record lags behind", true
+	}
+	return "", a.Err != "" && f.now.Sub(a.At) <= 50*time.Millisecond
+}
+
+// groupRules are for a primary under the visibility rule that could be under the other.
+var groupRules = []rule{
+	{"lease-too-short", "The quorum rule could begin, but lease_ttl is too short for the links between the voters.",
+		func(f facts) (string, bool) {
+			trip := f.majorityTrip()
+			needed := (trip * electionTrips * electionsPerLease).Round(100 * time.Millisecond)
+			return fmt.Sprintf("the way to a majority and back takes %s: set lease_ttl to %s or more", trip.Round(time.Millisecond), needed),
+				f.writable() && f.Policy.Quorum && f.Group.Record != nil && f.Group.Record.Voters() >= record.MinimumVoters && f.Policy.LeaseTTL < needed
+		}, nil},
+	{"begin-quorum", "There are three voters and all of them know it: the quorum rule can begin.",
+		func(f facts) (string, bool) {
+			rec := f.Group.Record
+			ready := f.writable() && f.Policy.Quorum && rec != nil && !f.Paused && !rec.Pause.On && rec.Voters() >= record.MinimumVoters && f.votersToBe() >= record.MinimumVoters && f.local.Line != ""
+			if !ready {
+				return "", false
+			}
+			for _, m := range rec.Members {
+				if m.Voter && m.Node != f.Self && (!f.fresh(m.Node) || f.Peers[m.Node].Report.Voters < record.MinimumVoters) {
+					return "", false
+				}
+			}
+			return fmt.Sprintf("%d voters", rec.Voters()), true
+		},
+		func(facts) []Action { return []Action{BeginQuorum{}} }},
+	{"found-group", "Three daemons are registered and run, and there is no group yet: the primary's founds it.",
+		func(f facts) (string, bool) {
+			running := 1
+			for _, n := range f.Nodes {
+				if n.ID != f.Self && f.fresh(n.ID) && f.Peers[n.ID].Report.RaftID != 0 {
+					running++
+				}
+			}
+			return fmt.Sprintf("%d daemons are registered and run", running),
+				f.writable() && f.Policy.Quorum && f.Group.Record == nil && !f.Group.Known && f.Group.RaftID != 0 && f.Group.Broken == "" && running >= record.MinimumVoters
+		},
+		func(facts) []Action { return []Action{FoundGroup{}} }},
+	{"disarm", "This server takes writes under the visibility rule, and would come up read-only after a restart.",
+		func(f facts) (string, bool) {
+			return "standby.signal is there", f.writable() && f.local.Armed
+		},
+		func(facts) []Action { return []Action{Disarm{}} }},
+}
+
+// An election of the group's leader must be over within the lease, and its
+// time-out, a fifth of the lease, must be several round trips (safety notes, section C).
+const (
+	electionTrips     = 5
+	electionsPerLease = 5
+)
+
+// majorityTrip is the round trip to the slowest voter of the fastest majority.
+func (f facts) majorityTrip() time.Duration {
+	if f.Group.Record == nil {
+		return 0
+	}
+	trips := []time.Duration{}
+	for _, m := range f.Group.Record.Members {
+		if m.Voter && m.Node != f.Self {
+			trips = append(trips, f.Peers[m.Node].Trip)
+		}
+	}
+	slices.Sort(trips)
+	others := (len(trips) + 1) / 2 // with this node, more than half
+	if others == 0 {
+		return 0
+	}
+	return trips[others-1]
+}
+
+// quorumRules are those of a member under the quorum rule; of the others, the
+// first says that they wait.
+var quorumRules = slices.Concat([]rule{ownRules[0],
+	{"primary-without-record", "This server takes writes, the cluster is under the quorum rule, and this node has no record to show that it may.",
+		func(f facts) (string, bool) {
+			return "this node is no member of the group, and its server takes writes", f.Group.Record == nil && f.writable()
+		},
+		func(f facts) []Action { return []Action{Demote{"this node is no member of the group"}} }},
+	{"lease-ran-out", "This server takes writes, and its lease is not sure any more: it is stopped before others may be promoted.",
+		func(f facts) (string, bool) {
+			hangs := f.holds() && f.local.State == ServerUnreachable
+			_, ending := f.Doing.(GiveUp)
+			return f.whyUnsure(), f.Group.Record != nil && (f.writable() || hangs) && !f.sure() && !ending
+		},
+		func(f facts) []Action { return []Action{Demote{f.whyUnsure()}} }},
+	{"guard-is-gone", "This server takes writes, and nothing would stop it if this daemon hung.",
+		func(f facts) (string, bool) {
+			return "there is no guard", f.writable() && f.lease().State == record.Held && !f.Guard.Alive && !f.GuardSince.IsZero() && f.now.Sub(f.GuardSince) > time.Second
+		},
+		func(f facts) []Action { return []Action{Demote{"there is no guard"}} }},
+	{"busy", "An order is being carried out.",
+		func(f facts) (string, bool) { return "carrying out " + Describe(f.Doing), f.Doing != nil }, nil},
+	{"wait-membership", "The cluster is under the quorum rule, and this node is no member of the group yet.",
+		func(f facts) (string, bool) {
+			return "this node is no member of the group yet", f.Group.Record == nil
+		}, nil},
+	witnessVotes,
+	{"arm-stopped", "The data directory was a primary's, nothing runs there, and whoever starts it would make it a primary: it is armed.",
+		func(f facts) (string, bool) {
+			return "the server is " + string(f.local.State) + " and standby.signal is not there", f.down() && f.local.Sealed && !f.local.Armed &&
+				!f.witness() && !f.Group.Record.Pause.On && f.lease().State != record.Indefinite && !(f.Opened && f.holds() && f.sure())
+		},
+		func(facts) []Action { return []Action{Arm{}} }},
+	{"wait-record", "This node is sealed for a vacancy that its record does not know yet: the record is behind.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("it was sealed for vacancy %d, the record is at vacancy %d", f.Seal.Vacancy, f.lease().Vacancy),
+				f.Seal.Group == f.Group.Record.Group && f.Seal.Vacancy > f.lease().Vacancy
+		}, nil},
+}, holderRules, vacancyRules, memberRules)
+
+// holderRules are for the node that holds the lease.
+var holderRules = []rule{
+	{"holder-paused", "The holder's server does not run, and the cluster is paused: it is left to the operators.",
+		func(f facts) (string, bool) {
+			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.holds() && f.Group.Record.Pause.On && f.local.State != ServerRunning
+		}, nil},
+	{"give-up", "The holder's server is gone or hangs: what is left of it is ended, and the lease given back.",
+		func(f facts) (string, bool) {
+			why, gone := f.goneFor()
+			return why, f.holds() && gone && (f.sure() || f.Tenure.Given)
+		},
+		func(f facts) []Action {
+			why, _ := f.goneFor()
+			return f.giveUp(why)
+		}},
+	{"start-read-only", "The holder's lease ran out and its server is down: it is started read-only, to be the primary again when the majority is back.",
+		func(f facts) (string, bool) {
+			return "the server is " + string(f.local.State), f.holds() && !f.sure() && f.mayStart()
+		},
+		func(facts) []Action { return []Action{StartServer{}} }},
+	{"holder-grace", "The holder's server was stopped or is starting: a restart is waited for.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("the server is %s for %s", f.local.State, f.now.Sub(f.local.Since).Round(100*time.Millisecond)), f.holds() && f.local.State != ServerRunning
+		}, nil},
+	{"wait-lease", "The record says that this node holds the lease, and it is not sure for how long: its server stays read-only.",
+		func(f facts) (string, bool) {
+			return f.whyUnsure(), f.holds() && f.inRecovery() && !f.sure()
+		}, nil},
+	{"record-promotion", "The holder's server was promoted, and the record does not say so yet; this comes before all else, also after a restart.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("timeline %d", f.lease().Timeline), f.holds() && (f.writable() || f.inRecovery()) && f.unrecorded()
+		},
+		func(f facts) []Action {
+			switches, end, err := f.local.Line.Parse()
+			if err != nil || len(switches) == 0 {
+				return nil
+			}
+			s := switches[len(switches)-1]
+			return f.propose(record.Promoted{Term: f.Group.Record.Term, Node: f.Self, Timeline: end, Parent: s.Parent, Fork: s.LSN})
+		}},
+	{"promotion-failed", "The promotion of the holder's server failed, and may happen yet: the server is ended, and the lease given back.",
+		func(f facts) (string, bool) {
+			p, tried := f.Setback.Of.(PromoteTo)
+			return fmt.Sprintf("promotion to timeline %d", p.Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted && tried && p.Term == f.Group.Record.Term
+		},
+		func(f facts) []Action { return f.giveUp("its promotion failed") }},
+	{"first-set", "This node claimed the lease: before its server is promoted, the record says for whom its commits will wait.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("mode %s, %q", f.syncMode(), f.firstSet()), f.holds() && f.inRecovery() && !f.lease().Promoted && f.firstSetMissing()
+		},
+		func(f facts) []Action { return f.propose(f.syncAdd(f.firstSet())) }},
+	{"promote-granted", "This node was granted the lease and claimed it: its server is promoted.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("term %d, timeline %d", f.Group.Record.Term, f.lease().Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted
+		},
+		func(f facts) []Action {
+			r := f.Group.Record
+			return []Action{PromoteTo{r.Term, f.lease().Timeline, f.syncMode(), WriteSync{r.Term, r.Sync.Seq, f.syncNames(r.Sync.Newest())}}}
+		}},
+	{"regrant", "The holder's server was restarted and came up read-only: a new term and timeline are asked for.",
+		func(f facts) (string, bool) {
+			return "the server came up read-only under a lease that is held", f.holds() && f.inRecovery()
+		},
+		func(f facts) []Action {
+			return f.propose(record.Regrant{Term: f.Group.Record.Term, Node: f.Self, Incarnation: f.local.Incarnation, TTL: f.Policy.LeaseTTL, Life: f.Life, Why: "its server was restarted"})
+		}},
+	{"wrong-timeline", "The holder's server was promoted to another timeline than the one it was granted.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("timeline %d instead of %d", f.local.Position.Timeline, f.lease().Timeline),
+				f.holds() && f.writable() && f.local.Line != "" && f.local.Position.Timeline != f.lease().Timeline
+		},
+		func(f facts) []Action { return []Action{Demote{"it is on a timeline that was not granted"}} }},
+	{"disarm-paused", "The cluster is paused, so that nobody else can be promoted: the primary's server may be restarted as one.",
+		func(f facts) (string, bool) {
+			return "standby.signal is there", f.holds() && f.writable() && f.local.Armed && f.lease().State == record.Indefinite && f.Group.Record.Pause.On
+		},
+		func(facts) []Action { return []Action{Disarm{}} }},
+	{"arm", "The primary's data directory would come up writable after a crash: it is armed, after a pause before the lease is a timed one again.",
+		func(f facts) (string, bool) {
+			return "standby.signal is not there", f.holds() && f.writable() && !f.local.Armed && !f.Group.Record.Pause.On
+		},
+		func(facts) []Action { return []Action{Arm{}} }},
+	{"end-quorum", "Fewer than three voters are left by the records, or promotion_rule='visibility': the quorum rule is ended before a voter goes.",
+		func(f facts) (string, bool) {
+			why := f.whyEnd()
+			return why, why != "" && f.holds() && f.writable() && f.sure() && f.lease().State == record.Held
+		},
+		func(f facts) []Action { return []Action{EndQuorum{f.whyEnd()}} }},
+	{"primary-holds", "This server takes writes and this node holds the lease.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), f.holds()
+		}, nil},
+}
+
+// vacancyRules are for the time in which nobody holds the lease.
+var vacancyRules = []rule{
+	{"claim", "This node was granted the lease.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("term %d is granted to this node", f.Group.Record.Term),
+				f.lease().State == record.Granted && f.lease().Holder == f.Self && f.inRecovery() && f.Guard.Alive
+		},
+		func(f facts) []Action {
+			return f.propose(record.Claim{Term: f.Group.Record.Term, Node: f.Self, Incarnation: f.local.Incarnation, TTL: f.Policy.LeaseTTL, Life: f.Life})
+		}},
+	{"wait-claim", "This node was granted the lease, and its server or its guard is not ready.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("the server is %s, guard: %v", f.local.State, f.Guard.Alive), f.lease().State == record.Granted && f.lease().Holder == f.Self
+		}, nil},
+	{"vacancy-paused", "Nobody holds the lease, and the cluster is paused.",
+		func(f facts) (string, bool) {
+			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.lease().State == record.Vacant && f.Group.Record.Pause.On
+		}, nil},
+	{"witness-waits-for-grant", "Nobody holds the lease; a witness has nothing to bid.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && f.witness()
+		}, nil},
+	{"vacancy-is-manual", "Nobody holds the lease, and failover=manual on this node.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && !f.Policy.Automatic && f.inRecovery()
+		}, nil},
+	{"seal", "Nobody holds the lease: this node stops receiving WAL, so that its position is final.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("vacancy %d: %s", f.lease().Vacancy, f.lease().Why), f.lease().State == record.Vacant && f.inRecovery() && !f.sealedNow()
+		},
+		func(f facts) []Action { return []Action{Seal{f.lease().Vacancy}} }},
+	{"place-bid", "This node is sealed: its position is offered.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("vacancy %d: timeline %d, %s", f.lease().Vacancy, f.Seal.Timeline, f.Seal.LSN),
+				f.lease().State == record.Vacant && f.inRecovery() && !f.hasBid()
+		},
+		func(f facts) []Action { return f.propose(f.ownBid()) }},
+	{"decline", "This node's server does not run: the others need not wait for its bid.",
+		func(f facts) (string, bool) {
+			_, known := f.Group.Record.BidOf(f.Self)
+			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.local.State != ServerRunning && !known
+		},
+		func(f facts) []Action {
+			return f.propose(record.Bid{Vacancy: f.lease().Vacancy, Node: f.Self, Declined: "its server is " + string(f.local.State)})
+		}},
+	{"start-to-bid", "Nobody holds the lease, and this node's server is down: it is started read-only.",
+		func(f facts) (string, bool) {
+			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > f.Policy.BidWindow
+		},
+		func(facts) []Action { return []Action{StartServer{}} }},
+	{"wait-grant", "Nobody holds the lease yet.",
+		func(f facts) (string, bool) { return f.Group.Record.Verdict().Why, f.lease().State == record.Vacant }, nil},
+}
+
+// memberRules are for those who do not hold the lease while another does.
+var memberRules = []rule{
+	{"wait-promotion", "Another node is being promoted.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("term %d belongs to node %d, and its promotion is not recorded yet", f.Group.Record.Term, f.lease().Holder),
+				!f.lease().Taken() || !f.lease().Promoted
+		}, nil},
+	{"follow-paused", "Another node is the primary, and the cluster is paused.",
+		func(f facts) (string, bool) {
+			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.Group.Record.Pause.On && (f.local.State != ServerRunning || f.mustFollow() != 0)
+		}, nil},
+	{"rejoin-is-off", "This node's server has to be made a standby again, and auto_rejoin='off'.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is the primary; this server is %s", f.lease().Holder, f.local.State), f.Policy.Rejoin == "off" && f.mustRejoin()
+		}, nil},
+	{"rejoin-gave-up", "This node's server could not be made a standby again, several times over.",
+		func(f facts) (string, bool) {
+			_, of := f.Setback.Of.(Rejoin)
+			return fmt.Sprintf("%d attempts failed; repmgr standby clone --force makes it anew", f.Setback.Times), f.mustRejoin() && of && f.Setback.Times >= rejoinAttempts
+		}, nil},
+	{"rejoin", "This node's server was the primary, or has what the primary does not have: it is made a standby again.",
+		func(f facts) (string, bool) {
+			s := f.standing()
+			return fmt.Sprintf("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), f.mustRejoin()
+		},
+		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term}} }},
+	{"standby-down", "This node's server is a standby's and does not run.",
+		func(f facts) (string, bool) {
+			return "the server is " + string(f.local.State), f.local.State != ServerRunning
+		}, nil},
+	{"follow-holder-is-manual", "There is a new primary and failover=manual: an operator points this node to it.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is the primary", f.mustFollow()), f.mustFollow() != 0 && !f.Policy.Automatic && !f.witness() && !f.local.Sealed
+		}, nil},
+	{"measure", "This node follows nobody, or not the primary: it stops receiving WAL, so that its position can be compared with the primary's history.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.inRecovery() && f.mustFollow() != 0 && !f.sealedNow()
+		},
+		func(f facts) []Action { return []Action{Seal{f.lease().Vacancy}} }},
+	{"follow-holder", "This node follows nobody, or not the primary, and can.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.mustFollow() != 0
+		},
+		func(f facts) []Action { return []Action{f.follow()} }},
+	{"standby-follows", "This node follows the primary.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), true
+		}, nil},
+}
+
+// rejoinAttempts is how often a return is tried before an operator has to look:
+// each try may cost a rewind.
+const rejoinAttempts = 5
+
+// propose asks for a change, unless that was done a moment ago.
+func (f facts) propose(c record.Change) []Action {
+	if _, waiting := f.asked(c); waiting {
+		return nil
+	}
+	return []Action{Propose{c}}
+}
+
+func (f facts) giveUp(why string) []Action {
+	return []Action{GiveUp{Term: f.Group.Record.Term, Seq: max(f.Tenure.Seq, f.lease().Seq), Why: why}}
+}
+
+func (f facts) whyUnsure() string {
+	r := f.Group.Record
+	switch {
+	case r == nil:
+		return "there is no record"
+	case !f.holds() && r.Lease.Taken():
+		return fmt.Sprintf("node %d holds the lease in term %d", r.Lease.Holder, r.Term)
+	case !f.holds():
+		return fmt.Sprintf("the lease is %s in term %d", r.Lease.State, r.Term)
+	case f.Tenure.Deadline.IsZero():
+		return "no renewal of the lease was answered"
+	}
+	return fmt.Sprintf("the lease could not be renewed: its end is %s away", f.Tenure.Deadline.Sub(f.now).Round(time.Millisecond))
+}
+
+// goneFor reports whether the holder's server has been away for too long, each
+// way of being away by its own bound.
+func (f facts) goneFor() (string, bool) {
+	away := f.now.Sub(f.local.Since)
+	limit := time.Duration(0)
+	switch f.local.State {
+	case ServerCrashed, ServerFenced:
+	case ServerStopped:
+		limit = f.Policy.RestartGrace
+	case ServerStarting:
+		limit = f.Policy.RecoveryGrace
+	case ServerUnreachable: // it is found out late: what counts is when it answered last
+		limit, away = f.Policy.HangBound, f.now.Sub(f.AnsweredAt)
+	default:
+		stuck := f.now.Sub(f.Writing)
+		return fmt.Sprintf("a commit on the primary's server has not returned for %s", stuck.Round(100*time.Millisecond)),
+			f.local.Role == cluster.Primary && !f.Writing.IsZero() && f.Policy.WriteBound > 0 && stuck >= f.Policy.WriteBound
+	}
+	return fmt.Sprintf("the primary's server is %s for %s", f.local.State, away.Round(10*time.Millisecond)), away >= limit
+}
+
+// votersToBe counts the registered nodes that are voters, or run and will be.
+func (f facts) votersToBe() int {
+	count := 0
+	for _, n := range f.Nodes {
+		m, _ := f.Group.Record.Member(n.ID)
+		if m.Voter || f.fresh(n.ID) && f.Peers[n.ID].Report.RaftID != 0 {
+			count++
+		}
+	}
+	return count
+}
+
+// whyEnd says why the quorum rule should not be in force any more; empty: it should.
+func (f facts) whyEnd() string {
+	switch n := f.votersToBe(); {
+	case n < record.MinimumVoters:
+		return fmt.Sprintf("%d voters are registered, %d are needed", n, record.MinimumVoters)
+	case f.Policy.Automatic && !f.Policy.Quorum:
+		return "promotion_rule='visibility' on the primary"
+	}
+	return ""
+}
+
+// unrecorded reports whether the own server has been promoted to the timeline that
+// it was granted, and the record does not say so. Nobody else is given that number.
+func (f facts) unrecorded() bool {
+	_, end, err := f.local.Line.Parse()
+	return err == nil && !f.lease().Promoted && end == f.lease().Timeline
+}
+
+// down reports whether no process of the own server is left.
+func (f facts) down() bool {
+	return f.local.State == ServerCrashed || f.local.State == ServerFenced || f.local.State == ServerStopped
+}
+
+// mayStart reports whether a server that is down may be started by the daemon:
+// it was a primary's (so it is armed and receives nothing), and nobody stopped it in order.
+func (f facts) mayStart() bool {
+	return f.downAsPrimary() && f.Policy.Rejoin != "off" && !f.witness()
+}
+
+// sealedNow reports whether this node is sealed in the open vacancy.
+func (f facts) sealedNow() bool {
+	return f.Seal.Group == f.Group.Record.Group && f.Seal.Vacancy == f.lease().Vacancy && f.Seal.Incarnation == f.local.Incarnation && f.local.Sealed && !f.local.Receiving && f.Seal.LSN != 0
+}
+
+func (f facts) hasBid() bool {
+	b, ok := f.Group.Record.BidOf(f.Self)
+	return ok && b.Declined == ""
+}
+
+func (f facts) ownBid() record.Bid {
+	return record.Bid{Vacancy: f.Seal.Vacancy, Node: f.Self, Incarnation: f.Seal.Incarnation, Timeline: f.Seal.Timeline, LSN: f.Seal.LSN, Line: f.Seal.Line}
+}
+
+// mustRejoin reports whether the own server cannot simply follow: it is down and
+// was a primary's, or it has diverged.
+func (f facts) mustRejoin() bool {
+	if f.witness() {
+		return false
+	}
+	return f.downAsPrimary() || f.inRecovery() && f.standing().Diverged
+}
+
+// downAsPrimary reports whether the own server is down and was a primary's: it was
+// ended by this daemon, or it crashed and is armed. One that an operator stopped
+// in order is theirs to start.
+func (f facts) downAsPrimary() bool {
+	switch f.local.State {
+	case ServerCrashed, ServerFenced:
+		return f.local.Ended || f.local.Armed && f.local.Sealed
+	case ServerStopped:
+		return f.local.Ended
+	}
+	return false
+}
+
+// strays reports whether the own server seems to have what the primary does not
+// have, though it points at the right node: it was away while the primary
+// changed, and changed back. Its upstream refuses it for ever. Whether that is so
+// is measured, for an unsealed server's position is not sure; and where its
+// timeline is newer than the record here, it is the record that is old.
+func (f facts) strays() bool {
+	_, end, err := f.local.Line.Parse()
+	return err == nil && f.inRecovery() && f.now.Sub(f.local.Since) > 5*time.Second && !f.local.Sealed && f.lease().Promoted && end < f.lease().Timeline &&
+		f.Group.Record.Judge(f.local.Line, f.local.Position.LSN, false).Diverged
+}
+
+// mustFollow returns whom the own server has to be pointed at: the primary, or
+// the standby that its record names; zero: it is right as it is.
+func (f facts) mustFollow() cluster.NodeID {
+	holder := f.lease().Holder
+	if f.local.State != ServerRunning || f.local.Role == cluster.Primary && !f.witness() {
+		return 0
+	}
+	up, known := cluster.Find(f.Nodes, f.self.Upstream)
+	switch {
+	case f.witness() && f.self.Upstream != holder:
+		return holder
+	case f.witness():
+		return 0
+	case f.strays():
+		return holder
+	case known && up.ID != holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID):
+		if f.local.Sealed {
+			return up.ID // cascaded
+		}
+		return 0
+	case f.local.Sealed || f.self.Upstream != holder:
+		return holder
+	}
+	if _, wrong := f.misnamed(); wrong {
+		return holder
+	}
+	return 0
+}
+
+// follow is the order to follow whom this node must follow.
+func (f facts) follow() Follow {
+	a := Follow{Upstream: f.mustFollow()}
+	if a.Upstream == f.lease().Holder && !f.witness() {
+		a.Name = f.streamName()
+	}
+	return a
+}

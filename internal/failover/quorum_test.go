@@ -1,0 +1,340 @@
+package failover
+
+import (
+	"testing"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/record"
+)
+
+// quorumView is a standby, node 2, of a healthy group of three under the quorum
+// rule: node 1 is the primary, on timeline 1 in term 1.
+func quorumView() *View {
+	return viewOf(2, func(v *View) {
+		v.Local.Role, v.Nodes[1].Upstream = cluster.Standby, 1
+	})
+}
+
+// holderView is its primary, with a lease that is sure, and armed.
+func holderView() *View {
+	return viewOf(1, func(v *View) {
+		v.Local.Role, v.Local.Armed = cluster.Primary, true
+		v.Tenure = Tenure{Term: 1, Seq: 1, Answered: true, Deadline: t0.Add(3 * time.Second)}
+	})
+}
+
+// sealed stops the server's receiving in vacancy 1.
+func sealed(v *View) {
+	v.Local.Sealed = true
+	v.Seal = Sealed{Group: v.Group.Record.Group, Vacancy: v.Group.Record.Lease.Vacancy, Incarnation: v.Local.Incarnation, Timeline: 1, LSN: 100, Line: "1"}
+}
+
+// viewOf is the view of a node of that group.
+func viewOf(self cluster.NodeID, set func(*View)) *View {
+	v := New(self, Policy{Automatic: true, Quorum: true, MonitorInterval: time.Second, LeaseTTL: 5 * time.Second, RestartGrace: 3 * time.Second,
+		RecoveryGrace: 5 * time.Second, HangBound: 5 * time.Second, BidWindow: 300 * time.Millisecond, MaximumLag: -1, Rejoin: "rewind"})
+	member := func(id cluster.NodeID) record.Member {
+		return record.Member{Node: id, RaftID: uint64(id), Voter: true, Priority: 100, Automatic: true}
+	}
+	rec := record.New("g", "", member(1))
+	for id := cluster.NodeID(1); id <= 3; id++ {
+		n := cluster.Node{ID: id, Role: cluster.Standby, Upstream: 1, Active: true, Priority: 100}
+		if id == 1 {
+			n.Role, n.Upstream = cluster.Primary, 0
+		}
+		v.Nodes = append(v.Nodes, n)
+		rec.SetMember(member(id), t0, uint64(id))
+		if id != self {
+			v.Peers[id] = Peer{At: t0, Report: Report{Node: id, Server: ServerRunning, Role: n.Role, RaftID: uint64(id), Priority: 100, Automatic: true}}
+			v.Group.Progress = append(v.Group.Progress, Progress{RaftID: uint64(id), Active: true, CaughtUp: true})
+		}
+	}
+	rec.Apply(record.Begin{Node: 1, Incarnation: "i1", Line: "1", LSN: 50, TTL: 5 * time.Second, MaximumLag: -1}, t0, 4)
+	rec.Lease.State = record.Held // as after the first timed renewal
+	v.Group.Record, v.Group.Known, v.Group.RaftID, v.Group.LeaseAt = rec, true, uint64(self), t0.Add(-time.Second)
+	v.Guard, v.GuardSince = GuardSeen{Alive: true}, t0.Add(-time.Hour)
+	v.Local = Local{At: t0, State: ServerRunning, Position: Position{1, 100}, Line: "1", Incarnation: map[cluster.NodeID]string{1: "i1", 2: "i2", 3: "i3"}[self], Since: t0.Add(-time.Hour)}
+	set(v)
+	return v
+}
+
+// change applies changes to a view's record.
+func change(t *testing.T, v *View, changes ...record.Change) {
+	t.Helper()
+	for _, c := range changes {
+		if why := v.Group.Record.Apply(c, t0, 9); why != "" {
+			t.Fatalf("%s: %s", record.KindOf(c), why)
+		}
+	}
+}
+
+var (
+	expired  = record.Expire{Term: 1}
+	bidOf2   = record.Bid{Vacancy: 1, Node: 2, Incarnation: "i2", Timeline: 1, LSN: 100, Line: "1"}
+	granted  = []record.Change{expired, bidOf2, record.Close{Vacancy: 1}}
+	claimed  = append(granted[:3:3], record.Claim{Term: 2, Node: 2, Incarnation: "i2", TTL: 5 * time.Second})
+	moved    = append(claimed[:4:4], record.Promoted{Term: 2, Node: 2, Timeline: 2, Parent: 1, Fork: 100})
+	paused   = record.SetPause{On: true, Reason: "works"}
+	unpaused = record.SetPause{}
+)
+
+// sure is a hold on term 2.
+func sure(v *View) { v.Tenure = Tenure{Term: 2, Deadline: t0.Add(3 * time.Second)} }
+
+// down says that the server does not run.
+func down(s ServerState) func(*View) {
+	return func(v *View) {
+		v.Local.State, v.Local.Role, v.Local.Armed, v.Local.Sealed = s, cluster.RoleUnknown, true, true
+	}
+}
+
+// ruleCase is a view and the rule that it is to be decided by.
+type ruleCase struct {
+	rule    string
+	view    func() *View
+	changes []record.Change
+	set     func(*View)
+}
+
+var quorumCases = []ruleCase{
+	{"not-registered", quorumView, nil, func(v *View) { v.Nodes = v.Nodes[:1] }},
+	{"primary-without-record", holderView, nil, func(v *View) { v.Group.Record = nil }},
+	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline = t0 }},
+	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline, v.Local.State = t0, ServerUnreachable }},
+	{"lease-ran-out", holderView, moved, nil},
+	{"guard-is-gone", holderView, nil, func(v *View) { v.Guard.Alive, v.GuardSince = false, t0.Add(-2*time.Second) }},
+	{"busy", quorumView, nil, func(v *View) { v.Doing = Seal{1} }},
+	{"wait-membership", quorumView, nil, func(v *View) { v.Group.Record = nil }},
+	{"give-up", holderView, nil, func(v *View) { v.Policy.WriteBound, v.Writing = 20*time.Second, t0.Add(-20*time.Second) }},
+	{"primary-holds", holderView, nil, func(v *View) { v.Policy.WriteBound, v.Writing = 20*time.Second, t0.Add(-19*time.Second) }},
+	{"arm-stopped", holderView, nil, func(v *View) { down(ServerStopped)(v); v.Local.Armed = false }},
+	{"arm-stopped", holderView, moved, func(v *View) { down(ServerCrashed)(v); v.Local.Armed = false }},
+	{"wait-record", quorumView, nil, func(v *View) { v.Seal = Sealed{Group: v.Group.Record.Group, Vacancy: 5} }},
+	{"holder-paused", holderView, []record.Change{paused}, down(ServerStopped)},
+	{"give-up", holderView, nil, down(ServerCrashed)},
+	{"start-read-only", holderView, nil, func(v *View) { down(ServerFenced)(v); v.Tenure.Deadline = t0 }},
+	{"holder-grace", holderView, nil, func(v *View) { down(ServerStopped)(v); v.Local.Since = t0 }},
+	{"wait-lease", holderView, nil, func(v *View) { v.Local.Role, v.Tenure.Deadline = cluster.Standby, t0 }},
+	{"promotion-failed", quorumView, claimed, func(v *View) {
+		sealed(v)
+		sure(v)
+		v.Setback = Setback{Of: PromoteTo{Term: 2, Timeline: 2}, At: t0, Times: 1}
+	}},
+	{"first-set", quorumView, claimed, func(v *View) { sealed(v); sure(v); v.Policy.SyncMode = record.SyncOn }},
+	{"promote-granted", quorumView, claimed, func(v *View) { sealed(v); sure(v) }},
+	{"regrant", holderView, nil, func(v *View) { v.Local.Role = cluster.Standby }},
+	{"wrong-timeline", quorumView, claimed, func(v *View) {
+		sure(v)
+		v.Local.Role, v.Local.Position.Timeline, v.Local.Line = cluster.Primary, 3, "1@0/64 3"
+	}},
+	{"record-promotion", quorumView, claimed, func(v *View) {
+		sure(v)
+		v.Local.Role, v.Local.Position.Timeline, v.Local.Line = cluster.Primary, 2, "1@0/64 2"
+	}},
+	{"arm", holderView, nil, func(v *View) { v.Local.Armed = false }},
+	{"arm", holderView, []record.Change{paused, unpaused}, func(v *View) { v.Local.Armed = false }},
+	{"disarm-paused", holderView, []record.Change{paused}, nil},
+	{"primary-holds", holderView, []record.Change{paused}, func(v *View) { v.Local.Armed = false }},
+	{"end-quorum", holderView, nil, func(v *View) { v.Nodes = v.Nodes[:2] }},
+	{"end-quorum", holderView, nil, func(v *View) { v.Policy.Quorum = false }},
+	{"primary-holds", holderView, nil, func(v *View) { // another takes the place of the one that is registered no more
+		v.Nodes[2].ID = 4
+		v.Peers[4] = Peer{At: t0, Report: Report{Node: 4, RaftID: 4}}
+	}},
+	{"primary-holds", holderView, nil, nil},
+	{"claim", quorumView, granted, sealed},
+	{"wait-claim", quorumView, granted, func(v *View) { sealed(v); v.Guard.Alive = false }},
+	{"vacancy-paused", quorumView, []record.Change{expired, paused}, nil},
+	{"witness-votes", quorumView, []record.Change{expired}, func(v *View) { v.Nodes[1].Role, v.Local = cluster.Witness, Local{At: t0, State: ServerNone} }},
+	{"witness-waits-for-grant", quorumView, []record.Change{expired}, func(v *View) { v.Nodes[1].Role = cluster.Witness }},
+	{"vacancy-is-manual", quorumView, []record.Change{expired}, func(v *View) { v.Policy.Automatic = false }},
+	{"seal", quorumView, []record.Change{expired}, nil},
+	{"place-bid", quorumView, []record.Change{expired}, sealed},
+	{"decline", quorumView, []record.Change{expired}, down(ServerStarting)},
+	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, down(ServerCrashed)},
+	{"wait-grant", quorumView, []record.Change{expired, bidOf2}, sealed},
+	{"wait-promotion", quorumView, claimed, func(v *View) { v.Self, v.Local.Incarnation = 3, "i3" }},
+	{"follow-paused", quorumView, []record.Change{paused}, down(ServerStopped)},
+	{"rejoin-is-off", holderView, moved, func(v *View) { down(ServerFenced)(v); v.Policy.Rejoin = "off" }},
+	{"rejoin-gave-up", holderView, moved, func(v *View) {
+		down(ServerFenced)(v)
+		v.Setback = Setback{Of: Rejoin{2, 2}, At: t0.Add(-time.Hour), Times: rejoinAttempts}
+	}},
+	{"rejoin", holderView, moved, down(ServerFenced)},
+	{"rejoin", holderView, moved, func(v *View) { // it has WAL that the new primary does not have
+		sealed(v)
+		v.Local.Role, v.Seal.LSN, v.Seal.Incarnation = cluster.Standby, 101, "i1"
+	}},
+	{"standby-down", quorumView, nil, func(v *View) { v.Local.State = ServerStopped }},
+	{"follow-holder-is-manual", quorumView, nil, func(v *View) { v.Nodes[1].Upstream, v.Policy.Automatic = 3, false; v.Nodes[2].Active = false }},
+	{"measure", quorumView, nil, func(v *View) { v.Nodes[1].Upstream = 0 }},
+	{"measure", quorumView, moved, func(v *View) { // it was away while node 2 was the primary
+		v.Self, v.Nodes[2].Upstream, v.Local.Incarnation, v.Local.Position.LSN = 3, 2, "i3", 101
+	}},
+	{"standby-follows", quorumView, moved, func(v *View) { // it is on its way to the new timeline
+		v.Self, v.Nodes[2].Upstream, v.Local.Incarnation = 3, 2, "i3"
+	}},
+	{"record-promotion", quorumView, claimed, func(v *View) { // it was restarted before it could say that it was promoted
+		sealed(v)
+		sure(v)
+		v.Local.Position.Timeline, v.Local.Line = 2, "1@0/64 2"
+	}},
+	{"follow-holder", quorumView, nil, sealed},
+	{"standby-follows", quorumView, nil, nil},
+}
+
+// leaderView is a standby that has led the group for a minute.
+func leaderView() *View {
+	v := quorumView()
+	v.Group.Leads, v.LeadSince = true, t0.Add(-time.Minute)
+	return v
+}
+
+func forLong(v *View) { v.Group.LeaseAt = t0.Add(-v.Policy.LeaseTTL) }
+
+var leaderCases = []ruleCase{
+	{"not-leading", quorumView, nil, nil},
+	{"expire", leaderView, nil, forLong},
+	{"presides", leaderView, nil, func(v *View) { forLong(v); v.LeadSince = t0 }},
+	{"void", leaderView, granted, forLong},
+	{"await-bids", leaderView, []record.Change{expired, bidOf2}, func(v *View) { v.Group.LeaseAt = t0.Add(-100 * time.Millisecond) }},
+	{"close", leaderView, []record.Change{expired, bidOf2}, nil},
+	{"no-winner", leaderView, []record.Change{expired}, nil},
+	{"wait-claimed", leaderView, granted, nil},
+	{"change-member", leaderView, nil, func(v *View) {
+		v.Nodes = append(v.Nodes, cluster.Node{ID: 4, Role: cluster.Standby, Active: true})
+		v.Peers[4] = Peer{At: t0, Report: Report{Node: 4, RaftID: 4}}
+	}},
+	{"describe-member", leaderView, nil, func(v *View) {
+		p := v.Peers[3]
+		p.Report.Priority = 50
+		v.Peers[3] = p
+	}},
+	{"hand-over-lead", func() *View {
+		v := holderView()
+		v.Group.Leads, v.LeadSince = true, t0.Add(-time.Minute)
+		return v
+	}, nil, nil},
+	{"hand-over-lead", leaderView, nil, func(v *View) { v.Nodes = []cluster.Node{v.Nodes[0], v.Nodes[2]} }}, // itself is registered no more
+	{"presides", leaderView, nil, func(v *View) { v.Nodes = v.Nodes[:2] }},                                  // three voters: one may not go yet
+	{"change-member", leaderView, []record.Change{record.End{Node: 1}}, func(v *View) { v.Nodes = v.Nodes[:2] }},
+	{"presides", leaderView, nil, nil},
+}
+
+// TestRenewalAfterAPause arms the primary before its lease is a timed one again,
+// and holds it back for nothing else.
+func TestRenewalAfterAPause(t *testing.T) {
+	for name, tt := range map[string]struct {
+		changes []record.Change
+		set     func(*View)
+		renews  bool
+	}{
+		"paused, disarmed":              {[]record.Change{paused}, func(v *View) { v.Local.Armed = false }, true},
+		"no longer, disarmed":           {[]record.Change{paused, unpaused}, func(v *View) { v.Local.Armed = false }, false},
+		"no longer, armed":              {[]record.Change{paused, unpaused}, func(*View) {}, true},
+		"no longer, the server is down": {[]record.Change{paused, unpaused}, func(v *View) { down(ServerStopped)(v); v.Local.Armed = false }, true},
+		"never paused, not armed yet":   {nil, func(v *View) { v.Local.Armed = false }, true},
+	} {
+		v := holderView()
+		change(t, v, tt.changes...)
+		tt.set(v)
+		if _, got := Renewal(v, t0.Add(time.Second)); got != tt.renews {
+			t.Errorf("%s: renews: %v", name, got)
+		}
+	}
+	v := holderView()
+	change(t, v, paused)
+	if why := v.Group.Record.Apply(record.End{Node: 1}, t0, 9); why == "" {
+		t.Error("the quorum rule ended while the cluster is paused")
+	}
+}
+
+// TestQuorumRules reaches every rule of the quorum rule and of the leader by a
+// view that shows why it exists.
+func TestQuorumRules(t *testing.T) {
+	for _, table := range []struct {
+		cases  []ruleCase
+		rules  []rule
+		decide func(*View, time.Time) Decision
+	}{{quorumCases, quorumRules, Decide}, {leaderCases, leaderRules, Preside}, {syncCases, syncRules, Synchronize}} {
+		hit := map[string]bool{}
+		for _, c := range table.cases {
+			v := c.view()
+			change(t, v, c.changes...)
+			if c.set != nil {
+				c.set(v)
+			}
+			d := table.decide(v, t0)
+			if hit[d.Rule] = true; d.Rule != c.rule {
+				t.Errorf("%s: decided by %s: %s", c.rule, d.Rule, d.Why)
+			}
+		}
+		for _, r := range table.rules {
+			if !hit[r.id] {
+				t.Errorf("no view shows why rule %q exists", r.id)
+			}
+		}
+	}
+}
+
+// TestEarlierLife says that a lease counts from what this life of the daemon has
+// proposed. One whose record catches up after a restart sees an old renewal
+// under the number that it has just used itself.
+func TestEarlierLife(t *testing.T) {
+	for _, life := range []uint64{1, 2} { // of whom the record tells
+		v := holderView()
+		v.Life, v.Tenure = 2, Tenure{Term: 1}
+		r, due := Renewal(v, t0)
+		if !due || r.Seq != 1 || r.Life != 2 {
+			t.Fatalf("the first renewal: %+v, %v", r, due)
+		}
+		v.Observe(Asked{r}, t0)
+		rec := v.Group.Record.Clone()
+		r.Life = life
+		rec.Apply(r, t0, 10)
+		v.Observe(GroupSeen{Group{Record: rec}}, t0.Add(time.Second))
+		if got, want := MayWrite(v, t0.Add(2*time.Second)), life == 2; got != want {
+			t.Errorf("a renewal of life %d: may write is %v", life, got)
+		}
+	}
+}
+
+// TestGivenBack says that a lease that is being given back is not written by any
+// more: the release may be accepted at any time, and be heard of late. Only a
+// renewal that the record took after that shows that it will not be.
+func TestGivenBack(t *testing.T) {
+	v := holderView()
+	v.Tenure.Seq, v.Tenure.AskedAt = 0, t0
+	v.Local.State, v.Local.Role = ServerCrashed, cluster.RoleUnknown
+	d := Decide(v, t0)
+	if d.Rule != "give-up" {
+		t.Fatalf("decided %+v", d)
+	}
+	v.Observe(Ordered{d.Actions[0]}, t0)
+	if _, due := Renewal(v, t0.Add(time.Second)); due || MayWrite(v, t0) {
+		t.Error("the lease is renewed, or written by, while it is given back")
+	}
+	v.Observe(Done{Action: d.Actions[0], Err: "not answered"}, t0)
+	if again := Decide(v, t0.Add(time.Second)); again.Rule != "give-up" {
+		t.Errorf("a release that was not answered is not tried again: %+v", again)
+	}
+	v.Local.State, v.Local.Role = ServerRunning, cluster.Standby
+	if d := Decide(v, t0.Add(time.Second)); d.Rule != "wait-lease" {
+		t.Errorf("the server is back: %+v", d)
+	}
+	r, due := Renewal(v, t0.Add(time.Second))
+	if !due {
+		t.Fatal("no renewal is due")
+	}
+	v.Observe(Asked{r}, t0.Add(time.Second))
+	v.Observe(Answered{Change: r}, t0.Add(time.Second))
+	if !MayWrite(v, t0.Add(2*time.Second)) {
+		t.Error("the lease was taken up again, and does not count")
+	}
+	rec := v.Group.Record.Clone()
+	rec.Apply(r, t0, 10)
+	if why := rec.Apply(record.Release{Term: 1, Node: 1, Incarnation: "i1", Seq: d.Actions[0].(GiveUp).Seq}, t0, 11); why == "" {
+		t.Error("the release was accepted after the lease had been taken up again")
+	}
+}
