@@ -1,0 +1,187 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/quorum"
+	"repmgr/internal/record"
+)
+
+// checker knows what nobody in the cluster knows: the record as it was committed
+// first anywhere, and what was acknowledged. It checks the promises of the design.
+type checker struct {
+	rec       *record.Record
+	index     uint64
+	log       map[uint64][]byte
+	grants    map[cluster.Timeline]cluster.NodeID // to whom each number was granted
+	used      map[cluster.Timeline]cluster.NodeID // and who was promoted to it
+	grantedAt time.Duration
+}
+
+func (c *checker) begin(w *World, text []byte) {
+	rec, err := record.Decode(text)
+	if err != nil {
+		panic(err)
+	}
+	*c = checker{rec: rec, index: 1, log: map[uint64][]byte{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}}
+}
+
+// committed sees every entry that a node applies. The first to apply one is the
+// first moment at which anybody may act on it.
+func (w *World) committed(n *node, e quorum.Committed) {
+	c := &w.check
+	data := e.Data
+	if e.Change != nil {
+		data = []byte(fmt.Sprintf("%s %x", e.Change.Kind, e.Change.ID))
+	}
+	if old, known := c.log[e.Index]; known {
+		if !bytes.Equal(old, data) {
+			w.fail("S3: node %d applies another entry at index %d than a node before it: %s, not %s", n.id, e.Index, data, old)
+		}
+		return
+	}
+	if e.Index < c.index {
+		w.fail("S3: node %d applies index %d, which was nothing to others", n.id, e.Index)
+	}
+	c.log[e.Index], c.index = data, e.Index
+	before := c.rec.Clone()
+	why, entry := applyTo(c.rec, e)
+	if entry.Kind != "renew" && e.Change == nil {
+		w.log(name("record"), "%s of node %d: %s; term %d, lease %s of node %d, vacancy %d", entry.Kind, entry.Node, orYes(why), c.rec.Term, c.rec.Lease.State, c.rec.Lease.Holder, c.rec.Lease.Vacancy)
+	}
+	w.counts.Changes++
+	if why != "" || e.Change != nil {
+		return
+	}
+	w.accepted(before, entry.Kind)
+}
+
+func orYes(why string) string {
+	if why == "" {
+		return "accepted"
+	}
+	return "refused: " + why
+}
+
+// accepted checks a change of the record.
+func (w *World) accepted(before *record.Record, kind string) {
+	c := &w.check
+	if kind != "renew" && kind != "describe" {
+		w.moment()
+	}
+	if c.rec.Term < before.Term || c.rec.TopTimeline < before.TopTimeline {
+		w.fail("S3: term %d after %d, timeline %d after %d", c.rec.Term, before.Term, c.rec.TopTimeline, before.TopTimeline)
+	}
+	switch kind {
+	case "close":
+		w.counts.Grants++
+		w.granted(before)
+	case "regrant":
+		w.counts.Regrants++
+		w.granted(before)
+	case "expire":
+		w.counts.Expiries++
+	case "release":
+		w.counts.Releases++
+		if s := &w.nodes[before.Lease.Holder-1].server; s.writes() {
+			w.fail("B20: node %d released its lease, and its server still takes writes", before.Lease.Holder)
+		}
+	case "void":
+		w.counts.Voids++
+	case "renew":
+		if before.Lease.State == record.Vacant {
+			w.counts.Reinstated++
+		}
+	}
+}
+
+// granted checks a grant: of a number never granted before, and from bids that
+// are final.
+func (w *World) granted(before *record.Record) {
+	c := &w.check
+	l := c.rec.Lease
+	if who, again := c.grants[l.Timeline]; again {
+		w.fail("S3: timeline %d was granted to node %d before", l.Timeline, who)
+	}
+	c.grants[l.Timeline], c.grantedAt = l.Holder, w.now
+	if before.Lease.State != record.Vacant {
+		return
+	}
+	best := 0
+	for _, b := range before.Bids {
+		s := &w.nodes[b.Node-1].server
+		if b.Declined != "" || s.incarnation != b.Incarnation {
+			continue
+		}
+		if s.lsn() != b.LSN || s.timeline != b.Timeline {
+			w.fail("S2: node %d bid timeline %d, %s in vacancy %d, and is at timeline %d, %s when the bidding is closed", b.Node, b.Timeline, b.LSN, b.Vacancy, s.timeline, s.lsn())
+		}
+		best = max(best, len(s.wal))
+	}
+}
+
+// acknowledged is called when a server has told a client that its commit is safe.
+func (w *World) acknowledged(s *server) {
+	w.counts.Commits++
+	l := w.check.rec.Lease
+	if l.State == record.Granted || l.Taken() && (l.Holder != s.n.id || s.timeline != l.Timeline) {
+		w.fail("S1: node %d acknowledged a commit on timeline %d, %s after timeline %d was granted to node %d in term %d",
+			s.n.id, s.timeline, w.now-w.check.grantedAt, l.Timeline, l.Holder, w.check.rec.Term)
+	}
+	w.oneWriter(s)
+}
+
+func (w *World) oneWriter(s *server) {
+	for _, n := range w.nodes {
+		if o := &n.server; o != s && o.writes() {
+			w.fail("two servers take writes: node %d on timeline %d and node %d on timeline %d", s.n.id, s.timeline, n.id, o.timeline)
+		}
+	}
+}
+
+// promoted is called at the moment at which a server begins a timeline.
+func (w *World) promoted(s *server, to cluster.Timeline) {
+	c := &w.check
+	w.counts.Promotions++
+	w.moment()
+	if who, again := c.used[to]; again {
+		w.fail("S3: node %d is promoted to timeline %d, as node %d was", s.n.id, to, who)
+	}
+	if c.used[to] = s.n.id; c.grants[to] != s.n.id {
+		w.fail("S3: node %d is promoted to timeline %d, which was granted to node %d", s.n.id, to, c.grants[to])
+	}
+	w.oneWriter(s)
+}
+
+// unwhole says why the cluster is not whole: a primary that holds the lease and
+// takes writes, and every other node following it. Empty: it is.
+func (w *World) unwhole() string {
+	r := w.check.rec
+	if !r.Lease.Taken() || !r.Lease.Promoted {
+		return fmt.Sprintf("the lease is %s of node %d in term %d (%s)%s", r.Lease.State, r.Lease.Holder, r.Term, r.Verdict().Why, w.allRules())
+	}
+	p := &w.nodes[r.Lease.Holder-1].server
+	if !p.writes() || p.timeline != r.Lease.Timeline || !p.armed {
+		return fmt.Sprintf("node %d holds the lease: writes %v, timeline %d, armed %v%s", p.n.id, p.writes(), p.timeline, p.armed, w.allRules())
+	}
+	for _, n := range w.nodes {
+		s := &n.server
+		if s == p || n.witness {
+			continue
+		}
+		if !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50 {
+			return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s%s", n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn(), w.allRules())
+		}
+	}
+	return ""
+}
+
+func (w *World) allRules() (text string) {
+	for _, n := range w.nodes {
+		text += fmt.Sprintf("; n%d: %s", n.id, n.daemon.rule)
+	}
+	return text
+}

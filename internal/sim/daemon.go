@@ -1,0 +1,493 @@
+package sim
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/quorum"
+	"repmgr/internal/record"
+)
+
+// Raft's times: a tick is a fiftieth of the lease's time to live, an election a fifth.
+const (
+	electionTicks = 10
+	compactEvery  = 200 // entries
+)
+
+// disk is what outlives the daemon; of cached, what was not synced is lost with the power.
+type disk struct {
+	cached, synced quorum.Stored
+	seal           failover.Sealed
+	ended          bool          // this daemon ended its server, and it has not run since
+	stalled        time.Duration // until then nothing is synced
+}
+
+// daemon is repmgrd: the brain and the group as they are, the eyes and the hands as models.
+type daemon struct {
+	process
+	n        *node
+	view     *failover.View
+	group    *quorum.Group
+	rec      *record.Record
+	compact  uint64 // index of the last snapshot
+	life     uint64 // drawn at random
+	sequence uint64
+	saving   *quorum.Batch
+	asked    map[uint64]record.Change // own proposals under way, by request
+	askers   map[uint64]uint64        // as leader: who made a request, by raft id
+	turning  bool
+	looking  bool
+	ready    bool
+	leader   leadership
+	rule     string
+
+	job      int // of the hands; an older one was broken off
+	demoting bool
+	told     time.Time // the deadline that was sent to the guard
+	acked    time.Time // and that the guard has
+	ensuring bool
+}
+
+// leadership is what is watched of the group between two batches.
+type leadership struct {
+	leader uint64
+	own    bool
+}
+
+func (d *daemon) String() string { return d.n.String() }
+
+// boot starts the daemon from what is on disk.
+func (d *daemon) boot() {
+	n, w := d.n, d.n.w
+	if d.up || n.off {
+		return
+	}
+	*d = daemon{process: process{life: d.process.life}, n: n}
+	d.start()
+	d.life, d.asked, d.askers = w.rng.Uint64(), map[uint64]record.Change{}, map[uint64]uint64{}
+	d.view = failover.New(n.id, policy)
+	d.view.Life = d.life
+	stored := n.disk.cached
+	stored.Entries = slices.Clone(stored.Entries)
+	group, err := quorum.New(quorum.Options{ID: n.raftID, Stored: stored, ElectionTicks: electionTicks, HeartbeatTicks: 1})
+	if err != nil {
+		w.fail("node %d cannot start from what it stored: %v", n.id, err)
+	}
+	d.group = group
+	d.restore(stored.Snapshot.GetData(), stored.Snapshot.GetMetadata().GetIndex())
+	w.log(d, "the daemon starts")
+	if w.Defect == SealForgotten && n.server.upstream == 0 && n.server.standby && n.server.up {
+		n.server.upstream = w.row(n.id).Upstream
+		n.server.receive()
+	}
+	if n.disk.seal.LSN != 0 {
+		d.view.Observe(failover.SealedAt{Sealed: n.disk.seal}, n.clock())
+	}
+	d.view.Observe(failover.NodesRead{Nodes: slices.Clone(w.registry)}, n.clock())
+	d.view.Observe(failover.LocalSeen{Local: d.eyes()}, n.clock())
+	d.told, d.acked = n.guard.deadline, n.guard.deadline
+	d.work()
+	d.seeGroup()
+	d.pollGuard()
+	w.after(&d.process, w.between(time.Millisecond, 50*time.Millisecond), func() { d.ready = true; d.kick(); d.soon() })
+	w.after(&d.process, 0, d.tick)
+	w.after(&d.process, 0, d.speak)
+	w.after(&d.process, 0, d.read)
+}
+
+// crash ends the daemon; a batch that was being saved may be on disk.
+func (d *daemon) crash() {
+	if !d.up {
+		return
+	}
+	if d.saving != nil && d.n.w.chance(50) {
+		d.save(*d.saving)
+	}
+	d.end()
+	d.n.w.log(d, "the daemon is gone")
+}
+
+func (d *daemon) restore(data []byte, index uint64) {
+	if len(data) == 0 {
+		return
+	}
+	rec, err := record.Decode(data)
+	if err != nil {
+		d.n.w.fail("%v", err)
+	}
+	d.rec, d.compact = rec, index
+}
+
+// tick is the daemon's clock.
+func (d *daemon) tick() {
+	w := d.n.w
+	w.after(&d.process, d.n.lasts(policy.LeaseTTL/50), d.tick)
+	d.group.Tick()
+	d.work()
+	d.watchGroup()
+	if d.leader.own {
+		d.seeGroup() // for the others' progress
+	}
+	d.pollGuard()
+	d.soon()
+}
+
+// observe hands an event to the brain.
+func (d *daemon) observe(e failover.Event) {
+	d.view.Observe(e, d.n.clock())
+	d.soon()
+}
+
+func (d *daemon) soon() {
+	if !d.turning {
+		d.turning = true
+		d.n.w.after(&d.process, d.n.w.between(50*time.Microsecond, 2*time.Millisecond), d.turn)
+	}
+}
+
+// turn decides and gives orders.
+func (d *daemon) turn() {
+	d.turning = false
+	if !d.ready {
+		return
+	}
+	w, now := d.n.w, d.n.clock()
+	d.tellGuard()
+	if r, due := failover.Renewal(d.view, now); due {
+		d.propose(r)
+	}
+	for i, decision := range []failover.Decision{failover.Decide(d.view, now), failover.Preside(d.view, now)} {
+		w.rules[decision.Rule] = true
+		if i == 0 && decision.Rule != d.rule {
+			d.rule = decision.Rule
+			w.log(d, "%s: %s", decision.Rule, decision.Why)
+		}
+		for _, a := range decision.Actions {
+			d.order(a)
+		}
+	}
+	d.tellGuard()
+}
+
+// eyes is what a look at the own server finds.
+func (d *daemon) eyes() failover.Local {
+	if d.n.witness {
+		return failover.Local{At: d.n.clock(), State: failover.ServerRunning, Role: cluster.Primary, SystemID: "w", Incarnation: d.n.server.incarnation}
+	}
+	return d.n.server.local()
+}
+
+// kick makes the daemon look soon: its pidfd tells of the postmaster's death.
+func (d *daemon) kick() {
+	if d.up && !d.looking {
+		d.looking = true
+		d.n.w.after(&d.process, d.n.w.between(time.Millisecond, 20*time.Millisecond), d.look)
+	}
+}
+
+// look looks at the server. That it has crashed is said after its orphans are gone.
+func (d *daemon) look() {
+	d.looking = false
+	w, s := d.n.w, &d.n.server
+	if !s.up && s.orphans.up && w.Defect != ReleaseUnswept {
+		d.looking = true
+		w.after(&d.process, w.between(5*time.Millisecond, 100*time.Millisecond), func() {
+			if s.orphans.up {
+				s.orphans.end()
+			}
+			d.look()
+		})
+		return
+	}
+	l := d.eyes()
+	if l.State == failover.ServerUnreachable && d.view.Local.State != l.State {
+		d.looking = true
+		w.after(&d.process, time.Second, func() { d.looking = false; d.observe(failover.LocalSeen{Local: d.eyes()}) })
+		return
+	}
+	d.observe(failover.LocalSeen{Local: l})
+}
+
+// speak tells the others what this daemon knows.
+func (d *daemon) speak() {
+	w, v := d.n.w, d.view
+	w.after(&d.process, d.n.lasts(500*time.Millisecond), d.speak)
+	d.kick()
+	d.sequence++
+	self, _ := cluster.Find(v.Nodes, d.n.id)
+	r := failover.Report{Node: d.n.id, Name: d.n.String(), Incarnation: d.life, Sequence: d.sequence, Type: self.Role, Priority: d.n.priority, Automatic: true,
+		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule}
+	if d.rec != nil {
+		r.PromotionRule, r.Term, r.Voters = d.rec.Rule, d.rec.Term, d.rec.Voters()
+	}
+	for _, to := range w.nodes {
+		if to != d.n {
+			d.send(to, func(p *daemon) { p.observe(failover.PeerReported{Report: r}) })
+		}
+	}
+}
+
+// send lets something happen in another daemon.
+func (d *daemon) send(to *node, do func(*daemon)) {
+	w := d.n.w
+	w.net.send(d.n.id, to.id, func() {
+		if p := &to.daemon; p.up {
+			w.after(&p.process, 0, func() { do(p) })
+		}
+	})
+}
+
+// read reads the registry, which may be a little old.
+func (d *daemon) read() {
+	w := d.n.w
+	nodes := slices.Clone(w.registry)
+	w.after(&d.process, w.between(50*time.Millisecond, 500*time.Millisecond), func() { d.observe(failover.NodesRead{Nodes: nodes}) })
+	w.after(&d.process, d.n.lasts(2*time.Second), d.read)
+}
+
+// work does what the group has to do: save, then send, then apply.
+func (d *daemon) work() {
+	w := d.n.w
+	for d.saving == nil {
+		b, ok := d.group.Next()
+		if !ok {
+			return
+		}
+		if b.HardState == nil && len(b.Entries) == 0 && b.Snapshot == nil {
+			d.finish(b)
+			continue
+		}
+		d.saving = &b
+		takes := w.between(100*time.Microsecond, 10*time.Millisecond)
+		if stall := d.n.disk.stalled - w.now; stall > 0 {
+			takes += stall
+		}
+		w.after(&d.process, takes, func() {
+			d.saving = nil
+			d.save(b)
+			d.finish(b)
+			d.work()
+		})
+	}
+}
+
+func (d *daemon) save(b quorum.Batch) {
+	if d.n.w.Defect == VoteForgotten {
+		b.HardState = nil
+	}
+	d.n.disk.cached.Save(b.Durable)
+	if b.MustSync {
+		d.n.disk.synced = d.n.disk.cached
+		d.n.disk.synced.Entries = slices.Clone(d.n.disk.cached.Entries)
+	}
+}
+
+func (d *daemon) finish(b quorum.Batch) {
+	w := d.n.w
+	for _, m := range b.Messages {
+		d.frame(quorum.Frame{Group: "g", From: m.GetFrom(), To: m.GetTo(), Message: m})
+	}
+	if b.Restore != nil {
+		d.restore(b.Restore.GetData(), b.Restore.GetMetadata().GetIndex())
+	}
+	if len(b.Committed) > 0 && d.rec != nil {
+		d.rec = d.rec.Clone()
+	}
+	for _, c := range b.Committed {
+		w.committed(d.n, c)
+		d.apply(c)
+	}
+	d.group.Done(b)
+	if err := d.group.Err(); err != nil {
+		w.fail("the group of node %d is broken: %v", d.n.id, err)
+	}
+	if len(b.Committed) > 0 || b.Restore != nil {
+		d.seeGroup()
+	}
+	if at := d.group.Status().Applied; at > d.compact+compactEvery || d.group.WantsSnapshot() {
+		d.snapshot(at)
+	}
+}
+
+func (d *daemon) snapshot(at uint64) {
+	text, err := d.rec.Encode()
+	if err != nil {
+		d.n.w.fail("%v", err)
+	}
+	if snap, err := d.group.Compact(at, text); err == nil {
+		d.n.disk.cached.Compacted(snap)
+		d.n.disk.synced = d.n.disk.cached
+		d.n.disk.synced.Entries = slices.Clone(d.n.disk.cached.Entries)
+		d.compact = at
+	}
+}
+
+// apply takes in an entry, and tells who asked for it what came of it.
+func (d *daemon) apply(c quorum.Committed) {
+	why, e := applyTo(d.rec, c)
+	if to, ok := d.askers[e.Request]; ok && c.Change == nil {
+		delete(d.askers, e.Request)
+		if to == d.n.raftID {
+			d.answered(quorum.Answer{Request: e.Request, Index: c.Index, Refused: why})
+		} else {
+			d.frame(quorum.Frame{Group: "g", From: d.n.raftID, To: to, Answer: &quorum.Answer{Request: e.Request, Index: c.Index, Refused: why}})
+		}
+	}
+}
+
+// applyTo changes the record by what was committed.
+func applyTo(r *record.Record, c quorum.Committed) (string, record.Entry) {
+	if c.Change != nil {
+		if c.Change.Kind == quorum.Remove {
+			r.RemoveMember(c.Change.ID, epoch, c.Index)
+			return "", record.Entry{}
+		}
+		var m record.Member
+		if err := json.Unmarshal(c.Change.Context, &m); err != nil {
+			return err.Error(), record.Entry{}
+		}
+		r.SetMember(m, epoch, c.Index)
+		return "", record.Entry{}
+	}
+	e, change, err := record.DecodeEntry(c.Data)
+	if err != nil {
+		return err.Error(), e
+	}
+	return r.Apply(change, e.At, c.Index), e
+}
+
+// frame sends a frame as bytes.
+func (d *daemon) frame(f quorum.Frame) {
+	text, err := f.Encode()
+	if err != nil {
+		d.n.w.fail("%v", err)
+	}
+	for _, to := range d.n.w.nodes {
+		if to.raftID == f.To {
+			d.send(to, func(p *daemon) { p.receive(text) })
+		}
+	}
+}
+
+func (d *daemon) receive(text []byte) {
+	f, err := quorum.DecodeFrame(text)
+	switch {
+	case err != nil:
+		d.n.w.fail("%v", err)
+	case f.To != d.n.raftID:
+		return
+	case f.Proposal != nil:
+		d.asks(f.From, f.Proposal.Request, f.Proposal.Data)
+	case f.Answer != nil:
+		d.answered(*f.Answer)
+	default:
+		_ = d.group.Step(f.Message)
+	}
+	d.work()
+	d.watchGroup()
+}
+
+// propose asks the leader for a change.
+func (d *daemon) propose(c record.Change) {
+	d.view.Observe(failover.Asked{Change: c}, d.n.clock())
+	if _, renewal := c.(record.Renew); !renewal {
+		d.n.w.log(d, "proposes %s %+v", record.KindOf(c), c)
+	}
+	request := d.n.w.rng.Uint64() >> 1
+	text, err := record.EncodeEntry(c, d.n.id, request, epoch)
+	if err != nil {
+		d.n.w.fail("%v", err)
+	}
+	d.asked[request] = c
+	if to := d.group.Status().Leader; to != 0 && to != d.n.raftID {
+		d.frame(quorum.Frame{Group: "g", From: d.n.raftID, To: to, Proposal: &quorum.Proposal{Request: request, Data: text}})
+		return
+	}
+	d.n.w.after(&d.process, 0, func() { d.asks(d.n.raftID, request, text); d.work() })
+}
+
+// asks takes a proposal in, if this node leads.
+func (d *daemon) asks(from, request uint64, text []byte) {
+	err := d.group.Propose(text)
+	if err == nil {
+		d.askers[request] = from
+		return
+	}
+	a := quorum.Answer{Request: request, Refused: err.Error(), Leader: d.group.Status().Leader}
+	if from == d.n.raftID {
+		d.answered(a)
+	} else {
+		d.frame(quorum.Frame{Group: "g", From: d.n.raftID, To: from, Answer: &a})
+	}
+}
+
+func (d *daemon) answered(a quorum.Answer) {
+	c, ok := d.asked[a.Request]
+	if !ok {
+		return
+	}
+	delete(d.asked, a.Request)
+	e := failover.Answered{Change: c}
+	if a.Index == 0 {
+		e.Err = a.Refused
+	} else {
+		e.Refused = a.Refused
+	}
+	d.observe(e)
+}
+
+// watchGroup notices that another node leads.
+func (d *daemon) watchGroup() {
+	s := d.group.Status()
+	if l := (leadership{s.Leader, s.OwnTerm}); l != d.leader {
+		d.leader = l
+		d.n.w.log(d, "the group's leader is %x, ready here: %v", l.leader, l.own)
+		d.seeGroup()
+	}
+}
+
+func (d *daemon) seeGroup() {
+	s := d.group.Status()
+	g := failover.Group{Known: true, Record: d.rec, RaftID: d.n.raftID, Leads: s.OwnTerm, Changing: s.Changing}
+	if d.rec != nil {
+		g.Leader = d.rec.NodeOf(s.Leader)
+	}
+	for _, p := range s.Peers {
+		g.Progress = append(g.Progress, failover.Progress{RaftID: p.ID, Active: p.Active, CaughtUp: p.Match+10 > s.Commit})
+	}
+	d.observe(failover.GroupSeen{Group: g})
+}
+
+// row is a node's record in the registry.
+func (w *World) row(id cluster.NodeID) *cluster.Node { return &w.registry[id-1] }
+
+// found makes the group as it is when the quorum rule has begun.
+func (w *World) found(begin record.Begin) {
+	var rec *record.Record
+	var voters []uint64
+	for _, n := range w.nodes {
+		m := record.Member{Node: n.id, Name: n.String(), RaftID: n.raftID, Voter: true, Witness: n.witness, Priority: n.priority, Automatic: true}
+		if rec == nil {
+			rec = record.New("g", "s", m)
+		}
+		rec.SetMember(m, epoch, 1)
+		voters = append(voters, n.raftID)
+	}
+	if why := rec.Apply(begin, epoch, 1); why != "" {
+		panic(fmt.Sprint("sim: ", why))
+	}
+	text, err := rec.Encode()
+	if err != nil {
+		panic(err)
+	}
+	for _, n := range w.nodes {
+		s := quorum.Found(n.raftID, text)
+		s.Snapshot.Metadata.ConfState.Voters = slices.Clone(voters)
+		n.disk.cached, n.disk.synced = s, s
+	}
+	w.check.begin(w, text)
+}

@@ -1,0 +1,246 @@
+package sim
+
+import (
+	"time"
+
+	"repmgr/internal/cluster"
+)
+
+// strike lets something go wrong, and comes back.
+func (w *World) strike() {
+	if w.healed == 0 {
+		w.hit()
+		w.after(nil, w.between(10*time.Millisecond, 10*time.Second), w.strike)
+	}
+}
+
+// hit lets something go wrong at a node; more often where it matters.
+func (w *World) hit() {
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	if w.chance(50) {
+		n = w.nodes[w.check.rec.Lease.Holder-1]
+	}
+	w.counts.Faults++
+	w.faults[w.rng.IntN(len(w.faults))](w, n)
+}
+
+// moment is called when something has changed hands: what fails now, fails
+// between two steps.
+func (w *World) moment() {
+	for w.healed == 0 && w.chance(30) {
+		w.after(nil, time.Duration(w.rng.Int64N(int64(200*time.Millisecond))), func() {
+			if w.healed == 0 {
+				w.hit()
+			}
+		})
+	}
+}
+
+// sound reports whether guard and daemon of a node both work. They are never
+// broken together: a primary whose guard and daemon both fail is stopped by
+// nothing (safety notes, B25).
+func (n *node) sound() bool {
+	return n.daemon.up && n.daemon.frozen <= n.w.now && n.guard.up && !n.off && !n.daemon.ensuring
+}
+
+// startByHand starts the server, by whoever does that: it asks nobody. Only where
+// the power went in the moment between a promotion and the arming does it have to
+// pass the start gate, which arms it (safety notes, B27).
+func (n *node) startByHand() {
+	n.w.log(n, "the server is started by hand")
+	n.server.armed, n.server.gated = n.server.armed || n.server.gated, false
+	n.server.boot()
+}
+
+// powerOff ends everything on the machine; what was not flushed is lost.
+func (n *node) powerOff() {
+	if n.off {
+		return
+	}
+	n.w.log(n, "NO POWER")
+	s := &n.server
+	s.gated = !s.armed && n.w.Defect != NeverArmed
+	s.sweep()
+	s.wal = s.wal[:min(s.flushed, len(s.wal))]
+	for len(s.switches) > 0 && s.switches[len(s.switches)-1].LSN >= s.lsn() && s.switches[len(s.switches)-1].Child == s.timeline {
+		s.timeline, s.switches = s.switches[len(s.switches)-1].Parent, s.switches[:len(s.switches)-1]
+	}
+	n.daemon.crash()
+	n.guard.crash()
+	n.off, n.disk.cached = true, n.disk.synced
+}
+
+func (n *node) powerOn() {
+	w := n.w
+	if !n.off {
+		return
+	}
+	w.log(n, "power")
+	n.off = false
+	w.after(nil, w.between(0, 2*time.Second), func() {
+		if !n.off {
+			n.guard.start()
+			n.daemon.boot()
+		}
+	})
+	if w.chance(60) {
+		w.after(nil, w.between(0, 3*time.Second), n.startByHand)
+	}
+}
+
+// freeze stops a process for a while.
+func (w *World) freeze(p *process, d time.Duration) {
+	if p.up {
+		p.frozen = max(p.frozen, w.now+d)
+	}
+}
+
+// cut cuts links for a while.
+func (w *World) cut(d time.Duration, links ...[2]cluster.NodeID) {
+	if w.healed != 0 {
+		return
+	}
+	w.log(name("network"), "cut for %s: %v", d, links)
+	w.net.set(links, 1)
+	w.after(nil, d, func() { w.net.set(links, -1) })
+}
+
+// apart are the links between two parts of the cluster.
+func (w *World) apart(first func(*node) bool) (links [][2]cluster.NodeID) {
+	for _, a := range w.nodes {
+		for _, b := range w.nodes {
+			if first(a) && !first(b) {
+				links = append(links, [2]cluster.NodeID{a.id, b.id}, [2]cluster.NodeID{b.id, a.id})
+			}
+		}
+	}
+	return links
+}
+
+// flap cuts a node off in one direction after the other, and in the end in both.
+func (w *World) flap(n *node) {
+	in, out := [][2]cluster.NodeID{}, [][2]cluster.NodeID{}
+	for i, l := range w.apart(func(o *node) bool { return o == n }) {
+		if i%2 == 0 {
+			out = append(out, l)
+		} else {
+			in = append(in, l)
+		}
+	}
+	at := time.Duration(0)
+	for range 1 + w.rng.IntN(4) {
+		links, d := out, w.between(100*time.Millisecond, 3*time.Second)
+		if w.chance(60) {
+			links = in
+		}
+		w.after(nil, at, func() { w.cut(d, links...) })
+		at += d + w.between(0, time.Second)
+	}
+	w.after(nil, at, func() { w.cut(w.between(time.Second, 12*time.Second), append(in, out...)...) })
+}
+
+var faults = []func(*World, *node){
+	func(w *World, n *node) { // the daemon dies
+		if n.sound() {
+			n.daemon.crash()
+			w.after(nil, w.between(10*time.Millisecond, 10*time.Second), n.daemon.boot)
+		}
+	},
+	func(w *World, n *node) { // it is stopped
+		if n.sound() {
+			d := time.Duration(w.rng.Int64N(int64(12 * time.Second)))
+			w.log(n, "the daemon is stopped for %s", d)
+			w.freeze(&n.daemon.process, d)
+		}
+	},
+	func(w *World, n *node) { // the guard dies
+		if n.sound() {
+			n.guard.crash()
+		}
+	},
+	func(w *World, n *node) { n.server.kill(w.chance(60)) },
+	func(w *World, n *node) { // a backend is killed
+		w.log(&n.server, "a backend crashes")
+		n.server.restart()
+	},
+	func(w *World, n *node) { // all of the server is stopped
+		d := w.between(100*time.Millisecond, 8*time.Second)
+		w.log(&n.server, "stopped for %s", d)
+		w.freeze(&n.server.process, d)
+	},
+	func(w *World, n *node) { // only its postmaster: clients go on (A11)
+		d := w.between(100*time.Millisecond, 15*time.Second)
+		w.log(&n.server, "the postmaster is stopped for %s", d)
+		n.server.hung = w.now + d
+	},
+	func(w *World, n *node) { // an operator stops the server, or restarts it
+		w.log(&n.server, "stopped by an operator")
+		n.server.stop()
+		w.after(nil, w.between(50*time.Millisecond, 10*time.Second), n.startByHand)
+	},
+	func(w *World, n *node) { n.startByHand() },
+	func(w *World, n *node) {
+		n.powerOff()
+		w.after(nil, w.between(500*time.Millisecond, 15*time.Second), n.powerOn)
+	},
+	func(w *World, n *node) { // a power cut of all
+		if w.chance(20) {
+			for _, n := range w.nodes {
+				n.powerOff()
+				w.after(nil, w.between(500*time.Millisecond, 15*time.Second), n.powerOn)
+			}
+		}
+	},
+	func(w *World, n *node) { // cut off
+		w.cut(w.between(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return o == n })...)
+	},
+	func(w *World, n *node) { // split in two
+		side := w.rng.IntN(1 << len(w.nodes))
+		w.cut(w.between(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return side>>(o.id-1)&1 == 1 })...)
+	},
+	func(w *World, n *node) { // one way
+		links := w.apart(func(o *node) bool { return o == n })
+		one := links[:0:0]
+		way := w.rng.IntN(2)
+		for i := way; i < len(links); i += 2 {
+			one = append(one, links[i])
+		}
+		w.cut(w.between(100*time.Millisecond, 15*time.Second), one...)
+	},
+	(*World).flap,
+	func(w *World, n *node) { // a bad network
+		w.net.worse, w.net.loss, w.net.twice = w.between(0, 400*time.Millisecond), 40*w.rng.Float64(), 30*w.rng.Float64()
+		w.log(name("network"), "worse by %s, loses %.0f %%, doubles %.0f %%", w.net.worse, w.net.loss, w.net.twice)
+		w.after(nil, w.between(500*time.Millisecond, 10*time.Second), w.net.calm)
+	},
+	func(w *World, n *node) { // a disk
+		d := w.between(100*time.Millisecond, 12*time.Second)
+		w.log(n, "the disk stalls for %s", d)
+		n.disk.stalled = w.now + d
+	},
+	func(w *World, n *node) { n.server.slow = w.chance(70) },
+}
+
+// heal mends everything, and lets an operator start servers that nobody else starts.
+func (w *World) heal() {
+	w.log(name("world"), "all is healed")
+	w.healed = w.now
+	w.net.calm()
+	for i := range w.net.cut {
+		clear(w.net.cut[i])
+	}
+	for _, n := range w.nodes {
+		n.powerOn()
+		n.daemon.frozen, n.server.frozen, n.server.hung, n.disk.stalled = min(n.daemon.frozen, w.now), min(n.server.frozen, w.now), 0, 0
+		w.after(nil, w.between(0, 2*time.Second), n.daemon.boot)
+		w.after(nil, w.between(0, 2*time.Second), n.operator)
+	}
+}
+
+// operator starts a server that has been down for a while.
+func (n *node) operator() {
+	if !n.server.up && n.daemon.view.Doing == nil {
+		n.startByHand()
+	}
+	n.w.after(nil, n.w.between(2*time.Second, 8*time.Second), n.operator)
+}

@@ -1,0 +1,309 @@
+package sim
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/quorum"
+)
+
+// order carries an order out, or begins to.
+func (d *daemon) order(a failover.Action) {
+	switch a := a.(type) {
+	case failover.Propose:
+		d.propose(a.Change)
+		return
+	case failover.HandLead:
+		d.n.w.log(d, "hands the group's leadership to %x", a.To)
+		d.group.Transfer(a.To)
+		d.work()
+		return
+	case failover.ChangeMember:
+		d.changeMember(a)
+		return
+	case failover.Demote:
+		if d.demoting {
+			return
+		}
+		d.demoting = true
+		if old := d.view.Doing; old != nil {
+			d.view.Observe(failover.Done{Action: old, Err: "broken off"}, d.n.clock())
+		}
+	}
+	d.n.w.log(d, "ORDER %s", failover.Describe(a))
+	d.view.Observe(failover.Ordered{Action: a}, d.n.clock())
+	d.job++
+	h := hand{d: d, s: &d.n.server, a: a, job: d.job, began: d.n.w.now}
+	if _, urgent := a.(failover.Demote); !urgent && d.n.w.chance(2) {
+		h.then(50*time.Millisecond, func() { h.done("it failed") })
+		return
+	}
+	h.begin()
+}
+
+func (d *daemon) changeMember(a failover.ChangeMember) {
+	text, err := json.Marshal(a.Member)
+	if err != nil {
+		d.n.w.fail("%v", err)
+	}
+	c := quorum.Change{Kind: quorum.AddLearner, ID: a.Member.RaftID, Context: text}
+	switch {
+	case a.Remove:
+		c.Kind = quorum.Remove
+	case a.Member.Voter:
+		c.Kind = quorum.AddVoter
+	}
+	if err := d.group.ProposeChange(c); err == nil {
+		d.n.w.log(d, "%s %x", c.Kind, c.ID)
+	}
+	d.work()
+	d.seeGroup()
+}
+
+// hand is one order while it is carried out. Between two steps anything may happen.
+type hand struct {
+	d     *daemon
+	s     *server
+	a     failover.Action
+	job   int
+	began time.Duration
+}
+
+// then goes on within a while, unless the order was broken off.
+func (h hand) then(within time.Duration, do func()) {
+	w := h.d.n.w
+	w.after(&h.d.process, w.between(within/20, within), func() {
+		if h.d.job == h.job {
+			do()
+		}
+	})
+}
+
+func (h hand) done(problem string) {
+	if problem != "" {
+		h.d.n.w.log(h.d, "%s: %s", failover.Describe(h.a), problem)
+	}
+	h.d.job++
+	h.d.demoting = false
+	h.d.view.Observe(failover.Done{Action: h.a, Err: problem}, h.d.n.clock())
+	h.d.look()
+}
+
+func (h hand) late() bool { return h.d.n.w.now-h.began > 20*time.Second }
+
+func (h hand) begin() {
+	switch a := h.a.(type) {
+	case failover.Seal:
+		h.then(20*time.Millisecond, func() { h.seal(a) })
+	case failover.PromoteTo:
+		h.then(5*time.Millisecond, func() { h.promote(a) })
+	case failover.Arm:
+		h.then(20*time.Millisecond, func() {
+			h.arm()
+			h.done("")
+		})
+	case failover.Demote:
+		h.then(60*time.Millisecond, func() { h.demote(); h.done("") })
+	case failover.GiveUp:
+		h.then(80*time.Millisecond, func() { h.giveUp(a) })
+	case failover.StartServer:
+		h.then(20*time.Millisecond, h.start)
+	case failover.Rejoin:
+		h.then(50*time.Millisecond, func() { h.rejoin(a) })
+	case failover.Follow:
+		h.then(40*time.Millisecond, func() { h.follow(a) })
+	default:
+		h.done(fmt.Sprintf("%T is unknown here", a))
+	}
+}
+
+func (h hand) standby() bool { return h.s.up && h.s.ready && h.s.standby && h.s.frozen <= h.d.n.w.now }
+
+// seal stops the receiving for good. The number of the vacancy is on disk before it is told.
+func (h hand) seal(a failover.Seal) {
+	if !h.standby() {
+		h.done("the server is no standby")
+		return
+	}
+	h.s.upstream = 0
+	wait := 5 * time.Millisecond
+	if h.s.slow { // it lives on until it is told to go
+		wait = 100 * time.Millisecond
+	}
+	h.then(wait, func() {
+		if leaky := h.d.n.w.Defect == SealLeaky && h.s.slow; !leaky {
+			h.s.endReceiver()
+		}
+		h.then(20*time.Millisecond, func() {
+			if !h.standby() || h.s.receiver.up && h.d.n.w.Defect != SealLeaky {
+				h.done("the server is not sealed")
+				return
+			}
+			seal := failover.Sealed{Group: h.d.view.Group.Record.Group, Vacancy: a.Vacancy, Incarnation: h.s.incarnation, Timeline: h.s.timeline, LSN: h.s.lsn(), Line: h.s.line()}
+			h.d.n.disk.seal = seal
+			h.d.n.w.counts.Sealed++
+			h.d.view.Observe(failover.SealedAt{Sealed: seal}, h.d.n.clock())
+			h.done("")
+		})
+	})
+}
+
+// promote waits for the guard, and orders the promotion.
+func (h hand) promote(a failover.PromoteTo) {
+	guarded := h.d.n.guard.up && h.d.acked.After(h.d.n.clock()) || h.d.n.w.Defect == PromoteUnguarded
+	switch {
+	case !h.standby():
+		h.done("the server is no standby")
+	case !guarded && h.d.n.w.now-h.began > 2*time.Second:
+		h.done("the guard has no deadline")
+	case !guarded:
+		h.then(10*time.Millisecond, func() { h.promote(a) })
+	default:
+		h.then(5*time.Millisecond, func() { h.s.order(a.Timeline); h.promoted(a) })
+	}
+}
+
+func (h hand) promoted(a failover.PromoteTo) {
+	switch {
+	case h.s.up && h.s.ready && !h.s.standby && h.s.timeline == a.Timeline:
+		w := h.d.n.w
+		w.row(h.d.n.id).Role, w.row(h.d.n.id).Upstream = cluster.Primary, 0
+		for i := range w.registry {
+			if r := &w.registry[i]; r.Role == cluster.Primary && r.ID != h.d.n.id {
+				r.Role, r.Active = cluster.Standby, false
+			}
+		}
+		h.done("")
+	case !h.s.up || h.s.ready && !h.s.standby:
+		h.done("the server is gone, or on another timeline")
+	case h.late():
+		h.s.sweep() // an order that was read stays in force (B22)
+		h.d.n.disk.ended = true
+		h.done("the promotion took too long")
+	default:
+		h.then(10*time.Millisecond, func() { h.promoted(a) })
+	}
+}
+
+func (h hand) arm() {
+	if h.d.n.w.Defect != NeverArmed {
+		h.s.armed, h.s.upstream = true, 0
+	}
+}
+
+// demote ends the server; it stays armed.
+func (h hand) demote() {
+	h.s.sweep()
+	h.arm()
+	h.s.clean, h.s.upstream, h.d.n.disk.ended = false, 0, true
+}
+
+// giveUp ends what is left of the server, then releases the lease.
+func (h hand) giveUp(a failover.GiveUp) {
+	if h.d.n.w.Defect != ReleaseUnswept {
+		h.demote()
+	}
+	change := releaseOf(h.d, a)
+	h.d.propose(change)
+	var wait func()
+	wait = func() {
+		switch asked := h.d.view.Asked[change]; {
+		case asked.Waiting && h.d.n.w.now-h.began < 2*time.Second:
+			h.then(20*time.Millisecond, wait)
+		case asked.Waiting:
+			h.done("the release was not answered")
+		default:
+			h.done(asked.Refused + asked.Err)
+		}
+	}
+	h.then(20*time.Millisecond, wait)
+}
+
+func (h hand) start() {
+	if h.s.torn {
+		h.done("the data directory is torn")
+		return
+	}
+	h.arm()
+	h.d.n.guard.takeOver()
+	h.s.boot()
+	h.started()
+}
+
+// started waits for the server.
+func (h hand) started() {
+	switch {
+	case h.s.up && h.s.ready:
+		h.done("")
+	case !h.s.up || h.late():
+		h.done("the server does not start")
+	default:
+		h.then(50*time.Millisecond, h.started)
+	}
+}
+
+// rejoin makes the server a standby: as it is, where its history allows, else rewound.
+func (h hand) rejoin(a failover.Rejoin) {
+	w, n := h.d.n.w, h.d.n
+	up := &w.nodes[a.Upstream-1].server
+	reachable := func() bool {
+		return w.net.open(n.id, a.Upstream) && w.net.open(a.Upstream, n.id) && up.writes() && up.hung <= w.now
+	}
+	if !reachable() {
+		h.done("the upstream does not answer")
+		return
+	}
+	n.guard.takeOver()
+	h.s.sweep()
+	h.s.armed, h.s.upstream, h.s.clean, n.disk.ended = true, 0, false, true
+	back := func() {
+		h.s.upstream, n.disk.seal = a.Upstream, failover.Sealed{}
+		*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
+		h.s.boot()
+		h.started()
+	}
+	if _, err := up.serve(h.s); err == nil && !h.s.torn {
+		h.then(50*time.Millisecond, back)
+		return
+	}
+	h.s.torn = true
+	w.ids++
+	h.s.incarnation = fmt.Sprintf("d%d.%d", n.id, w.ids)
+	h.then(3*time.Second, func() {
+		if !reachable() {
+			h.done("the rewind was broken off")
+			return
+		}
+		h.s.copyOf(up)
+		w.counts.Rewinds++
+		back()
+	})
+}
+
+func (w *World) standbyRow(id, upstream cluster.NodeID) cluster.Node {
+	row := *w.row(id)
+	row.Role, row.Upstream, row.Active = cluster.Standby, upstream, true
+	return row
+}
+
+// follow points the server at another.
+func (h hand) follow(a failover.Follow) {
+	w, n := h.d.n.w, h.d.n
+	if n.witness {
+		w.row(n.id).Upstream = a.Upstream
+		h.done("")
+		return
+	}
+	if !h.standby() {
+		h.done("the server is no standby")
+		return
+	}
+	h.s.endReceiver()
+	h.s.upstream, n.disk.seal = a.Upstream, failover.Sealed{}
+	h.s.receive()
+	*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
+	h.done("")
+}

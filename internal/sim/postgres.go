@@ -1,0 +1,288 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/record"
+)
+
+// entry is a record of the write-ahead log. Each is unique, so that two logs
+// with the same last entry are the same.
+type entry struct {
+	timeline cluster.Timeline
+	id       int
+}
+
+// server is the model of PostgreSQL. Its log position is the number of entries.
+type server struct {
+	process  // the postmaster, and all it has started
+	n        *node
+	ready    bool // takes connections
+	standby  bool // in recovery
+	hung     time.Duration
+	orphans  process        // backends that outlived the postmaster (A8)
+	receiver process        // the WAL receiver
+	source   cluster.NodeID // whom it is connected to, whatever the setting says now
+	slow     bool           // the startup process waits, so that the receiver ends only when told to (A2)
+	promote  cluster.Timeline
+
+	// On disk.
+	wal         []entry
+	flushed     int // of wal: what a power failure leaves
+	timeline    cluster.Timeline
+	switches    []record.Switch
+	clean       bool           // shut down in order
+	armed       bool           // standby.signal is there
+	upstream    cluster.NodeID // primary_conninfo; zero: empty
+	gated       bool           // the power went before it was armed: the start gate arms it
+	torn        bool           // a rewind was broken off: it cannot be started
+	incarnation string
+}
+
+func (s *server) String() string { return s.n.String() + ".pg" }
+
+// found is the state that the quorum rule begins with.
+func (s *server) found(primary bool) {
+	s.timeline, s.incarnation, s.armed, s.wal = 1, fmt.Sprintf("d%d", s.n.id), true, []entry{{1, -1}, {1, -2}, {1, -3}}
+	s.flushed = len(s.wal)
+	if s.n.witness {
+		return
+	}
+	s.start()
+	s.ready, s.standby = true, !primary
+	if !primary {
+		s.upstream = 1
+	}
+	s.run()
+}
+
+func (s *server) lsn() cluster.LSN  { return cluster.LSN(len(s.wal)) }
+func (s *server) line() record.Line { return record.LineOf(s.switches, s.timeline) }
+
+// writes reports whether a commit could be acknowledged here now.
+func (s *server) writes() bool {
+	w := s.n.w
+	return s.up && s.ready && !s.standby && s.frozen <= w.now || s.orphans.up && s.orphans.frozen <= w.now
+}
+
+// run starts what a running server does: its clients write, its receiver streams.
+func (s *server) run() {
+	w := s.n.w
+	if !s.standby {
+		w.after(&s.process, w.between(time.Millisecond, 40*time.Millisecond), func() { s.client(&s.process) })
+		return
+	}
+	s.receive()
+}
+
+// client commits on and on. What it commits here is acknowledged a little later.
+func (s *server) client(p *process) {
+	w := s.n.w
+	if p == &s.process && (!s.ready || s.standby) {
+		return
+	}
+	s.commit()
+	w.after(p, w.between(0, 3*time.Millisecond), func() { w.acknowledged(s) })
+	w.after(p, w.between(10*time.Millisecond, 80*time.Millisecond), func() { s.client(p) })
+}
+
+func (s *server) commit() {
+	s.n.w.ids++
+	s.wal = append(s.wal, entry{s.timeline, s.n.w.ids})
+	s.flushed = len(s.wal)
+}
+
+// receive streams from the upstream while there is one.
+func (s *server) receive() {
+	if s.upstream == 0 || !s.up || !s.ready || !s.standby || s.receiver.up {
+		return
+	}
+	s.receiver.start()
+	s.source = s.upstream
+	s.pull()
+}
+
+func (s *server) endReceiver() {
+	if s.receiver.up {
+		s.receiver.end()
+		s.flushed = len(s.wal) // on its way out it flushes what it has written (A3)
+	}
+}
+
+// pull asks the upstream for more. The answer counts only for the receiver that asked.
+func (s *server) pull() {
+	w, up, life := s.n.w, s.source, s.receiver.life
+	if s.up && s.frozen <= w.now {
+		w.net.send(s.n.id, up, func() {
+			from := &w.nodes[up-1].server
+			more, err := from.serve(s)
+			if err != nil {
+				return
+			}
+			switches, at := slices.Clone(from.switches), len(s.wal)
+			w.net.send(up, s.n.id, func() {
+				if s.receiver.up && s.receiver.life == life && s.up && s.frozen <= w.now && at == len(s.wal) {
+					s.take(more, switches)
+				}
+			})
+		})
+	}
+	w.after(&s.receiver, w.between(10*time.Millisecond, 60*time.Millisecond), s.pull)
+}
+
+// serve is what a walsender does: it compares timelines as PostgreSQL does, which
+// sees no difference between two promotions to the same number (A15).
+func (s *server) serve(to *server) ([]entry, error) {
+	switch {
+	case !s.up || !s.ready || s.frozen > s.n.w.now || s.hung > s.n.w.now:
+		return nil, fmt.Errorf("no answer")
+	case len(to.wal) > len(s.wal):
+		return nil, fmt.Errorf("ahead of the upstream")
+	}
+	if to.timeline != s.timeline {
+		if at, ok := s.left(to.timeline); !ok || at < to.lsn() {
+			return nil, fmt.Errorf("the histories differ")
+		}
+	}
+	if s.wal[len(to.wal)-1] != to.wal[len(to.wal)-1] {
+		s.n.w.fail("silent corruption: node %d streams from node %d, which has another history of timeline %d", to.n.id, s.n.id, to.timeline)
+	}
+	return slices.Clone(s.wal[len(to.wal):min(len(s.wal), len(to.wal)+200)]), nil
+}
+
+// left is where this server's history left a timeline.
+func (s *server) left(timeline cluster.Timeline) (cluster.LSN, bool) {
+	switches, _, _ := s.line().Parse()
+	for _, x := range switches {
+		if x.Parent == timeline {
+			return x.LSN, true
+		}
+	}
+	return 0, false
+}
+
+func (s *server) take(more []entry, switches []record.Switch) {
+	s.wal = append(s.wal, more...)
+	if len(more) > 0 {
+		s.timeline, s.switches = more[len(more)-1].timeline, switches
+	}
+	if s.n.w.chance(70) {
+		s.flushed = len(s.wal)
+	}
+}
+
+// boot starts the server; it is ready after a while, and read-only if it is armed.
+// While an orphan is attached to the shared memory, none starts (A9).
+func (s *server) boot() {
+	w := s.n.w
+	if s.up || s.torn || s.n.off || s.n.witness || s.orphans.up {
+		return
+	}
+	s.start()
+	s.ready, s.promote, s.hung = false, 0, 0
+	w.after(&s.process, w.between(50*time.Millisecond, 4*time.Second), s.recovered)
+}
+
+func (s *server) recovered() {
+	w := s.n.w
+	s.ready, s.standby, s.clean, s.n.disk.ended = true, s.armed, false, false
+	w.log(s, "up, in recovery: %v, timeline %d, %s", s.standby, s.timeline, s.lsn())
+	s.run()
+	s.n.daemon.kick()
+}
+
+// kill ends the postmaster. A busy backend may go on for seconds (A8).
+func (s *server) kill(orphans bool) {
+	w := s.n.w
+	if !s.up {
+		return
+	}
+	w.log(s, "the postmaster is gone, timeline %d, %s, orphans: %v", s.timeline, s.lsn(), orphans && s.ready && !s.standby)
+	if orphans && s.ready && !s.standby && !s.orphans.up {
+		s.orphans.start()
+		w.after(&s.orphans, 0, func() { s.client(&s.orphans) })
+		w.after(&s.orphans, w.between(0, 6*time.Second), s.orphans.end)
+	}
+	s.endReceiver()
+	s.end()
+	s.ready, s.clean, s.promote = false, false, 0
+	s.n.daemon.kick()
+}
+
+// sweep ends every process of the server.
+func (s *server) sweep() {
+	s.kill(false)
+	if s.orphans.up {
+		s.orphans.end()
+	}
+}
+
+// restart is what the postmaster does after the death of a backend: standby.signal
+// is read again (A25).
+func (s *server) restart() {
+	if !s.up || !s.ready {
+		return
+	}
+	s.sweep()
+	s.boot()
+}
+
+// stop is a stop in order.
+func (s *server) stop() {
+	if s.up {
+		s.sweep()
+		s.clean = true
+	}
+}
+
+// order asks a standby to promote itself; the order outlives who gave it (A19).
+func (s *server) order(to cluster.Timeline) {
+	w := s.n.w
+	if !s.up || !s.ready || !s.standby || s.promote != 0 {
+		return
+	}
+	s.promote = to
+	takes := w.between(40*time.Millisecond, 500*time.Millisecond)
+	if w.chance(3) {
+		takes = w.between(time.Second, 15*time.Second)
+	}
+	w.after(&s.process, takes, func() {
+		s.endReceiver()
+		w.promoted(s, to)
+		s.switches = append(slices.Clone(s.switches), record.Switch{Parent: s.timeline, LSN: s.lsn(), Child: to})
+		s.timeline, s.standby, s.promote = to, false, 0
+		s.armed = false // PostgreSQL removes standby.signal
+		s.commit()      // the end of recovery
+		w.log(s, "takes writes on timeline %d", to)
+		s.run()
+		s.n.daemon.kick()
+	})
+}
+
+// local is what a look at the server finds.
+func (s *server) local() failover.Local {
+	w := s.n.w
+	l := failover.Local{At: s.n.clock(), SystemID: "s", Position: failover.Position{Timeline: s.timeline, LSN: s.lsn()}, Replayed: s.lsn(),
+		Line: s.line(), Incarnation: s.incarnation, Armed: s.armed && s.upstream == 0, Sealed: s.upstream == 0, Receiving: s.receiver.up, Ended: s.n.disk.ended}
+	switch {
+	case !s.up && s.clean:
+		l.State = failover.ServerStopped
+	case !s.up && s.n.disk.ended:
+		l.State = failover.ServerFenced
+	case !s.up:
+		l.State = failover.ServerCrashed
+	case s.frozen > w.now || s.hung > w.now:
+		l.State = failover.ServerUnreachable
+	case !s.ready:
+		l.State = failover.ServerStarting
+	case s.standby:
+		l.State, l.Role = failover.ServerRunning, cluster.Standby
+	default:
+		l.State, l.Role = failover.ServerRunning, cluster.Primary
+	}
+	return l
+}

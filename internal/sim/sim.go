@@ -1,0 +1,320 @@
+// Package sim is a whole cluster in one goroutine, in virtual time, from one
+// seed. The brain (internal/failover), the record and the Raft group run as they
+// are; network, disks, clocks, processes and PostgreSQL are models, as cruel as
+// the safety notes ask for. See DESIGN.md.
+//
+// The same seed gives the same run, where crypto/rand is repeatable as well
+// (testing/cryptotest): raft draws its election time-outs from it.
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/record"
+)
+
+// Options say how long things go wrong, and what is reported.
+type Options struct {
+	Seed   uint64
+	Chaos  time.Duration // in which faults begin; zero: 5 to 40 s, by the seed
+	Bound  time.Duration // for the cluster to be whole again after that; zero: 90 s
+	Trace  bool          // keep the timeline
+	Defect Defect        // planted into the hands, to see that it is noticed
+}
+
+// Defect is a mistake of the hands that the simulator has to notice.
+type Defect string
+
+// The planted defects; those of the brain are planted by changing it.
+const (
+	SealForgotten    Defect = "a restart of the daemon forgets the seal, and the server receives again"
+	SealLeaky        Defect = "a seal does not wait until the WAL receiver is gone"
+	ReleaseUnswept   Defect = "the server is said to have crashed before its orphans are gone"
+	PromoteUnguarded Defect = "the guard is told of the deadline when the promotion is over"
+	NeverArmed       Defect = "the primary's data directory is not armed"
+	TakenUnarmed     Defect = "a guard that has ended the server is taken over before the server is armed"
+	GuardFireOnce    Defect = "the guard kills once and does not look again"
+	VoteForgotten    Defect = "term and vote are not on disk before the message"
+)
+
+// Counts are what a run went through.
+type Counts struct {
+	Virtual                                                            time.Duration
+	Events, Faults, Grants, Promotions, Regrants, Rewinds, Commits     int
+	Expiries, Releases, Reinstated, Voids, Sealed, GuardKills, Changes int
+}
+
+// Add sums up.
+func (c *Counts) Add(o Counts) {
+	c.Virtual += o.Virtual
+	for i, p := range c.all() {
+		*p += *o.all()[i]
+	}
+}
+
+func (c *Counts) all() []*int {
+	return []*int{&c.Events, &c.Faults, &c.Grants, &c.Promotions, &c.Regrants, &c.Rewinds, &c.Commits,
+		&c.Expiries, &c.Releases, &c.Reinstated, &c.Voids, &c.Sealed, &c.GuardKills, &c.Changes}
+}
+
+// Result is what came of a run.
+type Result struct {
+	Seed      uint64
+	Violation string // empty: none
+	Counts    Counts
+	Timeline  []string        // if it was asked for
+	Rules     map[string]bool // rules that decided somewhere
+}
+
+// World is the cluster and all around it.
+type World struct {
+	Options
+	rng      *rand.Rand
+	now      time.Duration
+	queue    queue
+	number   uint64
+	nodes    []*node
+	net      network
+	registry []cluster.Node // repmgr.nodes
+	check    checker
+	counts   Counts
+	rules    map[string]bool
+	lines    []string
+	faults   []func(*World, *node)
+	healed   time.Duration // when everything was healed; zero: not yet
+	ids      int           // of commits and data directories
+}
+
+// process is something that runs, is stopped for a while, or is gone.
+type process struct {
+	up     bool
+	life   int           // grows with every end
+	frozen time.Duration // until then nothing of it happens
+}
+
+func (p *process) start() { p.up = true }
+func (p *process) end()   { p.up, p.life, p.frozen = false, p.life+1, 0 }
+
+// event happens at a time, to a process: not if that one has ended since, and
+// later if it is stopped.
+type event struct {
+	at     time.Duration
+	number uint64
+	of     *process
+	life   int
+	do     func()
+}
+
+type queue []event
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	if q[i].at != q[j].at {
+		return q[i].at < q[j].at
+	}
+	return q[i].number < q[j].number
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *queue) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return e
+}
+
+// after lets something happen to a process in a while; nil is the world.
+func (w *World) after(p *process, d time.Duration, do func()) {
+	w.number++
+	e := event{at: w.now + max(0, d), number: w.number, of: p, do: do}
+	if p != nil {
+		e.life = p.life
+	}
+	heap.Push(&w.queue, e)
+}
+
+// step lets the next event happen.
+func (w *World) step() {
+	e := heap.Pop(&w.queue).(event)
+	w.now = max(w.now, e.at)
+	if e.of != nil {
+		if !e.of.up || e.of.life != e.life {
+			return
+		}
+		if e.of.frozen > w.now {
+			e.at = e.of.frozen
+			heap.Push(&w.queue, e)
+			return
+		}
+	}
+	w.counts.Events++
+	e.do()
+}
+
+// between draws a duration; short ones are as likely as long ones.
+func (w *World) between(a, b time.Duration) time.Duration {
+	if b <= a {
+		return a
+	}
+	if w.rng.IntN(4) > 0 {
+		b = a + (b-a)/8
+	}
+	return a + time.Duration(w.rng.Int64N(int64(b-a)+1))
+}
+
+func (w *World) chance(percent float64) bool { return w.rng.Float64()*100 < percent }
+
+func (w *World) log(who fmt.Stringer, format string, args ...any) {
+	if w.Trace {
+		w.lines = append(w.lines, fmt.Sprintf("%9.3f %-10s %s", w.now.Seconds(), who, fmt.Sprintf(format, args...)))
+	}
+}
+
+type name string
+
+func (n name) String() string { return string(n) }
+
+// violation ends the run.
+type violation string
+
+func (w *World) fail(format string, args ...any) {
+	panic(violation(fmt.Sprintf("at %.3f s: ", w.now.Seconds()) + fmt.Sprintf(format, args...)))
+}
+
+// Run lets one cluster live.
+func Run(o Options) (r Result) {
+	w := &World{Options: o, rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), rules: map[string]bool{}, faults: faults}
+	if w.Chaos == 0 {
+		w.Chaos = time.Duration(5+w.rng.IntN(40)) * time.Second
+	}
+	if w.Bound == 0 {
+		w.Bound = 90 * time.Second
+	}
+	defer func() {
+		if x := recover(); x != nil {
+			v, ok := x.(violation)
+			if !ok {
+				panic(x)
+			}
+			r.Violation = string(v)
+			w.log(name("check"), "VIOLATION %s", v)
+		}
+		w.counts.Virtual = w.now
+		r.Seed, r.Counts, r.Timeline, r.Rules = o.Seed, w.counts, w.lines, w.rules
+	}()
+	w.build()
+	w.after(nil, w.between(0, 3*time.Second), w.strike)
+	for w.now < w.Chaos {
+		w.step()
+	}
+	w.heal()
+	for next := w.now; ; {
+		w.step()
+		if w.now < next {
+			continue
+		}
+		next = w.now + 250*time.Millisecond
+		why := w.unwhole()
+		if why == "" {
+			return r
+		}
+		if w.now > w.healed+w.Bound {
+			w.fail("not whole %s after everything was healed: %s", w.Bound, why)
+		}
+	}
+}
+
+// policy is the configuration of all nodes.
+var policy = failover.Policy{
+	Automatic: true, MonitorInterval: time.Second, ReconnectAttempts: 3, ReconnectInterval: time.Second, Consensus: true,
+	Quorum: true, LeaseTTL: 5 * time.Second, RestartGrace: 3 * time.Second, RecoveryGrace: 5 * time.Second, HangBound: 5 * time.Second,
+	BidWindow: 300 * time.Millisecond, MaximumLag: -1, Rejoin: "rewind",
+}
+
+// build makes a cluster of 3 to 5 nodes under the quorum rule, whose primary is node 1.
+func (w *World) build() {
+	count := 3 + w.rng.IntN(3)
+	witness := cluster.NodeID(0)
+	if w.chance(30) {
+		witness = cluster.NodeID(count)
+	}
+	w.net.build(w, count)
+	begin := record.Begin{Node: 1, Incarnation: "d1", Line: "1", LSN: 3, TTL: policy.LeaseTTL, MaximumLag: -1}
+	for id := cluster.NodeID(1); int(id) <= count; id++ {
+		n := &node{w: w, id: id, raftID: uint64(id) * 0x11, priority: 100, rate: 0.9 + 0.2*w.rng.Float64(), base: time.Duration(w.rng.Int64N(int64(time.Hour)))}
+		if w.chance(40) {
+			n.rate = []float64{0.9, 1.1}[w.rng.IntN(2)]
+		}
+		if id > 1 && w.chance(20) {
+			n.priority = 0
+		}
+		role := cluster.Standby
+		switch id {
+		case 1:
+			role = cluster.Primary
+		case witness:
+			role, n.witness = cluster.Witness, true
+		}
+		n.daemon.n, n.guard.n, n.server.n = n, n, n
+		w.nodes = append(w.nodes, n)
+		row := cluster.Node{ID: id, Name: n.String(), Role: role, Active: true, Priority: n.priority, Upstream: 1}
+		if id == 1 {
+			row.Upstream = 0
+		}
+		w.registry = append(w.registry, row)
+	}
+	w.found(begin)
+	for _, n := range w.nodes {
+		n.server.found(n.id == 1)
+		n.guard.start()
+		n.guard.extend(n.clock().Add(failover.Hold(policy.LeaseTTL))) // as who begins the rule does
+		n.daemon.boot()
+	}
+	w.log(name("world"), "%d nodes, witness %d, clocks %v, chaos until %s", count, witness, w.rates(), w.Chaos)
+}
+
+func (w *World) rates() (out []string) {
+	for _, n := range w.nodes {
+		out = append(out, fmt.Sprintf("%.3f", n.rate))
+	}
+	return out
+}
+
+// node is a machine.
+type node struct {
+	w        *World
+	id       cluster.NodeID
+	raftID   uint64
+	witness  bool
+	priority int
+	rate     float64 // of its clock
+	base     time.Duration
+	off      bool // no power
+	daemon   daemon
+	guard    guard
+	server   server
+	disk     disk
+}
+
+func (n *node) String() string { return fmt.Sprintf("n%d", n.id) }
+
+// epoch is when the clocks that count through a suspension began.
+var epoch = time.Unix(1_000_000, 0)
+
+// clock is what the node's clock shows.
+func (n *node) clock() time.Time {
+	return epoch.Add(n.base + time.Duration(float64(n.w.now)*n.rate))
+}
+
+// until is how long it takes until the node's clock shows t.
+func (n *node) until(t time.Time) time.Duration {
+	return time.Duration(float64(t.Sub(n.clock()))/n.rate) + 1
+}
+
+// lasts is how long a duration by the node's clock takes.
+func (n *node) lasts(d time.Duration) time.Duration { return time.Duration(float64(d) / n.rate) }
