@@ -29,6 +29,9 @@ type memory struct {
 	paused   []pauseRequest
 	woken    int
 	err      error // of Receive and Pause
+	streams  int   // that are open
+	frames   []sentFrame
+	block    chan struct{} // if not nil, nothing is received before it is closed
 }
 
 func (m *memory) Report() failover.Report { m.mu.Lock(); defer m.mu.Unlock(); return m.own }
@@ -38,6 +41,26 @@ func (m *memory) Receive(_ context.Context, _ cluster.NodeID, r failover.Report)
 	defer m.mu.Unlock()
 	m.received = append(m.received[:min(len(m.received), 10)], r)
 	return m.own, m.err
+}
+
+func (m *memory) Stream(from cluster.NodeID, receive func() ([]byte, error)) {
+	m.mu.Lock()
+	m.streams++
+	block := m.block
+	m.mu.Unlock()
+	defer func() { m.mu.Lock(); defer m.mu.Unlock(); m.streams-- }()
+	for {
+		if block != nil {
+			<-block
+		}
+		f, err := receive()
+		if err != nil {
+			return
+		}
+		m.mu.Lock()
+		m.frames = append(m.frames, sentFrame{from, f})
+		m.mu.Unlock()
+	}
 }
 
 func (m *memory) View() ClusterView {
@@ -55,7 +78,15 @@ func (m *memory) Pause(_ context.Context, paused bool, reason string) error {
 	return m.err
 }
 
+func (m *memory) Startable(context.Context) (StartAnswer, error) { return StartAnswer{}, m.err }
+
 func (m *memory) Wake() { m.mu.Lock(); defer m.mu.Unlock(); m.woken++ }
+
+// sentFrame is a frame of a stream, and whose it is.
+type sentFrame struct {
+	from  cluster.NodeID
+	frame []byte
+}
 
 // journal collects what a server logs.
 type journal struct {

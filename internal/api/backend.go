@@ -19,10 +19,19 @@ type Backend interface {
 	// Receive takes in a peer's report and returns the daemon's own. The server
 	// has checked that from is the certificate's node and the report's.
 	Receive(ctx context.Context, from cluster.NodeID, r failover.Report) (failover.Report, error)
+	// Stream is called for each stream that a node opens, on a goroutine of its own,
+	// and takes its frames until receive fails; when it returns, the stream is
+	// closed. receive is for that goroutine alone, a frame is the backend's, and one
+	// that does not keep up makes the sender wait. It fails too when the server is
+	// shut down, which waits for Stream to return.
+	Stream(from cluster.NodeID, receive func() ([]byte, error))
 	// View is all that the daemon knows; the caller may keep it.
 	View() ClusterView
 	// Pause stops or resumes automatic failover on this node.
 	Pause(ctx context.Context, paused bool, reason string) error
+	// Startable sees to it that the node's server, which is about to be started,
+	// comes up as it may, and says how.
+	Startable(ctx context.Context) (StartAnswer, error)
 	// Wake asks the daemon to look again at once.
 	Wake()
 }

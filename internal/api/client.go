@@ -168,6 +168,13 @@ func (c *Client) Status(ctx context.Context) (ClusterView, error) {
 	return v, err
 }
 
+// Members is who is registered, as the daemon knows it.
+func (c *Client) Members(ctx context.Context) (Members, error) {
+	var m Members
+	err := c.call(ctx, http.MethodGet, PathMembers, nil, &m)
+	return m, err
+}
+
 // Health is the daemon's node in a few words; it is no error if that is not well.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	var h Health
@@ -178,6 +185,14 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 // Pause stops automatic failover on the daemon's node, or resumes it.
 func (c *Client) Pause(ctx context.Context, paused bool, reason string) error {
 	return c.call(ctx, http.MethodPost, PathPause, pauseRequest{Paused: paused, Reason: reason}, nil)
+}
+
+// Startable sees to it that the daemon's own server, which is about to be started,
+// comes up as it may, and says how.
+func (c *Client) Startable(ctx context.Context) (StartAnswer, error) {
+	var a StartAnswer
+	err := c.call(ctx, http.MethodPost, PathStart, nil, &a)
+	return a, err
 }
 
 // Wake asks the daemon to look again now, after something was changed.

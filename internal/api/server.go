@@ -15,6 +15,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
+	"repmgr/internal/registry"
 )
 
 // Bounds of one request.
@@ -53,6 +54,7 @@ type Server struct {
 	log      *slog.Logger
 	limits   limits
 	refusals *refusals
+	streams  streams
 	http     *http.Server
 }
 
@@ -132,10 +134,11 @@ func (s *Server) serve(l net.Listener) error {
 	return fmt.Errorf("answer requests on %s: %w", l.Addr(), err)
 }
 
-// Shutdown stops listening, lets running requests end until ctx is done, and
-// then closes what is left.
+// Shutdown stops listening, ends the streams, lets running requests end until
+// ctx is done, and then closes what is left.
 func (s *Server) Shutdown(ctx context.Context) error {
-	err := s.http.Shutdown(ctx)
+	s.streams.close()
+	err := errors.Join(s.http.Shutdown(ctx), s.streams.wait(ctx))
 	if err != nil {
 		s.http.Close()
 	}
@@ -148,8 +151,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+PathExchange, s.exchange)
+	mux.HandleFunc("POST "+PathStream, s.stream)
 	mux.HandleFunc("POST "+PathPause, acting(s.pause))
 	mux.HandleFunc("POST "+PathWake, acting(s.wake))
+	mux.HandleFunc("POST "+PathStart, acting(s.startable))
+	mux.HandleFunc("GET "+PathMembers, acting(s.members))
 	mux.HandleFunc("GET "+PathStatus, s.status)
 	for path, check := range checks {
 		mux.HandleFunc("GET "+path, s.health(check))
@@ -235,6 +241,32 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	}
 	v.Nodes = nodes
 	answer(w, http.StatusOK, v)
+}
+
+// startable is for the machine of the server alone.
+func (s *Server) startable(w http.ResponseWriter, r *http.Request) {
+	if !callerOf(r).local {
+		fail(w, http.StatusForbidden, fault.New(fault.Internal, "a server is started from its own machine"))
+		return
+	}
+	a, err := s.backend.Startable(r.Context())
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, a)
+}
+
+// members answers who is registered, for nodes alone: connection strings tell
+// more than a reader has to know.
+func (s *Server) members(w http.ResponseWriter, r *http.Request) {
+	v := s.backend.View()
+	m := Members{Nodes: make([]cluster.Node, len(v.Nodes)), Daemons: v.Daemons}
+	for i, n := range v.Nodes {
+		n.Conninfo = registry.WithoutPassword(n.Conninfo)
+		m.Nodes[i] = n
+	}
+	answer(w, http.StatusOK, m)
 }
 
 func (s *Server) pause(w http.ResponseWriter, r *http.Request) {

@@ -5,16 +5,21 @@ import (
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
+	"repmgr/internal/record"
+	"repmgr/internal/registry"
 )
 
 // The paths of the versioned interface. The health endpoints have none: their
 // names are Patroni's, so that configurations of load balancers work unchanged.
 const (
 	PathExchange = "/v1/exchange"
+	PathStream   = "/v1/stream"
 	PathStatus   = "/v1/status"
 	PathHealth   = "/v1/health"
 	PathPause    = "/v1/pause"
 	PathWake     = "/v1/wake"
+	PathMembers  = "/v1/members"
+	PathStart    = "/v1/startable"
 )
 
 // ViewVersion is the version of ClusterView's form; it only grows.
@@ -22,16 +27,65 @@ const ViewVersion = 1
 
 // ClusterView is what one daemon knows of its cluster.
 type ClusterView struct {
-	Version   int             `json:"view_version"`
-	ClusterID string          `json:"cluster_id,omitempty"` // of the certificate authority
-	Own       failover.Report `json:"own"`
-	Peers     []Peer          `json:"peers"`
-	Nodes     []cluster.Node  `json:"nodes"` // as registered; the server sends them without conninfo
-	Decision  Decision        `json:"decision"`
-	Recent    []Decision      `json:"recent"` // the last decisions that did or changed something, oldest first
+	Version   int                         `json:"view_version"`
+	ClusterID string                      `json:"cluster_id,omitempty"` // of the certificate authority
+	Own       failover.Report             `json:"own"`
+	Peers     []Peer                      `json:"peers"`
+	Nodes     []cluster.Node              `json:"nodes"`             // as registered; the server sends them without conninfo
+	Daemons   map[cluster.NodeID]Endpoint `json:"daemons,omitempty"` // where they listen, the own one included
+	Decision  Decision                    `json:"decision"`
+	Recent    []Decision                  `json:"recent"` // the last decisions that did or changed something, oldest first
+
+	Promotion *Promotion `json:"promotion,omitempty"`
 
 	// Turned is how long ago the daemon's loop last went round; zero is just now.
 	Turned time.Duration `json:"turned_ago_ns"`
+}
+
+// Promotion is by which rule a standby would be promoted, and all that this
+// daemon knows of what stands behind the rule.
+type Promotion struct {
+	Rule record.Rule `json:"rule"`
+	Why  string      `json:"why"`            // the rule is that one
+	Hint string      `json:"hint,omitempty"` // what would be safer
+
+	// Of a member of the daemons' group.
+	Record    *record.Record     `json:"record,omitempty"` // as applied here; nil: this node is no member
+	Leader    cluster.NodeID     `json:"leader_node_id"`   // of the group; zero: none is known
+	Voters    []Voter            `json:"voters,omitempty"`
+	Unchanged time.Duration      `json:"lease_unchanged_ns"` // since this daemon saw the lease change or be renewed
+	Left      *time.Duration     `json:"lease_left_ns,omitempty"`
+	Guard     Guard              `json:"guard"`
+	Failover  *failover.Prospect `json:"failover,omitempty"` // under the quorum rule
+	Broken    string             `json:"broken,omitempty"`   // why this node's member is out of order
+}
+
+// Voter is a member that votes.
+type Voter struct {
+	Node cluster.NodeID `json:"node_id"`
+	Name string         `json:"node_name"`
+	Seen bool           `json:"seen"` // it was heard of lately
+}
+
+// Guard is the process that ends this node's server where its daemon cannot.
+type Guard struct {
+	Alive bool           `json:"alive"`
+	Left  *time.Duration `json:"deadline_left_ns,omitempty"` // nil: it holds no deadline
+}
+
+// Endpoint is where a daemon listens.
+type Endpoint = registry.Endpoint
+
+// StartAnswer says how the server, which is about to be started, comes up, and why.
+type StartAnswer struct {
+	As  failover.Gate `json:"as"`
+	Why string        `json:"why"`
+}
+
+// Members is what a witness without PostgreSQL reads in place of a database.
+type Members struct {
+	Nodes   []cluster.Node              `json:"nodes"` // as registered, without passwords
+	Daemons map[cluster.NodeID]Endpoint `json:"daemons"`
 }
 
 // Peer is another daemon, as far as it was heard of.

@@ -67,6 +67,14 @@ type Options struct {
 	Event                   string
 	Limit                   int
 	KeepHistory             int // days
+	Last                    bool
+	Term                    uint64 // 0: the last
+	ThisNode                bool
+	OthersAreLost           bool
+	DaemonHost              string
+	Action                  string // of node service
+	ListActions             bool
+	Checkpoint              bool
 
 	given map[string]bool
 }
@@ -151,7 +159,20 @@ var table = []option{
 	{name: "all", help: "show all events, not the newest 20", set: on(func(o *Options) *bool { return &o.All })},
 	{name: "event", arg: "NAME", help: "show events of this name only", set: text(func(o *Options) *string { return &o.Event })},
 	{name: "limit", arg: "N", help: "how many events to show (20)", set: number(1, 1<<31-1, func(o *Options) *int { return &o.Limit })},
+	{name: "daemon-host", arg: "HOST", help: "host by which the other daemons reach this node's", set: text(func(o *Options) *string { return &o.DaemonHost })},
+	{name: "action", arg: "ACTION", help: "start, stop, restart, reload or promote", set: word(func(o *Options) *string { return &o.Action }, "start", "stop", "restart", "reload", "promote")},
+	{name: "list-actions", help: "print the commands that would be run, and run none", set: on(func(o *Options) *bool { return &o.ListActions })},
+	{name: "checkpoint", help: "make a checkpoint before a stop or a restart", set: on(func(o *Options) *bool { return &o.Checkpoint })},
 	{name: "keep-history", short: "k", arg: "DAYS", help: "keep the history of so many days (0)", set: number(0, 1<<31-1, func(o *Options) *int { return &o.KeepHistory })},
+	{name: "last", help: "show the last decision, which is the default", set: on(func(o *Options) *bool { return &o.Last })},
+	{name: "term", arg: "N", help: "show the decision of that term", set: func(o *Options, v string) error {
+		var n int
+		err := number(1, 1<<31-1, func(*Options) *int { return &n })(o, v)
+		o.Term = uint64(n)
+		return err
+	}},
+	{name: "this-node", help: "forget this node's own part in the group; the others take it in again", set: on(func(o *Options) *bool { return &o.ThisNode })},
+	{name: "yes-the-other-voters-are-lost", help: "with --force: give the group up, since its majority is lost for ever", set: on(func(o *Options) *bool { return &o.OthersAreLost })},
 
 	{name: "check-upstream-config", hidden: true, help: "no longer does anything", set: obsolete},
 	{name: "remote-config-file", short: "C", arg: "FILE", hidden: true, help: "no longer does anything", set: obsolete},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"repmgr/internal/api"
@@ -12,6 +13,7 @@ import (
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
+	"repmgr/internal/record"
 	"repmgr/internal/registry"
 )
 
@@ -25,7 +27,7 @@ func serviceVerbs() []verb {
 		name:  "service status",
 		short: "show the daemon of every node",
 		long: `Asks every registered node and its daemon at the same time and prints one line for
-each. A daemon whose state cannot be told is n/a.
+each. A daemon whose state cannot be told is n/a. Below the table stands by which rule a standby would be promoted, as in "repmgr cluster show".
 
 csv: node_id, node_name, type, pg_running (1 or 0), repmgrd_running (1, 0, -1 unknown),
 repmgrd_pid (-1 unknown), paused (1, 0, -1 unknown), priority, upstream_last_seen
@@ -38,9 +40,9 @@ repmgr -f /etc/repmgr.conf service status --format json`,
 	}, {
 		name:  "service pause",
 		short: "stop automatic failover on every node",
-		long: `Tells the daemon of every registered node not to fail over, so that a server can be
-restarted or moved in peace. Ends with 26 if any daemon could not be told; the others
-are told all the same.`,
+		long: `Under the quorum rule the whole cluster is paused, by an entry that a majority of the voters has: nothing is promoted, and the primary holds its lease without a time limit, so that its server may be stopped and started in peace. It may be run on any node, also where the server is down, and again. Without a majority it ends with 26.
+
+Under the visibility rule the daemon of every registered node is told not to fail over. Ends with 26 if any daemon could not be told; the others are told all the same.`,
 		example: `repmgr -f /etc/repmgr.conf service pause --dry-run
 repmgr -f /etc/repmgr.conf service pause`,
 		options: []string{"dry-run"},
@@ -49,7 +51,7 @@ repmgr -f /etc/repmgr.conf service pause`,
 	}, {
 		name:    "service unpause",
 		short:   "allow automatic failover on every node again",
-		long:    "Takes \"repmgr service pause\" back on every registered node.",
+		long:    "Takes \"repmgr service pause\" back. Under the quorum rule the primary takes a lease with a time limit again, and until it has, nobody else can be promoted.",
 		example: "repmgr -f /etc/repmgr.conf service unpause",
 		options: []string{"dry-run"},
 		changes: true,
@@ -138,13 +140,15 @@ type ServiceRow struct {
 type Service struct {
 	Version         int          `json:"version"` // of this form, which only grows
 	Nodes           []ServiceRow `json:"nodes"`
+	Promotion       *Promotion   `json:"promotion,omitempty"` // as the local daemon sees it, else another
 	compact, detail bool
 }
 
 // DaemonAnswer is what a node's daemon said, or why it said nothing.
 type DaemonAnswer struct {
-	Report *failover.Report
-	Err    error
+	Report    *failover.Report
+	Promotion *api.Promotion
+	Err       error
 }
 
 // newService makes the answer from what the servers and the daemons said, both
@@ -166,6 +170,22 @@ func newService(show Show, answers []DaemonAnswer) Service {
 		s.Nodes = append(s.Nodes, row)
 	}
 	return s
+}
+
+// promotionOf is the local daemon's word on the promotion rule, or that of the
+// first other that has the record.
+func promotionOf(nodes []cluster.Node, answers []DaemonAnswer, local cluster.NodeID) *Promotion {
+	var other *api.Promotion
+	for i, a := range answers {
+		switch {
+		case a.Promotion == nil:
+		case nodes[i].ID == local:
+			return newPromotion(a.Promotion)
+		case other == nil || other.Record == nil:
+			other = a.Promotion
+		}
+	}
+	return newPromotion(other)
 }
 
 // lastSeen is for how many seconds the daemon has not reached its upstream.
@@ -211,6 +231,7 @@ func (s Service) Text(w io.Writer) {
 		g.rows = append(g.rows, append(row, string(n.Daemon), pid, paused, seen))
 	}
 	g.write(w)
+	s.Promotion.text(w)
 }
 
 // CSV prints one line for each node; numbers that are not known are -1.
@@ -252,6 +273,7 @@ func serviceStatus(ctx context.Context, s *Session) error {
 	}
 	defer registry.Close(c)
 	from := s.startFrom(c, nodes)
+	from.daemons = f
 	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (reached, error) {
 		asked := make(chan DaemonAnswer, 1)
 		go func() { asked <- f.report(ctx, n.ID) }()
@@ -264,6 +286,7 @@ func serviceStatus(ctx context.Context, s *Session) error {
 	}
 	service := newService(newShow(s.quieter(sights), false), said)
 	service.compact, service.detail = s.Opt.Compact, s.Opt.Detail
+	service.Promotion = promotionOf(nodes, said, s.Conf.NodeID)
 	if err := s.Result(service); err != nil {
 		return err
 	}
@@ -281,7 +304,7 @@ func (f fleet) report(ctx context.Context, id cluster.NodeID) DaemonAnswer {
 	a.Err = f.ask(ctx, id, func(ctx context.Context, c *api.Client) error {
 		view, err := c.Status(ctx)
 		if err == nil {
-			a.Report = &view.Own
+			a.Report, a.Promotion = &view.Own, view.Promotion
 		}
 		return err
 	})
@@ -307,17 +330,26 @@ func (s *Session) everybody(ctx context.Context) (*pg.Conn, []cluster.Node, flee
 	return c, nodes, f, nil
 }
 
-// servicePause tells every daemon to stop failing over, or that it may again.
+// servicePause tells every daemon to stop failing over, or that it may again;
+// under the quorum rule one of them is enough.
 func servicePause(ctx context.Context, s *Session, pause bool) error {
+	done := map[bool]string{true: "paused", false: "unpaused"}[pause]
+	reason := fmt.Sprintf("\"repmgr service %s\" on node %q (ID: %d)", strings.TrimSuffix(done, "d"), s.Conf.NodeName, s.Conf.NodeID)
+	view, err := s.localView(ctx, daemonTimeout)
+	if here := view.Promotion; err == nil && here != nil && here.Rule == record.Quorum {
+		local := fleet{local: s.Conf.NodeID, stateDir: s.Conf.StateDir()}
+		return s.pauseCluster(ctx, local, s.Conf.NodeID, here, pause, reason)
+	}
 	c, nodes, f, err := s.everybody(ctx)
 	if err != nil {
 		return err
 	}
 	registry.Close(c)
-	done := map[bool]string{true: "paused", false: "unpaused"}[pause]
-	reason := ""
-	if pause {
-		reason = fmt.Sprintf("%q on node %q (ID: %d)", "repmgr service pause", s.Conf.NodeName, s.Conf.NodeID)
+	if id, there := f.governedBy(ctx, nodes); there != nil {
+		return s.pauseCluster(ctx, f, id, there, pause, reason)
+	}
+	if !pause {
+		reason = ""
 	}
 	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (struct{}, error) {
 		return struct{}{}, f.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error {
@@ -344,5 +376,58 @@ func servicePause(ctx context.Context, s *Session, pause bool) error {
 		return fault.New(fault.RepmgrdPause, "%d of %d nodes could not be %s", failed, len(nodes), done).
 			WithHint("\"repmgr service status\" shows which daemons run; run this command again when they do")
 	}
+	return nil
+}
+
+// governedBy finds a node whose daemon has the record of a cluster under the
+// quorum rule.
+func (f fleet) governedBy(ctx context.Context, nodes []cluster.Node) (cluster.NodeID, *api.Promotion) {
+	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (*api.Promotion, error) {
+		a := f.report(ctx, n.ID)
+		return a.Promotion, a.Err
+	})
+	for _, a := range answers {
+		if p := a.Value; a.Err == nil && p != nil && p.Record != nil && p.Rule == record.Quorum {
+			return a.Node.ID, p
+		}
+	}
+	return 0, nil
+}
+
+// pauseCluster pauses the whole cluster by way of one daemon, or lifts the pause.
+func (s *Session) pauseCluster(ctx context.Context, f fleet, by cluster.NodeID, p *api.Promotion, pause bool, reason string) error {
+	if p.Record == nil {
+		return fault.New(fault.RepmgrdPause, "the daemon of this node is no member of the group yet").
+			WithDetail("The cluster is under the quorum rule: %s.", p.Why).WithHint("run this command on another node")
+	}
+	did := map[bool]string{true: "paused", false: "unpaused"}[pause]
+	if s.Opt.DryRun {
+		s.Talk.Info("the whole cluster would be %s, by way of the daemon of node %d", did, by)
+		return nil
+	}
+	client, err := f.client(by)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := client.Pause(ctx, pause, reason); err != nil {
+		e := fault.New(fault.RepmgrdPause, "the cluster could not be %s", did).WithDetail("%v", err)
+		var said *fault.Error
+		if errors.As(err, &said) {
+			e = e.WithDetail("%s. %s", said.Msg, said.Detail).WithHint("%s", said.Hint)
+		}
+		return e
+	}
+	e := Entry{Level: Notice, Text: "the whole cluster is " + did}
+	switch {
+	case p.Record.Pause.On == pause:
+		e.Detail = "It was before. The quorum rule is in force: one daemon's word is enough."
+	case pause:
+		e.Detail = fmt.Sprintf("Nothing is promoted; node %d holds its lease without a time limit.", p.Record.Lease.Holder)
+		e.Hint = "\"repmgr service unpause\" on any node ends it"
+	default:
+		e.Detail = fmt.Sprintf("Standbys may be promoted again as soon as node %d has taken a lease with a time limit.", p.Record.Lease.Holder)
+	}
+	s.Talk.Say(e)
 	return nil
 }

@@ -7,9 +7,11 @@ import (
 	"io"
 	"strings"
 
+	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
+	"repmgr/internal/registry"
 )
 
 // Session is one run of one verb: what was asked, under which configuration, and
@@ -63,10 +65,30 @@ func (s *Session) Result(r Result) error {
 // Conninfo is how to reach the server that the command starts from: by the
 // configuration if there is one, else by the connection options.
 func (s *Session) Conninfo() (pg.Conninfo, error) {
+	if s.ConfPath != "" && s.Conf.WithoutServer() {
+		return s.rememberedPrimary()
+	}
 	if s.ConfPath != "" {
 		return parseConninfo(s.Conf.Conninfo, "conninfo of "+s.ConfPath)
 	}
 	return s.OptionConninfo()
+}
+
+// rememberedPrimary is where a witness without PostgreSQL starts from: the server
+// that the connection options name, else the primary as its daemon remembers it.
+func (s *Session) rememberedPrimary() (pg.Conninfo, error) {
+	for _, name := range []string{"host", "port", "username", "dbname"} {
+		if s.Opt.Given(name) {
+			return s.OptionConninfo()
+		}
+	}
+	for _, n := range registry.Remembered(s.Conf.StateDir()) {
+		if n.Role == cluster.Primary && n.Active && n.Conninfo != "" {
+			return parseConninfo(n.Conninfo, "primary's conninfo in "+s.Conf.StateDir())
+		}
+	}
+	return pg.Conninfo{}, fault.New(fault.BadConfig, "this node has no server, and no primary is remembered").
+		WithHint("name the primary with -h, -p, -U and -d")
 }
 
 // OptionConninfo is the server named by -d, -h, -p and -U; what stands in a

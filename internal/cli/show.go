@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"repmgr/internal/cluster"
@@ -20,6 +21,8 @@ func clusterVerbs() []verb {
 its state. Status: * runs, and takes writes or is a witness; blank is a standby that
 runs; ! contradicts the records; ? cannot be told; - is known to be out.
 
+Below the table stands what the daemon of this node says, if it runs: by which rule a standby would be promoted, and under the quorum rule the term, the lease, which voters are seen, the synchronous set, and whether a failover would succeed now.
+
 csv: node_id, availability (0 or -1), recovery (0 primary, 1 standby, -1 unknown).
 Ends with 25 if anything is wrong with any node. Without a configuration file it
 starts from the server that the connection options name.`,
@@ -29,7 +32,7 @@ repmgr -h node1 -U repmgr -d repmgr cluster show --format json`,
 		options: []string{"compact", "connection"},
 		config:  configOrConnect,
 		run:     clusterShow,
-	}, {
+	}, explainVerb(), resetQuorumVerb(), {
 		name:  "cluster event",
 		short: "show what happened in the cluster",
 		long: `Prints the events of repmgr.events, newest first.
@@ -74,9 +77,10 @@ type ShowRow struct {
 
 // Show is the answer of "cluster show".
 type Show struct {
-	Version int       `json:"version"` // of this form, which only grows
-	Nodes   []ShowRow `json:"nodes"`
-	compact bool
+	Version   int        `json:"version"` // of this form, which only grows
+	Nodes     []ShowRow  `json:"nodes"`
+	Promotion *Promotion `json:"promotion,omitempty"` // nil: no daemon answers here
+	compact   bool
 }
 
 // newShow makes the answer from what was seen.
@@ -129,6 +133,7 @@ func (s Show) Text(w io.Writer) {
 		g.rows = append(g.rows, row)
 	}
 	g.write(w)
+	s.Promotion.text(w)
 }
 
 // CSV prints one line for each node: its id, whether it is available, whether it is in recovery.
@@ -149,6 +154,9 @@ func (s Show) CSV(w io.Writer) {
 }
 
 func clusterShow(ctx context.Context, s *Session) error {
+	promotion := s.localPromotion(ctx)
+	early := s.connectEarly(ctx)
+	defer early.End()
 	c, err := s.Connect(ctx)
 	if err != nil {
 		return err
@@ -158,8 +166,14 @@ func clusterShow(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	sights := look(ctx, nodes, s.startFrom(c, nodes))
+	from := s.startFrom(c, nodes)
+	from.early = early.Keep(nodes)
+	if slices.ContainsFunc(nodes, cluster.Node.WithoutServer) {
+		from.daemons, _ = s.daemons(ctx, c) // who may not read the authority cannot ask them: the sight says so
+	}
+	sights := look(ctx, nodes, from)
 	show := newShow(s.quieter(sights), s.Opt.Compact)
+	show.Promotion = promotion()
 	if err := s.Result(show); err != nil {
 		return err
 	}

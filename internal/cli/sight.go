@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
@@ -34,8 +35,26 @@ func registered(ctx context.Context, c *pg.Conn) ([]cluster.Node, error) {
 // start is the connection that the command starts from and the node it leads to,
 // so that this node need not be connected to twice. The zero start is none.
 type start struct {
-	conn *pg.Conn
-	node cluster.NodeID
+	conn  *pg.Conn
+	node  cluster.NodeID
+	early map[cluster.NodeID]func() (*pg.Conn, error) // sessions that are being opened already
+
+	daemons fleet // the way to those that have no server
+}
+
+// connectEarly begins to open sessions with the other nodes that the daemon of
+// this node remembers, so that they are there when the records have been read.
+// The records decide: what they do not ask for is closed.
+func (s *Session) connectEarly(ctx context.Context) *registry.Early {
+	var others []string
+	if s.ConfPath != "" {
+		for _, n := range registry.Remembered(s.Conf.StateDir()) {
+			if n.ID != s.Conf.NodeID && !n.WithoutServer() {
+				others = append(others, n.Conninfo)
+			}
+		}
+	}
+	return registry.ConnectEarly(ctx, others)
 }
 
 // startFrom tells which of the nodes c leads to: the configured one, if its
@@ -65,12 +84,31 @@ func (f start) lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
 	if f.conn != nil && f.node == n.ID {
 		return lookBy(ctx, f.conn, n)
 	}
-	c, err := registry.Connect(ctx, n)
+	if n.WithoutServer() {
+		return f.daemons.sight(ctx, n)
+	}
+	connect := func() (*pg.Conn, error) { return registry.Connect(ctx, n) }
+	if f.early[n.ID] != nil {
+		connect = f.early[n.ID]
+	}
+	c, err := connect()
 	if err != nil {
 		return cluster.Sight{Node: n, Reach: reachOf(err), Failure: err.Error()}
 	}
 	defer registry.Close(c)
 	return lookBy(ctx, c, n)
+}
+
+// sight is that of a witness without PostgreSQL, whose daemon alone can be asked.
+func (f fleet) sight(ctx context.Context, n cluster.Node) cluster.Sight {
+	err := f.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error {
+		_, err := c.Health(ctx)
+		return err
+	})
+	if err != nil {
+		return cluster.Sight{Node: n, Failure: err.Error()}
+	}
+	return cluster.Sight{Node: n, Own: &n, Reach: cluster.Up}
 }
 
 // lookBy is the sight of a node that is connected to. A question that is not
@@ -105,7 +143,7 @@ func reachOf(err error) cluster.Reach {
 	return cluster.Down
 }
 
-// senders is the state of every walsender by application name; nil if it could
+// senders is the state of every walsender by the name of its node; nil if it could
 // not be read. In the view the state is null for a role that may not see it.
 func senders(ctx context.Context, c *pg.Conn) map[string][]string {
 	rows, err := c.Query(ctx, `SELECT COALESCE(application_name, ''), COALESCE(state, '')
@@ -116,6 +154,7 @@ func senders(ctx context.Context, c *pg.Conn) map[string][]string {
 	found := map[string][]string{}
 	var name, state string
 	if _, err = pgx.ForEachRow(rows, []any{&name, &state}, func() error {
+		name = cluster.NodeOfStandby(name)
 		found[name] = append(found[name], state)
 		return nil
 	}); err != nil {

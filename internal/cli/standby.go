@@ -10,6 +10,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/ops"
+	"repmgr/internal/record"
 	"repmgr/internal/registry"
 )
 
@@ -29,6 +30,8 @@ func standbyVerbs() []verb {
 		name:  "standby promote",
 		short: "make this standby the primary",
 		long: `Promotes the local server and records it as the primary. No other reachable node may be a primary. The promotion is ordered by pg_promote() where the user may call it, else by service_promote_command or pg_ctl; promote_check_timeout bounds the wait.
+
+Under the quorum rule it is refused: the daemons choose the primary, and end the server of any other node that takes writes.
 
 The former siblings do not follow by themselves unless repmgrd runs there: run "repmgr standby follow" on each.`,
 		example: "repmgr -f /etc/repmgr.conf standby promote --dry-run\nrepmgr standby promote -f /etc/repmgr.conf --log-to-file    # as promote_command",
@@ -96,6 +99,9 @@ func standbyRegister(ctx context.Context, s *Session) error {
 }
 
 func standbyPromote(ctx context.Context, s *Session) error {
+	if err := s.leftToDaemons(ctx); err != nil {
+		return err
+	}
 	w := s.world()
 	defer w.Close()
 	survey, method, err := w.SurveyPromote(ctx)
@@ -116,6 +122,26 @@ func standbyPromote(ctx context.Context, s *Session) error {
 			Detail: left, Hint: "where repmgrd runs with failover=automatic it does so itself; else run \"repmgr standby follow\" on each"})
 	}
 	return nil
+}
+
+// leftToDaemons refuses a promotion by hand where the local daemon would end the
+// server for it. A pause changes nothing: the lease stays with its holder.
+func (s *Session) leftToDaemons(ctx context.Context) error {
+	if s.ConfPath == "" || s.Conf.StateDir() == "" {
+		return nil
+	}
+	view, err := s.localView(ctx, daemonTimeout)
+	if err != nil || view.Promotion == nil || view.Promotion.Rule != record.Quorum {
+		return nil
+	}
+	e := fault.New(fault.PromotionFail, "the cluster is under the quorum rule: its daemons choose the primary")
+	holder := "another node"
+	if r := view.Promotion.Record; r != nil && r.Lease.Taken() {
+		m, _ := r.Member(r.Lease.Holder)
+		holder = fmt.Sprintf("node %q (ID: %d)", m.Name, m.Node)
+	}
+	return e.WithDetail("A server that takes writes without the lease, which is %s's or a majority's to give, is stopped at once by its daemon.", holder).
+		WithHint("if the primary is gone another is promoted by itself; \"repmgr cluster show\" says what is missing, and docs/quorum.md what to do when a majority is lost for ever")
 }
 
 func standbyFollow(ctx context.Context, s *Session) error {

@@ -2,11 +2,11 @@ package daemon
 
 import (
 	"context"
-	"time"
 
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
+	"repmgr/internal/record"
 )
 
 // backend answers the API's questions. What changes something goes through the loop.
@@ -39,11 +39,15 @@ func (b backend) View() api.ClusterView {
 		}
 	}
 	last := b.d.shared.load() // a loop that stands still is not vouched for
-	return api.ClusterView{Version: api.ViewVersion, Own: last.report, Turned: time.Since(last.turned)}
+	return api.ClusterView{Version: api.ViewVersion, Own: last.report, Turned: bootTime().Sub(last.turned)}
 }
 
-// Pause stops or resumes automatic failover on this node; it is kept over restarts.
+// Pause stops or resumes automatic failover: under the quorum rule of the whole
+// cluster, by an entry that a majority has; else on this node, over restarts.
 func (b backend) Pause(ctx context.Context, paused bool, reason string) error {
+	if p := b.View().Promotion; p != nil && p.Rule == record.Quorum {
+		return b.d.pauseCluster(ctx, paused, reason)
+	}
 	reply := make(chan error, 1)
 	if err := b.ask(ctx, pausing{paused, reason, reply}); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,9 +47,13 @@ type Daemon struct {
 	eyes        *eyes
 	peers       *peers
 	notifier    *notifier
+	quorum      *group
+	guardian    *guardian
+	syncing     sync.Mutex // held while synchronous_standby_names is written
 	server      *api.Server
 	state       *stateDir
 	pidFile     string
+	leaving     atomic.Bool // it pauses the cluster, and ends
 
 	cleanups []cleanup
 	group    sync.WaitGroup
@@ -73,7 +78,7 @@ func faultOf(err error) *fault.Error {
 // it to stop, or with the reason why it cannot run. The code of the error is
 // the exit status.
 func Run(ctx context.Context, opt Options) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	asked, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -87,8 +92,16 @@ func Run(ctx context.Context, opt Options) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
+	go func() {
+		select {
+		case <-asked.Done():
+			d.leave(ctx)
+			cancel(context.Cause(asked))
+		case <-ctx.Done():
+		}
+	}()
 	if err := d.Start(ctx, cancel); err != nil {
 		return errors.Join(err, d.Stop())
 	}
@@ -128,9 +141,6 @@ func New(opt Options) (*Daemon, error) {
 	for _, w := range warnings {
 		d.log.Warn(w.String())
 	}
-	for _, name := range setInVain(cfg) {
-		d.log.Warn(name + " is set and not acted on by this release")
-	}
 	if d.state, err = openStateDir(cfg.StateDir()); err != nil {
 		return nil, err
 	}
@@ -141,6 +151,11 @@ func New(opt Options) (*Daemon, error) {
 	d.eyes = newEyes(d)
 	d.peers = newPeers(d)
 	d.notifier = newNotifier(d)
+	d.guardian = newGuardian(d)
+	if d.quorum, err = openGroup(d); err != nil {
+		return nil, errors.Join(err, d.Stop())
+	}
+	d.onStop("state of the group", d.quorum.close)
 	d.loop = newLoopState(d)
 	return d, nil
 }
@@ -167,6 +182,12 @@ func (d *Daemon) Start(ctx context.Context, fail context.CancelCauseFunc) error 
 		return err
 	}
 	d.notice(fmt.Sprintf("repmgrd %s watches node %q (ID: %d)", version(), d.cfg.NodeName, d.cfg.NodeID), "detail", fmt.Sprintf("configuration %s, daemons on port %d", d.opt.ConfigFile, d.cfg.DaemonPort))
+	if err := d.takeUpGroup(ctx); err != nil {
+		return err
+	}
+	d.goes(func() { d.quorum.run(ctx) })
+	d.goes(func() { d.guardian.run(ctx) })
+	d.goes(func() { d.watchWrites(ctx) })
 	d.goes(func() { d.runLoop(ctx, fail) })
 	d.goes(func() { d.eyes.watchLocal(ctx) })
 	d.goes(func() { d.peers.run(ctx) })
@@ -215,7 +236,7 @@ func (d *Daemon) Stop() error {
 	var errs []error
 	for i := len(d.cleanups) - 1; i >= 0; i-- {
 		c := d.cleanups[i]
-		if c.name == "state directory" {
+		if c.name == "state of the group" {
 			d.group.Wait() // nobody may use it any more
 		}
 		if err := c.do(); err != nil {
@@ -239,7 +260,7 @@ func (d *Daemon) reload() {
 	if d.opt.History {
 		cfg.MonitoringHistory = true
 	}
-	if cfg.NodeID != d.cfg.NodeID || cfg.NodeName != d.cfg.NodeName || cfg.StateDir() != d.cfg.StateDir() {
+	if cfg.WithoutServer() != d.cfg.WithoutServer() || cfg.NodeID != d.cfg.NodeID || cfg.NodeName != d.cfg.NodeName || cfg.StateDir() != d.cfg.StateDir() {
 		d.log.Error("node_id, node_name, data_directory and state_directory cannot change while repmgrd runs; nothing was reloaded")
 		return
 	}

@@ -154,6 +154,7 @@ func (n *notifier) primary(ctx context.Context) *pg.Conn {
 // announce has an event recorded and told, in its turn.
 func (d *Daemon) announce(e event) {
 	d.log.Log(context.Background(), slog.LevelDebug, "event "+e.name, "detail", e.details)
+	e.unkept = e.unkept || d.cfg.WithoutServer() // it may have no way to the primary's database
 	row := registry.Event{Node: d.loop.view.Self, Name: e.name, Successful: !e.failed, At: time.Now(), Details: e.details, About: e.about}
 	d.notifier.add(errand{name: "event " + e.name, dry: e.unkept, do: func(ctx context.Context, conn *pg.Conn) error {
 		if conn == nil && !e.unkept {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -10,12 +11,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
 	"repmgr/internal/host"
 	"repmgr/internal/pg"
+	"repmgr/internal/record"
 	"repmgr/internal/registry"
 )
 
@@ -42,6 +46,8 @@ type eyes struct {
 	nodes     []cluster.Node
 	endpoints map[cluster.NodeID]registry.Endpoint
 	authority string
+
+	crowdedAt time.Time // when it was last told that there is no connection left
 
 	process *host.Handle // the postmaster, if it was found
 	pid     int
@@ -73,11 +79,14 @@ func (e *eyes) first(ctx context.Context) error {
 		return err
 	}
 	e.d.peers.adopt(known)
-	now := time.Now()
+	now := bootTime()
 	e.d.loop.view.Observe(failover.PauseSet{Paused: known.Paused}, now)
 	e.d.loop.pauseReason = known.PauseReason
 	e.nodes, e.endpoints = known.Nodes, known.Endpoints
 	e.d.loop.view.Observe(failover.NodesRead{Nodes: known.Nodes}, now)
+	if e.d.cfg.WithoutServer() {
+		return e.firstWithout(known)
+	}
 	local := e.look(ctx)
 	e.d.loop.view.Observe(failover.LocalSeen{Local: local}, now)
 	switch {
@@ -105,11 +114,12 @@ func (e *eyes) registered(ctx context.Context) error {
 	if !nodes || !current && len(e.nodes) == 0 {
 		return fault.New(fault.BadConfig, "the database holds no repmgr schema").WithHint("Register the primary with `repmgr primary register` first.")
 	}
-	if _, ok := cluster.Find(e.nodes, cfg.NodeID); !ok {
+	self, ok := cluster.Find(e.nodes, cfg.NodeID)
+	if !ok {
 		return fault.New(fault.BadConfig, "node %d (%q) is not registered", cfg.NodeID, cfg.NodeName).
 			WithHint("Register it with `repmgr primary register`, `repmgr standby register` or `repmgr witness register`.")
 	}
-	return nil
+	return e.d.refuseInactive(ctx, self)
 }
 
 func redact(conninfo string) string {
@@ -123,6 +133,10 @@ func redact(conninfo string) string {
 // watchLocal looks at the own server at the monitor interval, when it is asked
 // to, and at once when the postmaster dies.
 func (e *eyes) watchLocal(ctx context.Context) {
+	if e.d.cfg.WithoutServer() {
+		e.watchMembers(ctx)
+		return
+	}
 	defer func() {
 		e.disconnect()
 		e.forgetProcess()
@@ -156,25 +170,52 @@ func (e *eyes) watchLocal(ctx context.Context) {
 func (e *eyes) look(ctx context.Context) failover.Local {
 	limit, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
+	kept := e.conn != nil
 	local, err := e.ask(limit)
+	if err != nil && kept && limit.Err() == nil {
+		e.disconnect() // the connection may have been ended, and the server live
+		local, err = e.ask(limit)
+	}
 	if err == nil {
 		e.last, e.state = local, failover.ServerRunning
-		return local
+		return e.d.withDirectory(local)
 	}
 	if f := faultOf(err); f.Code == fault.BadConfig {
 		e.refused = f
 	}
 	if ctx.Err() != nil {
-		return failover.Local{At: time.Now(), State: e.state, SystemID: e.last.SystemID, Position: e.last.Position}
+		return e.d.withDirectory(failover.Local{At: bootTime(), State: e.state, SystemID: e.last.SystemID, Position: e.last.Position})
 	}
 	e.disconnect()
+	if e.crowded(err) {
+		local := e.last
+		local.At, e.state = bootTime(), failover.ServerRunning
+		return e.d.withDirectory(local)
+	}
 	state := e.whyDown(ctx)
 	if state != e.state {
 		e.d.complain(slog.LevelWarn, fault.Wrap(err, fault.DBConn, "the own server does not answer").WithDetail("It is %s.", state))
 	}
 	e.state = state
-	return failover.Local{At: time.Now(), State: state, SystemID: e.last.SystemID, Position: e.last.Position, Replayed: e.last.Replayed}
+	return e.d.withDirectory(failover.Local{At: bootTime(), State: state, SystemID: e.last.SystemID, Position: e.last.Position, Replayed: e.last.Replayed})
 }
+
+// crowded reports whether the server has only run out of connections: it lives,
+// and is what it was when it was asked last.
+func (e *eyes) crowded(err error) bool {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) || server.Code != tooManyConnections || e.last.At.IsZero() || e.process == nil || e.process.Exited() {
+		return false
+	}
+	if now := time.Now(); now.Sub(e.crowdedAt) > time.Minute {
+		e.crowdedAt = now
+		e.d.log.Warn("the own server has no connection left for repmgrd: "+server.Message, "hint", "Raise max_connections, or give the role of repmgrd a share of reserved_connections (PostgreSQL 16).")
+	}
+	return true
+}
+
+// tooManyConnections is the SQLSTATE (PostgreSQL manual, "Error Codes").
+const tooManyConnections = "53300"
 
 // ask is one look at a server that answers.
 func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
@@ -183,12 +224,14 @@ func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
 			return failover.Local{}, err
 		}
 	}
+	began := bootTime()
 	p, err := e.conn.Progress(ctx)
 	if err != nil {
 		return failover.Local{}, err
 	}
-	local := failover.Local{At: time.Now(), State: failover.ServerRunning, Role: cluster.Primary, SystemID: e.last.SystemID,
-		Position: failover.Position{Timeline: p.Timeline, LSN: p.Position()}, Replayed: p.Replayed, Receiving: p.Receiving}
+	local := failover.Local{At: began, State: failover.ServerRunning, Role: cluster.Primary, SystemID: e.last.SystemID,
+		Position: failover.Position{Timeline: p.Timeline, LSN: p.Position()}, Replayed: p.Replayed, Receiving: p.Receiving,
+		Held: e.d.peers.withheld().Held}
 	if p.InRecovery {
 		local.Role = cluster.Standby
 		// The timeline received goes with the WAL receiver, and pg_control lags behind it.
@@ -283,6 +326,9 @@ func (e *eyes) readRegistry(ctx context.Context) error {
 		return err
 	}
 	e.readAt = time.Now()
+	if err := e.readRule(ctx); err != nil {
+		return err
+	}
 	cert, key, found, err := registry.Authority(ctx, e.conn)
 	if err != nil {
 		return err
@@ -407,4 +453,18 @@ func (e *eyes) probe(ctx context.Context, n cluster.Node, silent bool) failover.
 		}
 	}
 	return out
+}
+
+// readRule reads which rule is in force, as the database knows it: for a daemon
+// that has no record of its own.
+func (e *eyes) readRule(ctx context.Context) error {
+	founding, err := registry.ReadFounding(ctx, e.conn)
+	if err != nil {
+		return err
+	}
+	select {
+	case e.d.in <- observed{failover.RuleRead{Quorum: founding.Rule == string(record.Quorum)}}:
+	default: // the next reading brings it
+	}
+	return nil
 }

@@ -152,6 +152,13 @@ func TestCorePause(t *testing.T) {
 	// A pause outlives the daemon.
 	must(t, l.Node(2).KillDaemon(ctx))
 	must(t, l.Node(2).StartDaemon(ctx))
+	waitFor(t, ctx, "the daemon of node 2 to answer", func() error {
+		r, err := report(ctx, l.Node(2))
+		if err == nil && r.PID != l.Node(2).DaemonPID() {
+			err = fmt.Errorf("process %d answers", r.PID)
+		}
+		return err
+	})
 	if n, err := l.Primary(ctx); err == nil {
 		t.Fatalf("%s was promoted while paused", n.Name)
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -10,31 +11,50 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/failover"
+	"repmgr/internal/fault"
 	"repmgr/internal/ops"
+	"repmgr/internal/pg"
 	"repmgr/internal/registry"
 )
 
 // follow points this node at another one: by follow_command if there is one.
 func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow) error {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, cfg.StandbyFollowTimeout+commandMargin)
+	limit := cfg.StandbyFollowTimeout + commandMargin
+	if cfg.FollowCommand != "" {
+		limit += cfg.RepmgrdStandbyStartupTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	self, _ := cluster.Find(d.peers.nodes(), cfg.NodeID)
 	up, _ := cluster.Find(d.peers.nodes(), a.Upstream)
 	var err error
-	switch w := d.world(cfg, self.Upstream); {
+	lost := self.Upstream
+	if lost == a.Upstream { // it is followed anew
+		lost = 0
+	}
+	w := d.world(cfg, lost, a.Name)
+	switch {
 	case self.Role == cluster.Witness:
 		err = registry.FollowWitness(ctx, w, d.planEvent)
 		w.Close()
 	case cfg.FollowCommand != "":
 		line := registry.Expand(cfg.FollowCommand, map[byte]string{'n': strconv.Itoa(int(a.Upstream))})
-		err = d.command(ctx, "follow_command", line, self.Upstream)
+		if err = d.command(ctx, "follow_command", line, self.Upstream); err == nil {
+			err = d.awaitStandby(ctx, cfg)
+		}
+		if err == nil && a.Name != "" {
+			err = renameStandby(cfg, a.Name)
+		}
 	default:
 		err = registry.Follow(ctx, w, registry.FollowRequest{Target: a.Upstream}, d.planEvent)
 		w.Close()
 	}
 	e := event{name: "repmgrd_failover_follow", about: up,
 		details: fmt.Sprintf("node %q (ID: %d) now follows upstream node %q (ID: %d), after %s", self.Name, self.ID, up.Name, up.ID, time.Since(began).Round(time.Millisecond))}
+	if err == nil {
+		err = d.forgetReceiver()
+	}
 	if err != nil {
 		e.failed, e.details = true, fmt.Sprintf("node %q (ID: %d) cannot follow node %q (ID: %d): %s", self.Name, self.ID, up.Name, up.ID, err)
 	}
@@ -43,9 +63,26 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 }
 
 // world is what the plans act on. Nobody connects to a node that is lost.
-func (d *Daemon) world(cfg *conf.Config, lost cluster.NodeID) *registry.World {
-	return registry.NewWorld(cfg, registry.WorldOptions{ConfigFile: d.opt.ConfigFile, Lost: lost,
+// The own server streams under that application_name; empty: the node's.
+func (d *Daemon) world(cfg *conf.Config, lost cluster.NodeID, name string) *registry.World {
+	return registry.NewWorld(cfg, registry.WorldOptions{ConfigFile: d.opt.ConfigFile, Lost: lost, StandbyName: name,
 		Warn: func(err error) { d.complain(slog.LevelWarn, err) }})
+}
+
+// renameStandby lets the own server stream under another application_name.
+func renameStandby(cfg *conf.Config, name string) error {
+	recovery, err := pg.ReadRecovery(cfg.DataDirectory)
+	if err != nil {
+		return err
+	}
+	info, err := pg.ParseConninfo(recovery.PrimaryConninfo)
+	if err != nil {
+		return err
+	}
+	if err := pg.WriteSetting(cfg.DataDirectory, "primary_conninfo", info.With("application_name", name).String()); err != nil {
+		return err
+	}
+	return reloadServer(cfg)
 }
 
 // planEvent logs a plan's progress.
@@ -55,4 +92,41 @@ func (d *Daemon) planEvent(e ops.PlanEvent) {
 		return
 	}
 	d.log.Info(fmt.Sprintf("step %d of %d (%s): %s", e.Step, e.Of, e.What, e.Text))
+}
+
+// startupPoll is the time between two looks at a server that follow_command has
+// restarted.
+const startupPoll = 100 * time.Millisecond
+
+// awaitStandby waits until the own server answers as a standby: follow_command
+// may have restarted it.
+func (d *Daemon) awaitStandby(ctx context.Context, cfg *conf.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, max(cfg.RepmgrdStandbyStartupTimeout, startupPoll))
+	defer cancel()
+	for {
+		err := d.standby(ctx, cfg)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.Wrap(err, fault.DBConn, "this server is no standby %s after follow_command", cfg.RepmgrdStandbyStartupTimeout).
+				WithHint("Set repmgrd_standby_startup_timeout higher if the server only needs longer to start.")
+		case <-time.After(startupPoll):
+		}
+	}
+}
+
+// standby asks whether the own server answers and is in recovery.
+func (d *Daemon) standby(ctx context.Context, cfg *conf.Config) error {
+	conn, err := d.own(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	p, err := conn.Progress(ctx)
+	if err == nil && !p.InRecovery {
+		err = errors.New("it takes writes")
+	}
+	return err
 }

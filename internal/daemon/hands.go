@@ -43,6 +43,13 @@ func (d *Daemon) carryOut(ctx context.Context, a failover.Action) error {
 		return d.validate(ctx, cfg, a)
 	case failover.RecordRole:
 		return d.recordPromotion(ctx, cfg)
+	case failover.StopReceiver:
+		return d.stopReceiver(ctx, cfg)
+	case failover.ResumeReceiver:
+		return d.resumeReceiver(cfg)
+	}
+	if err, ok := d.govern(ctx, cfg, a); ok {
+		return err
 	}
 	return fmt.Errorf("nobody knows how to carry out %s", failover.Describe(a))
 }
@@ -80,7 +87,7 @@ func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promo
 
 // promoteServer tells the own server to leave recovery and waits until it has.
 func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
-	w := d.world(cfg, a.Lost)
+	w := d.world(cfg, a.Lost, "")
 	defer w.Close()
 	if cfg.PromoteCommand != "" {
 		if err := d.command(ctx, "promote_command", cfg.PromoteCommand, a.Lost); err != nil {

@@ -13,6 +13,7 @@ import (
 	"repmgr/internal/conf"
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
+	"repmgr/internal/record"
 )
 
 // The loop's own rhythm: how often it looks at the view when nothing happens,
@@ -67,34 +68,46 @@ type loopState struct {
 	lookedOf cluster.NodeID // and whose loss it was about
 	fencing  bool
 
+	presiding failover.Decision             // as the group's leader, the last one
+	presided  map[failover.Action]time.Time // when each order of it was given last
+	resumedAt time.Time                     // when the own pause was lifted last
+	known     bool                          // the quorum rule was in force, and the state directory knows
+
 	probing  map[cluster.NodeID]bool
 	probedAt map[cluster.NodeID]time.Time // when the last look began
 
-	seen seen
+	gates    []*starting // who ask to start the server
+	seen     seen
+	children childWatch
+	sync     syncWatch
 }
 
 // shared is what other goroutines read.
 type shared struct {
 	mu     sync.Mutex
 	report failover.Report
+	local  failover.Local
 	turned time.Time
 }
 
 type snapshot struct {
 	report failover.Report
+	local  failover.Local
 	turned time.Time
 }
 
 func (s *shared) load() snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return snapshot{s.report, s.turned}
+	return snapshot{s.report, s.local, s.turned}
 }
 
 func newLoopState(d *Daemon) loopState {
+	view := failover.New(d.cfg.NodeID, policyOf(d.cfg))
+	view.Life = d.incarnation
 	return loopState{
-		view:    failover.New(d.cfg.NodeID, policyOf(d.cfg)),
-		probing: map[cluster.NodeID]bool{}, probedAt: map[cluster.NodeID]time.Time{},
+		view:    view,
+		probing: map[cluster.NodeID]bool{}, probedAt: map[cluster.NodeID]time.Time{}, presided: map[failover.Action]time.Time{},
 	}
 }
 
@@ -105,6 +118,12 @@ func policyOf(cfg *conf.Config) failover.Policy {
 		ReconnectAttempts: cfg.ReconnectAttempts, ReconnectInterval: cfg.ReconnectInterval,
 		Consensus: cfg.PrimaryVisibilityConsensus, Validate: cfg.FailoverValidationCommand != "",
 		ElectionRerun: cfg.ElectionRerunInterval,
+		Quorum:        cfg.PromotionRule == "auto" && cfg.Failover == "automatic", LeaseTTL: cfg.LeaseTTL,
+		RestartGrace: cfg.PrimaryRestartGrace, RecoveryGrace: cfg.PrimaryRecoveryGrace, HangBound: cfg.PrimaryHangTimeout, WriteBound: cfg.PrimaryWriteTimeout,
+		BidWindow: cfg.BidWindow, MaximumLag: int64(cfg.MaximumLagOnFailover), Rejoin: cfg.AutoRejoin, AlwaysPromote: cfg.AlwaysPromote,
+		SyncMode: record.SyncMode(cfg.SynchronousMode), SyncCount: cfg.SynchronousNodeCount, SyncTimeout: cfg.SynchronousStandbyTimeout,
+		FailoverDelay: cfg.FailoverDelay, PromoteDelay: cfg.PromoteDelay,
+		StopReceivers: cfg.StandbyDisconnectOnFailover, SiblingsStreaming: cfg.SiblingNodesDisconnectTimeout,
 	}
 }
 
@@ -135,13 +154,13 @@ func (d *Daemon) runLoop(ctx context.Context, fail context.CancelCauseFunc) {
 				more = false
 			}
 		}
-		now := time.Now()
+		now := bootTime()
 		fast := d.turn(ctx, now)
 		d.checkDegraded(now, fail)
 		if fast {
 			timer.Reset(turnEveryFast)
 		} else {
-			timer.Reset(turnEvery)
+			timer.Reset(min(turnEvery, d.cfg.LeaseTTL/25))
 		}
 	}
 }
@@ -160,7 +179,7 @@ func (d *Daemon) drain() {
 
 // take folds one message in.
 func (d *Daemon) take(m message) {
-	now := time.Now()
+	now := bootTime()
 	switch m := m.(type) {
 	case observed:
 		d.observe(m.event, now)
@@ -177,8 +196,14 @@ func (d *Daemon) take(m message) {
 		m.reply <- d.clusterView(now)
 	case reloaded:
 		d.takeConfig(m.cfg, now)
+	case *starting:
+		d.loop.gates = append(d.loop.gates, m)
 	case looked:
 		d.loop.looking, d.loop.lookedAt, d.loop.lookedOf = false, now, m.lost
+	case childrenSeen:
+		d.takeChildren(m, now)
+	case syncLooked:
+		d.takeSync(m, now)
 	case finished:
 		d.finish(m, now)
 	}
@@ -211,8 +236,11 @@ func (d *Daemon) finish(m finished, now time.Time) {
 	} else {
 		d.notice(failover.Describe(m.action) + " is done")
 	}
-	if _, ok := m.action.(failover.Fence); ok {
+	switch m.action.(type) {
+	case failover.Fence, failover.Demote:
 		d.loop.fencing = false
+	case failover.LetStart:
+		d.gateOpened(m.err)
 	}
 	d.loop.view.Observe(done, now)
 	d.eyes.stale.Store(true)
@@ -233,17 +261,20 @@ func (d *Daemon) turn(ctx context.Context, now time.Time) bool {
 			break
 		}
 	}
+	d.governTurn(ctx, now)
 	d.lookAround(ctx, now)
+	d.watchChildren(ctx, now)
 	d.transitions(now)
+	d.peers.notePrimary(d.loop.view, now)
 	d.publish(now)
 	d.shared.mu.Lock()
-	d.shared.turned = now
+	d.shared.turned, d.shared.local = now, d.loop.view.Local
 	d.shared.mu.Unlock()
 	if d.loop.decision.Rule == "wait-position" {
 		d.eyes.kick()
 	}
 	v := d.loop.view
-	return v.Loss != nil || v.Doing != nil || failover.Degraded(v, now) || d.loop.decision.Rule == "upstream-suspect"
+	return d.governsSoon() || v.Loss != nil || v.Doing != nil || failover.Degraded(v, now) || d.loop.decision.Rule == "upstream-suspect"
 }
 
 // noteDecision logs a rule that applies anew, and keeps it for the status.
@@ -275,7 +306,10 @@ func (d *Daemon) order(ctx context.Context, a failover.Action, now time.Time) bo
 	case failover.PlaceBid, failover.WithdrawBid:
 		l.view.Observe(failover.Ordered{Action: a}, now)
 		return true
-	case failover.Fence:
+	case failover.Propose:
+		d.ask(ctx, a, now)
+		return false
+	case failover.Fence, failover.Demote:
 		if l.fencing {
 			return false
 		}
@@ -286,6 +320,7 @@ func (d *Daemon) order(ctx context.Context, a failover.Action, now time.Time) bo
 		}
 	}
 	l.view.Observe(failover.Ordered{Action: a}, now)
+	d.guide() // a guard knows its deadline before its server is promoted
 	d.publish(now)
 	d.goes(func() {
 		err := d.carryOut(ctx, a)
@@ -382,6 +417,7 @@ func (d *Daemon) report(now time.Time) failover.Report {
 	if v.Doing != nil {
 		r.Deciding = failover.Describe(v.Doing)
 	}
+	d.reportGroup(&r)
 	for id, p := range v.Probes {
 		s := failover.Seen{Node: id, Ago: -1}
 		if !p.LastOK.IsZero() {
@@ -396,9 +432,10 @@ func (d *Daemon) report(now time.Time) failover.Report {
 func (d *Daemon) clusterView(now time.Time) api.ClusterView {
 	v := d.loop.view
 	out := api.ClusterView{
-		Version: api.ViewVersion, ClusterID: d.peers.clusterID(), Own: d.publish(now), Nodes: v.Nodes,
+		Version: api.ViewVersion, ClusterID: d.peers.clusterID(), Own: d.publish(now), Nodes: v.Nodes, Daemons: d.peers.daemons(),
 		Decision: api.Decision{At: now, Rule: d.loop.decision.Rule, Why: d.loop.decision.Why},
 		Recent:   slices.Clone(d.loop.recent), Turned: now.Sub(d.shared.load().turned),
+		Promotion: d.promotion(now),
 	}
 	for _, p := range d.peers.known() {
 		if known, ok := v.Peers[p.Node]; ok {

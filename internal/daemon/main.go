@@ -57,6 +57,13 @@ the daemon. Ending it never stops PostgreSQL.
 // Main is the repmgrd program: it reads the options, goes into the background if
 // asked to, and runs the daemon. The result is the exit status.
 func Main(ctx context.Context, args []string, out, errs io.Writer) int {
+	if len(args) > 0 && args[0] == guardFlag {
+		if err := runGuard(ctx, args[1:], os.Stderr); err != nil {
+			tell(errs, err)
+			return int(fault.CodeOf(err))
+		}
+		return int(fault.Success)
+	}
 	var f flags
 	set := f.set()
 	set.SetOutput(errs)

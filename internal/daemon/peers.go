@@ -29,6 +29,7 @@ type peers struct {
 	memory   remembered
 	identity *api.Identity
 	cluster  string
+	primary  cluster.NodeID // who takes the cluster's writes by its daemon's word; zero: nobody
 	links    map[cluster.NodeID]*link
 	changed  chan struct{} // the links must be made anew
 
@@ -41,6 +42,7 @@ type link struct {
 	name   string
 	client *api.Client
 	kicks  chan struct{}
+	frames chan []byte // of the group, on their way
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
@@ -124,6 +126,12 @@ func (p *peers) fencedBy() cluster.NodeID {
 	return p.memory.FencedBy
 }
 
+func (p *peers) ended() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.Ended
+}
+
 func (p *peers) clusterID() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,9 +187,10 @@ func (p *peers) relink(ctx context.Context) {
 			continue
 		}
 		linkCtx, cancel := context.WithCancel(ctx)
-		l := &link{target: t, name: names[id], client: api.Dial(t, p.identity.ClientTLS()), kicks: make(chan struct{}, 1), cancel: cancel}
+		l := &link{target: t, name: names[id], client: api.Dial(t, p.identity.ClientTLS()), kicks: make(chan struct{}, 1), frames: make(chan []byte, framesBound), cancel: cancel}
 		p.links[id] = l
 		p.d.goes(func() { p.keepTold(linkCtx, l) })
+		p.d.goes(func() { p.keepStream(linkCtx, l) })
 	}
 }
 
@@ -258,7 +267,9 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	began := bootTime()
 	answer, err := l.client.Exchange(ctx, report)
+	took := bootTime().Sub(began)
 	l.mu.Lock()
 	was := l.err
 	if l.err = ""; err != nil {
@@ -274,7 +285,7 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 		}
 		return
 	}
-	p.d.send(observed{failover.PeerReported{Report: answer}})
+	p.d.send(observed{failover.PeerReported{Report: answer, Trip: took}})
 }
 
 // askAll exchanges reports with every peer that answered the last time, all at

@@ -32,7 +32,12 @@ type remembered struct {
 	Key         string                               `json:"private_key"`
 	Paused      bool                                 `json:"paused"`
 	PauseReason string                               `json:"pause_reason"`
-	FencedBy    cluster.NodeID                       `json:"fenced_by"` // zero: not fenced
+	FencedBy    cluster.NodeID                       `json:"fenced_by"`          // zero: not fenced
+	Ended       bool                                 `json:"ended"`              // this daemon ended its server, and it has not run since
+	Quorum      bool                                 `json:"quorum"`             // the quorum rule was in force
+	Disowned    string                               `json:"disowned,omitempty"` // a group that an operator gave up for lost
+	Withheld    withheld                             `json:"withheld"`
+	Operators   operatorsSync                        `json:"synchronous_standby_names"`
 }
 
 const stateFormat = 1

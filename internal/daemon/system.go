@@ -29,7 +29,7 @@ func (d *Daemon) beat(ctx context.Context) {
 			_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 			return
 		case <-tick.C:
-			if time.Since(d.shared.load().turned) < every/2 {
+			if bootTime().Sub(d.shared.load().turned) < every/2 {
 				_, _ = sd.SdNotify(false, sd.SdNotifyWatchdog)
 			}
 		}

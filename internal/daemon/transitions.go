@@ -39,9 +39,10 @@ func (d *Daemon) transitions(now time.Time) {
 		return
 	}
 	running := v.Local.State == failover.ServerRunning
-	if !s.started && running {
+	if !s.started && (running || v.Local.State == failover.ServerNone) {
 		s.started, s.server, s.role = true, v.Local.State, v.Local.Role
 		d.announce(event{name: "repmgrd_start", details: d.startDetails(self)})
+		d.activate(self)
 	}
 	if s.started {
 		d.serverTransition(self, now)
@@ -108,8 +109,8 @@ func (d *Daemon) serverTransition(self cluster.Node, now time.Time) {
 }
 
 func (d *Daemon) setActive(self cluster.Node, active bool) {
-	if self.Role == cluster.Primary {
-		return
+	if self.Role == cluster.Primary && d.loop.view.Local.Role != cluster.Standby {
+		return // a former primary that came back as a standby is one, before its record is read again
 	}
 	d.notifier.add(errand{name: "the record's active flag", do: func(ctx context.Context, conn *pg.Conn) error {
 		if conn == nil {

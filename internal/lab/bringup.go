@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -101,8 +103,10 @@ func (l *Lab) BringUpWitness(ctx context.Context) error {
 		return nil
 	}
 	n := l.Nodes[len(l.Nodes)-1]
-	if err := n.InitPrimary(ctx); err != nil {
-		return err
+	if !n.Plain {
+		if err := n.InitPrimary(ctx); err != nil {
+			return err
+		}
 	}
 	if err := n.WriteConf(nil); err != nil {
 		return err
@@ -137,18 +141,54 @@ func (l *Lab) Logs() string {
 	return b.String()
 }
 
+// SaveLogs copies the daemons' and the servers' logs into a folder, which it makes.
+func (l *Lab) SaveLogs(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("save the logs: %w", err)
+	}
+	for _, n := range l.Nodes {
+		for _, path := range []string{n.DaemonLog(), n.ServerLog()} {
+			b, err := os.ReadFile(path)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, n.Name+"-"+filepath.Base(path)), b, 0o644)
+			}
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("save the logs: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 // watchTimeout bounds the wait for daemons to be at work.
 const watchTimeout = 60 * time.Second
 
 // DaemonsWatch waits until the cluster's own record says that every daemon that
-// was started here has begun its work.
+// was started here has begun its work, under the rule that the lab is for.
 func (l *Lab) DaemonsWatch(ctx context.Context) error {
 	var want []string
 	for _, n := range l.Nodes {
-		if n.DaemonPID() != 0 {
+		if n.DaemonPID() != 0 && !n.Plain { // that one has no way to record it
 			want = append(want, strconv.Itoa(n.ID))
 		}
 	}
+	if err := l.recordedStart(ctx, want); err != nil || !l.options.Quorum {
+		return err
+	}
+	return Wait(ctx, watchTimeout, "the quorum rule to be in force", func() error {
+		primary, err := l.Primary(ctx)
+		if err != nil {
+			return err
+		}
+		rule, err := primary.SQL(ctx, "SELECT rule FROM repmgr.quorum")
+		if err == nil && rule != "quorum" {
+			err = fmt.Errorf("the rule is %q", rule)
+		}
+		return err
+	})
+}
+
+func (l *Lab) recordedStart(ctx context.Context, want []string) error {
 	return Wait(ctx, watchTimeout, "the daemons to be at work", func() error {
 		primary, err := l.Primary(ctx)
 		if err != nil {

@@ -31,9 +31,11 @@ type Write struct {
 // primary, and remembers every acknowledgement. A number is never tried twice:
 // a write without an acknowledgement may have happened or not.
 type Client struct {
-	lab    *Lab
-	cancel context.CancelFunc
-	done   chan struct{}
+	lab       *Lab
+	nodes     []*Node // that it tries
+	namespace string  // where it lives; empty: ours
+	cancel    context.CancelFunc
+	done      chan struct{}
 
 	mu     sync.Mutex
 	writes []Write
@@ -41,25 +43,52 @@ type Client struct {
 	last   error // of the last try that failed
 }
 
-// NewClient makes the client's table and starts to write. Close stops it.
+// insideFrom is the first number that a client inside a node writes, so that two
+// clients never write the same.
+const insideFrom = int64(1) << 40
+
+// NewClient makes the client's table and starts to write, from outside of every
+// node. Close stops it.
 func (l *Lab) NewClient(ctx context.Context) (*Client, error) {
-	primary, err := l.Primary(ctx)
+	c := &Client{lab: l}
+	for _, n := range l.Nodes {
+		if !n.Witness {
+			c.nodes = append(c.nodes, n)
+		}
+	}
+	if l.network != nil {
+		c.namespace = l.network.hub()
+	}
+	return c, c.begin(ctx, 1, insideFrom)
+}
+
+// NewInsideClient is NewClient for a client that lives on a node's own side of
+// its cable, and knows that node alone.
+func (n *Node) NewInsideClient(ctx context.Context) (*Client, error) {
+	c := &Client{lab: n.lab, nodes: []*Node{n}, namespace: n.namespace}
+	return c, c.begin(ctx, insideFrom, 2*insideFrom)
+}
+
+// begin starts the writing with the first unused number of a range.
+func (c *Client) begin(ctx context.Context, from, to int64) error {
+	primary, err := c.lab.Primary(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	err = primary.exec(ctx, appRole, `CREATE TABLE IF NOT EXISTS public.writes
 		(value bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp()); GRANT ALL ON public.writes TO `+appRole)
 	if err != nil {
-		return nil, fmt.Errorf("make the client's table: %w", err)
+		return fmt.Errorf("make the client's table: %w", err)
 	}
-	newest, err := primary.rowsOf(ctx, "SELECT coalesce(max(value), 0) FROM public.writes")
+	next, err := primary.rowsOf(ctx, fmt.Sprintf(
+		"SELECT coalesce(max(value) + 1, %d) FROM public.writes WHERE value >= %[1]d AND value < %d", from, to))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	ctx, cancel := context.WithCancel(l.ctx)
-	c := &Client{lab: l, cancel: cancel, done: make(chan struct{}), mark: time.Now()}
-	go c.write(ctx, newest[0]+1)
-	return c, nil
+	ctx, c.cancel = context.WithCancel(c.lab.ctx)
+	c.done, c.mark = make(chan struct{}), time.Now()
+	go c.write(ctx, next[0])
+	return nil
 }
 
 // Close stops the writing.
@@ -121,21 +150,16 @@ func (c *Client) connect(ctx context.Context) (int, *pgx.Conn, error) {
 		conn *pgx.Conn
 		err  error
 	}
-	var asked int
-	answers := make(chan answer, len(c.lab.Nodes))
-	for _, n := range c.lab.Nodes {
-		if n.Witness {
-			continue
-		}
-		asked++
+	answers := make(chan answer, len(c.nodes))
+	for _, n := range c.nodes {
 		go func() {
-			conn, err := n.connectApp(ctx)
+			conn, err := n.connectApp(ctx, c.namespace)
 			answers <- answer{n.ID, conn, err}
 		}()
 	}
 	var found answer
 	var errs []error
-	for range asked {
+	for range c.nodes {
 		switch a := <-answers; {
 		case a.err != nil:
 			errs = append(errs, fmt.Errorf("node %d: %w", a.node, a.err))
@@ -152,15 +176,15 @@ func (c *Client) connect(ctx context.Context) (int, *pgx.Conn, error) {
 	return found.node, found.conn, nil
 }
 
-// connectApp connects as the client does: over the network, for writing.
-func (n *Node) connectApp(ctx context.Context) (*pgx.Conn, error) {
+// connectApp connects as the client does: over the network, from a namespace, for writing.
+func (n *Node) connectApp(ctx context.Context, namespace string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(n.conninfoFor(appRole) + " target_session_attrs=read-write")
 	if err != nil {
 		return nil, err
 	}
 	config.Password = n.lab.secrets.passwords[appRole]
-	if n.lab.network != nil {
-		config.DialFunc = pgconn.DialFunc(dialer(n.lab.network.hub()))
+	if namespace != "" {
+		config.DialFunc = pgconn.DialFunc(dialer(namespace))
 	}
 	return pgx.ConnectConfig(ctx, config)
 }
@@ -184,6 +208,13 @@ func (c *Client) Mark() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mark = time.Now()
+}
+
+// MarkedAt is when Mark was called.
+func (c *Client) MarkedAt() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mark
 }
 
 // Last is the newest acknowledged write, and the last failure.
@@ -249,7 +280,17 @@ func (c *Client) Missing(ctx context.Context) ([]Write, error) {
 	if err != nil {
 		return nil, err
 	}
-	values, err := primary.rowsOf(ctx, "SELECT value FROM public.writes")
+	return missingOn(ctx, primary, writes)
+}
+
+// MissingOn is Missing for any node: where several call themselves primary, only
+// the caller knows which counts.
+func (c *Client) MissingOn(ctx context.Context, n *Node) ([]Write, error) {
+	return missingOn(ctx, n, c.Writes())
+}
+
+func missingOn(ctx context.Context, n *Node, writes []Write) ([]Write, error) {
+	values, err := n.rowsOf(ctx, "SELECT value FROM public.writes")
 	if err != nil {
 		return nil, err
 	}

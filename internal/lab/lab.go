@@ -28,6 +28,7 @@ const (
 type Options struct {
 	Nodes      int  // data nodes; zero: 3
 	Witness    bool // one node more, a witness, the last
+	Plain      bool // the witness has no PostgreSQL
 	Major      int  // of PostgreSQL; zero: Major()
 	Namespaces bool // each node in a network of its own; ErrNamespaces where that cannot be
 	Auth       Auth
@@ -37,6 +38,7 @@ type Options struct {
 	NodeConf   map[int]map[string]string     // the same for one node
 	Upstream   map[int]int                   // of a cascaded standby: its upstream; others follow node 1
 	Unsynced   bool                          // fsync=off: faster, for tests that no power failure is part of
+	Quorum     bool                          // promotion_rule=auto: the quorum rule, once there are three voters; else visibility
 	Software   *Software                     // nil: ours, built from this repository
 	Echo       func(n *Node, command string) // called before each command under test; may be nil
 }
@@ -158,6 +160,7 @@ func (l *Lab) addNodes() error {
 	}
 	for id := 1; id <= total; id++ {
 		n := &Node{ID: id, Name: fmt.Sprintf("node%d", id), lab: l, Witness: id > l.options.Nodes}
+		n.Plain = n.Witness && l.options.Plain
 		n.Dir = filepath.Join(l.Dir, fmt.Sprintf("n%d", id))
 		n.DataDir = filepath.Join(n.Dir, "data")
 		if err := l.account.mkdir(n.Dir); err != nil {

@@ -18,6 +18,7 @@ type Node struct {
 	ID         int
 	Name       string
 	Witness    bool
+	Plain      bool   // a witness without PostgreSQL
 	Host       string // a numeric address
 	Port       int    // PostgreSQL's
 	DaemonPort int
@@ -36,11 +37,14 @@ const serverTimeout = "60"
 
 // Privileges are the statements, for a superuser and in the database repmgr,
 // that give the role repmgr all it needs beyond LOGIN, REPLICATION and owning
-// that database: to see settings and replication, and to promote.
+// that database: to see settings and replication, to promote, and to be the source
+// of pg_rewind (PostgreSQL manual, pg_rewind, "Notes").
 var Privileges = []string{
 	"GRANT pg_monitor TO " + repmgrRole,
 	"GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO " + repmgrRole,
 	"GRANT EXECUTE ON FUNCTION pg_catalog.pg_wal_replay_resume() TO " + repmgrRole,
+	"GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), pg_catalog.pg_stat_file(text, boolean), " +
+		"pg_catalog.pg_read_binary_file(text), pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO " + repmgrRole,
 }
 
 // InitPrimary makes the node's data directory, starts the server and creates the

@@ -85,23 +85,30 @@ func postmaster(dataDir string) (int, error) {
 
 // killPostgres sends SIGKILL to every server process of a data directory until
 // none is left: a child may be born between a look and the blow. The postmaster's
-// zombie is waited for too, since a new server takes it for alive.
+// zombie is waited for too, since a new server takes it for alive; one that a
+// daemon starts meanwhile is spared.
 func killPostgres(ctx context.Context, dataDir string) error {
 	killed, err := postgresOf(dataDir)
 	if err != nil {
 		return err
 	}
-	return Wait(ctx, killTimeout, "the end of every postgres process of "+dataDir, func() error {
+	err = Wait(ctx, killTimeout, "the end of every postgres process of "+dataDir, func() error {
 		left, err := signalPostgres(dataDir, syscall.SIGKILL)
 		if err == nil && left > 0 {
 			err = fmt.Errorf("%d processes are left", left)
 		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return Wait(ctx, killTimeout, "the former processes of "+dataDir+" to be reaped", func() error {
 		for _, pid := range killed {
-			if err == nil && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-				err = fmt.Errorf("process %d is a zombie", pid)
+			if !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+				return fmt.Errorf("process %d is a zombie", pid)
 			}
 		}
-		return err
+		return nil
 	})
 }
 

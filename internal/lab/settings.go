@@ -99,11 +99,17 @@ func (n *Node) WriteConf(extra map[string]string) error {
 		"pg_bindir": n.lab.Bindir, "failover": "automatic", "pg_ctl_options": "-s -l " + n.ServerLog(),
 		"repmgrd_pid_file": filepath.Join(n.Dir, "repmgrd.pid"),
 	}
+	if n.Plain {
+		settings = map[string]string{"node_id": fmt.Sprint(n.ID), "node_name": n.Name, "state_directory": filepath.Join(n.Dir, "state")}
+	}
 	if n.lab.options.Slots {
 		settings["use_replication_slots"] = "true"
 	}
 	if n.lab.software.Ours {
 		settings["daemon_port"] = fmt.Sprint(n.DaemonPort)
+		if !n.lab.options.Quorum {
+			settings["promotion_rule"] = "visibility"
+		}
 	}
 	if n.lab.software.Commands {
 		repmgr := filepath.Join(bindir, "repmgr")

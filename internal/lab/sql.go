@@ -81,6 +81,21 @@ func (n *Node) InRecovery(ctx context.Context) (bool, error) {
 	return answer == "t", err
 }
 
+// Primaries are all data nodes that are up and not in recovery. A server that
+// does not answer is none: it may only start.
+func (l *Lab) Primaries(ctx context.Context) []*Node {
+	var found []*Node
+	for _, n := range l.Nodes {
+		if n.Witness || !n.Running() {
+			continue
+		}
+		if standby, err := n.InRecovery(ctx); err == nil && !standby {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
 // Primary is the one data node that is up and not in recovery. Two of them is an error.
 func (l *Lab) Primary(ctx context.Context) (*Node, error) {
 	var found *Node
@@ -108,6 +123,6 @@ func (l *Lab) Primary(ctx context.Context) (*Node, error) {
 
 // Attached says whether a standby streams from this node, by its name.
 func (n *Node) Attached(ctx context.Context, standby *Node) (bool, error) {
-	answer, err := n.SQL(ctx, "SELECT count(*) FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming'", standby.Name)
+	answer, err := n.SQL(ctx, "SELECT count(*) FROM pg_stat_replication WHERE regexp_replace(application_name, '@[0-9]+$', '') = $1 AND state = 'streaming'", standby.Name)
 	return err == nil && answer != "0", err
 }

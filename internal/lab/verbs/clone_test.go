@@ -74,13 +74,17 @@ func withConf(t *testing.T, n *lab.Node, conf map[string]string, args []string) 
 
 func TestACloneOfAnotherMajorVersion(t *testing.T) {
 	t.Parallel()
-	newer, err := lab.Find(17)
+	other := 17
+	if lab.Major() == other {
+		other = 15
+	}
+	programs, err := lab.Find(other)
 	if err != nil {
 		t.Skipf("SKIPPED, NOT TESTED HERE: %v", err)
 	}
 	l, ctx := open(t, lab.Options{Nodes: 2})
 	must(t, l.BringUpPrimary(ctx))
-	must(t, l.Node(2).WriteConf(map[string]string{"pg_bindir": newer}))
+	must(t, l.Node(2).WriteConf(map[string]string{"pg_bindir": programs}))
 	refused(t, ctx, l.Node(2), 1, []string{"another major version"}, cloneOf(l.Node(1))...)
 }
 
@@ -95,14 +99,19 @@ func TestACloneThatIsBrokenOffLeavesNothing(t *testing.T) {
 	for _, c := range []struct {
 		name, signal string
 		empty        bool
-	}{{"by SIGTERM", "TERM", false}, {"by SIGTERM in a directory that was there", "TERM", true}, {"by SIGKILL", "KILL", false}} {
+	}{{"by SIGTERM", "TERM", false}, {"by SIGTERM in a directory that was there", "TERM", true},
+		{"by SIGINT", "INT", false}, {"by ^C", "^C", true}, {"by SIGKILL", "KILL", false}} {
 		must(t, two.WriteConf(slowly))
 		if c.empty {
 			must(t, two.Run(ctx, "mkdir", "-m", "700", two.DataDir).Err())
 		}
-		script := `"$@" >&2 & p=$!; until [ -e data/repmgr-clone.partial/backup_label ]; do kill -0 $p || exit 99; sleep 0.02; done; kill -` + c.signal + ` $p; wait $p`
-		r := two.Run(ctx, "sh", append([]string{"-c", script, "sh", l.Dir + "/bin/repmgr", "-f", two.ConfFile()}, cloneOf(one)...)...)
-		if want := map[string]int{"TERM": 14, "KILL": 137}[c.signal]; r.Code != want {
+		kill := "kill -" + c.signal + " $p"
+		if c.signal == "^C" { // a terminal sends it to all that run in the foreground
+			kill = "kill -INT -$p"
+		}
+		script := `set -m; "$@" >&2 & p=$!; until [ -e data/repmgr-clone.partial/backup_label ]; do kill -0 $p || exit 99; sleep 0.02; done; ` + kill + `; wait $p`
+		r := two.Run(ctx, "bash", append([]string{"-c", script, "bash", l.Dir + "/bin/repmgr", "-f", two.ConfFile()}, cloneOf(one)...)...)
+		if want := map[string]int{"TERM": 14, "INT": 14, "^C": 14, "KILL": 137}[c.signal]; r.Code != want {
 			t.Errorf("%s: status %d, want %d\n%s", c.name, r.Code, want, r.Stderr)
 		}
 		must(t, lab.Wait(ctx, 20*time.Second, "the slot to be gone", func() error {
@@ -111,7 +120,7 @@ func TestACloneThatIsBrokenOffLeavesNothing(t *testing.T) {
 			}
 			return nil
 		}))
-		if c.signal == "TERM" {
+		if c.signal != "KILL" {
 			if exists(two, "data") != c.empty || exists(two, "data/repmgr-clone.partial") {
 				t.Errorf("%s: the directory was not put back", c.name)
 			}
@@ -225,7 +234,7 @@ func attached(t *testing.T, ctx context.Context, upstream, standby *lab.Node) {
 
 // outside moves a server's configuration out of its data directory, as Debian's
 // packages have it.
-func outside(t *testing.T, ctx context.Context, n *lab.Node) (etc string) {
+func outside(t *testing.T, ctx context.Context, l *lab.Lab, n *lab.Node) (etc string) {
 	t.Helper()
 	etc = filepath.Join(n.Dir, "etc")
 	must(t, n.Stop(ctx, "fast"))
@@ -238,7 +247,7 @@ func outside(t *testing.T, ctx context.Context, n *lab.Node) (etc string) {
 	must(t, err)
 	_, err = f.WriteString(more)
 	must(t, errors.Join(err, f.Close()))
-	must(t, n.Run(ctx, "pg_ctl", "-D", etc, "-s", "-w", "-l", n.ServerLog(), "start").Err())
+	must(t, n.Run(ctx, l.Bindir+"/pg_ctl", "-D", etc, "-s", "-w", "-l", n.ServerLog(), "start").Err())
 	return etc
 }
 
@@ -247,7 +256,7 @@ func TestConfigurationFilesOutsideTheDataDirectory(t *testing.T) {
 	l, ctx := open(t, lab.Options{Nodes: 2})
 	one, two := l.Node(1), l.Node(2)
 	must(t, l.BringUpPrimary(ctx))
-	etc := outside(t, ctx, one)
+	etc := outside(t, ctx, l, one)
 	must(t, two.WriteConf(nil))
 
 	// They may not be read: the clone says so and goes on.

@@ -1,8 +1,11 @@
 package verbs
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -123,4 +126,71 @@ func TestServersThatDoNotAnswer(t *testing.T) {
 		t.Errorf("the password is shown:\n%s", wrong.Stderr)
 	}
 	equal(t, "the data directory", two.Run(ctx, "ls", two.Dir).Stdout, "repmgr.conf\n")
+}
+
+// admit adds lines in front of a server's pg_hba.conf.
+func admit(t *testing.T, ctx context.Context, n *lab.Node, lines string) {
+	t.Helper()
+	path := filepath.Join(n.DataDir, "pg_hba.conf")
+	old, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, append([]byte(lines+"\n"), old...), 0o600))
+	must(t, n.Reload(ctx))
+}
+
+func TestASuperuserMakesTheMetadataForTheOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	l, ctx := open(t, lab.Options{Nodes: 1})
+	one := l.Node(1)
+	must(t, one.InitPrimary(ctx))
+	must(t, one.WriteConf(nil))
+	_, err := one.Rows(ctx, "ALTER DATABASE repmgr OWNER TO postgres")
+	must(t, err)
+	const schema = "SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'repmgr'"
+	refused(t, ctx, one, 1, []string{"may not create the schema", "--superuser"}, "primary", "register")
+	refused(t, ctx, one, 1, []string{`"repmgr" is no superuser`}, "primary", "register", "-S", "repmgr")
+	refused(t, ctx, one, 6, []string{"pg_hba.conf"}, "primary", "register", "-S", "postgres")
+	equal(t, "the schema's owner", sql(t, ctx, one, schema), "")
+	admit(t, ctx, one, "host repmgr postgres all trust")
+	must(t, one.Repmgr(ctx, "primary", "register", "-S", "postgres", "--dry-run").Err())
+	equal(t, "the schema's owner after a dry run", sql(t, ctx, one, schema), "")
+	must(t, one.Repmgr(ctx, "primary", "register", "-S", "postgres").Err())
+	equal(t, "the schema's owner", sql(t, ctx, one, schema), "repmgr")
+	equal(t, "tables of others", sql(t, ctx, one, "SELECT relname FROM pg_class WHERE relnamespace = 'repmgr'::regnamespace AND relowner <> 'repmgr'::regrole"), "")
+	equal(t, "record", sql(t, ctx, one, records), "1 primary  t ")
+	must(t, one.Repmgr(ctx, "primary", "register", "-F").Err()) // from now on without one
+}
+
+func TestSlotsThatOnlyTheReplicationUserMayMake(t *testing.T) {
+	t.Parallel()
+	l, ctx := open(t, lab.Options{Nodes: 3, Slots: true, Conf: map[string]string{"replication_user": "streamer"}})
+	one, two, three := l.Node(1), l.Node(2), l.Node(3)
+	must(t, one.InitPrimary(ctx))
+	_, err := one.Rows(ctx, "ALTER ROLE repmgr NOREPLICATION; CREATE ROLE streamer LOGIN REPLICATION")
+	must(t, err)
+	admit(t, ctx, one, "host replication streamer all trust")
+	must(t, one.WriteConf(nil))
+	must(t, one.Repmgr(ctx, "primary", "register").Err())
+	must(t, l.BringUpStandbys(ctx))
+	equal(t, "slots", sql(t, ctx, one, slots), "repmgr_slot_2 f t\nrepmgr_slot_3 f t")
+	equal(t, "who streams", sql(t, ctx, one, "SELECT DISTINCT usename FROM pg_stat_replication"), "streamer")
+	must(t, three.Repmgr(ctx, "standby", "follow", "--upstream-node-id=2").Err())
+	equal(t, "slots of the former upstream", sql(t, ctx, one, slots), "repmgr_slot_2 f t")
+	equal(t, "slots of the new upstream", sql(t, ctx, two, slots), "repmgr_slot_3 f t")
+}
+
+func TestSlotsThatNobodyMayMake(t *testing.T) {
+	t.Parallel()
+	l, ctx := open(t, lab.Options{Nodes: 2, Slots: true})
+	one, two := l.Node(1), l.Node(2)
+	must(t, l.BringUpPrimary(ctx))
+	_, err := one.Rows(ctx, "ALTER ROLE repmgr NOREPLICATION")
+	must(t, err)
+	must(t, two.WriteConf(nil))
+	r := two.Repmgr(ctx, cloneOf(one)...)
+	checkRefused(t, r, 1, []string{"refuses a replication connection", "ALTER ROLE ... REPLICATION"})
+	if exists(two, "data") {
+		t.Error("the directory was made")
+	}
+	equal(t, "slots", sql(t, ctx, one, slots), "")
 }

@@ -3,6 +3,7 @@ package verbs
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -78,6 +79,26 @@ func checkRefused(t *testing.T, r lab.Result, status int, says []string) {
 	}
 }
 
+// killCaughtUp kills a primary's server once its standbys have replayed all of
+// its WAL, so that any of them may be promoted and the others can follow.
+func killCaughtUp(t *testing.T, ctx context.Context, primary *lab.Node, standbys string) {
+	t.Helper()
+	becomes(t, ctx, "standbys that have replayed everything", primary,
+		"SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()", standbys)
+	must(t, primary.Kill9(ctx))
+}
+
+// becomes waits until a query's answer is what is wanted.
+func becomes(t *testing.T, ctx context.Context, what string, n *lab.Node, query, want string) {
+	t.Helper()
+	must(t, lab.Wait(ctx, 30*time.Second, what, func() error {
+		if got := sql(t, ctx, n, query); got != want {
+			return fmt.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+		return nil
+	}))
+}
+
 // equal compares what was got with what is wanted.
 func equal(t *testing.T, what, got, want string) {
 	t.Helper()
@@ -107,7 +128,7 @@ func TestAClusterIsSetUpPromotedAndFollowed(t *testing.T) {
 
 	refused(t, ctx, l.Node(1), 8, []string{"primary already"}, "standby", "promote")
 	refused(t, ctx, l.Node(2), 8, []string{"has a primary", `"node1"`}, "standby", "promote")
-	must(t, l.Node(1).Kill9(ctx))
+	killCaughtUp(t, ctx, l.Node(1), "2")
 	refused(t, ctx, l.Node(3), 23, []string{"no primary"}, "standby", "follow")
 	must(t, l.Node(2).Repmgr(ctx, "standby", "promote", "--dry-run").Err())
 	if standby, err := l.Node(2).InRecovery(ctx); !standby || err != nil {

@@ -1,0 +1,79 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/record"
+	"repmgr/internal/server"
+)
+
+// ownServer is what the hands of the quorum rule work on.
+func (d *Daemon) ownServer() server.Own {
+	return server.Own{Config: d.eyes.cfg.Load(), Log: func(text string) { d.log.Info(text) }}
+}
+
+// withDirectory adds what the data directory says, be the server up or down.
+func (d *Daemon) withDirectory(local failover.Local) failover.Local {
+	own := d.ownServer()
+	if own.Config.DataDirectory == "" {
+		return local
+	}
+	local.Incarnation = incarnationOf(own.Config.DataDirectory)
+	local.Armed, _ = own.Armed()     // unreadable: not armed
+	local.Sealed, _ = own.Detached() // unreadable: not sealed
+	local.StandbyName, local.SyncManaged = d.replicationSettings(own.Config.DataDirectory)
+	if local.Ended = d.peers.ended(); local.Ended && local.State == failover.ServerRunning {
+		d.noteEnded(false)
+		local.Ended = false
+	}
+	if local.Role == cluster.Primary {
+		local.Line = d.lineOf(own, local.Position.Timeline)
+	}
+	return local
+}
+
+// lineOf is the history of a timeline, as the own directory knows it; empty if it
+// cannot be read.
+func (d *Daemon) lineOf(own server.Own, tli cluster.Timeline) record.Line {
+	h, err := own.History(tli)
+	if err != nil || tli == 0 {
+		return ""
+	}
+	var switches []record.Switch
+	for _, s := range h.Switches {
+		switches = append(switches, record.Switch{Parent: s.Parent, LSN: s.LSN, Child: s.Child})
+	}
+	return record.LineOf(switches, tli)
+}
+
+// historyOf is a line in the words of the own server's functions.
+func historyOf(line record.Line) (server.History, error) {
+	switches, end, err := line.Parse()
+	if err != nil {
+		return server.History{}, err
+	}
+	h := server.History{Timeline: end}
+	for _, s := range switches {
+		h.Switches = append(h.Switches, server.Switch{Parent: s.Parent, LSN: s.LSN, Child: s.Child})
+	}
+	return h, nil
+}
+
+// incarnationOf tells one making of a data directory from the next: a clone and a
+// rewind write PG_VERSION anew, a server that runs never does.
+func incarnationOf(dataDir string) string {
+	info, err := os.Stat(filepath.Join(dataDir, "PG_VERSION"))
+	if err != nil {
+		return ""
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("%x-%x-%x", st.Dev, st.Ino, info.ModTime().UnixNano())
+}

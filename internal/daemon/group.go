@@ -1,0 +1,571 @@
+package daemon
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/host"
+	"repmgr/internal/quorum"
+	"repmgr/internal/raftstore"
+	"repmgr/internal/record"
+)
+
+// The group's rhythm, in parts of the lease's time to live (safety notes, section C).
+const (
+	ticksPerLease  = 50
+	electionTicks  = 10
+	heartbeatTicks = 2
+	compactAfter   = 5000 // entries behind the last snapshot
+	proposalBound  = time.Second
+)
+
+// group is this daemon's member of the quorum group. One goroutine, run's, owns
+// the fields of the first block; others talk to it by its channels, and read what
+// stands under the lock. Nothing in here decides anything.
+type group struct {
+	d     *Daemon
+	store *raftstore.Store
+
+	member   *quorum.Group // nil: not a member
+	identity raftstore.Identity
+	rec      *record.Record // nil: no state was taken over yet
+	snapped  uint64         // index of the last snapshot
+	asking   map[uint64]uint64
+	toldAt   time.Time // when an operator was told of another founding
+
+	frames chan arrived
+	calls  chan func()
+
+	mu      sync.Mutex
+	status  quorum.Status
+	current *record.Record // as published; never changed in place
+	group   string
+	nodes   map[uint64]cluster.NodeID     // whose raft id it is, by the certificate of who sent it
+	waiting map[uint64]chan quorum.Answer // by request
+}
+
+// arrived is a frame and the node that sent it, by its certificate.
+type arrived struct {
+	from  cluster.NodeID
+	frame quorum.Frame
+}
+
+const raftIDKey, sealKey = "raft-id", "seal"
+
+// openGroup opens the store and takes up what it holds.
+func openGroup(d *Daemon) (*group, error) {
+	store, err := raftstore.Open(d.cfg.StateDir())
+	if err != nil {
+		return nil, err
+	}
+	q := &group{d: d, store: store, asking: map[uint64]uint64{}, frames: make(chan arrived, 1024), calls: make(chan func()),
+		nodes: map[uint64]cluster.NodeID{}, waiting: map[uint64]chan quorum.Answer{}}
+	if err := q.load(); err != nil {
+		_ = store.Close()
+		return nil, err
+	}
+	return q, nil
+}
+
+func (q *group) load() error {
+	id, stored, found, err := q.store.Load()
+	if err != nil {
+		return err
+	}
+	if !found {
+		return q.drawRaftID()
+	}
+	if err := id.Belongs(q.d.cfg.NodeID, ""); err != nil {
+		return err
+	}
+	return q.join(id, stored)
+}
+
+// drawRaftID gives this state directory an id of its own: never the node's, so
+// that a directory that was lost does not vote a second time (safety notes, B8).
+func (q *group) drawRaftID() error {
+	text, found, err := q.store.Get(raftIDKey)
+	if err != nil {
+		return err
+	}
+	if found && len(text) == 8 {
+		q.identity.RaftID = binary.BigEndian.Uint64(text)
+		return nil
+	}
+	q.identity.RaftID = rand.Uint64()>>1 | 1
+	return q.store.Put(raftIDKey, binary.BigEndian.AppendUint64(nil, q.identity.RaftID))
+}
+
+// join makes this daemon a member with that state; an empty one waits to be added.
+func (q *group) join(id raftstore.Identity, stored quorum.Stored) error {
+	member, err := quorum.New(quorum.Options{ID: id.RaftID, Stored: stored, ElectionTicks: electionTicks, HeartbeatTicks: heartbeatTicks,
+		Log: func(text string) { q.d.log.Debug("group: " + text) }})
+	if err != nil {
+		return fault.Wrap(err, fault.BadConfig, "the group's state cannot be taken up").
+			WithHint("If this directory is damaged: repmgr cluster reset-quorum --this-node, and the node joins again.")
+	}
+	q.member, q.identity = member, id
+	if s := stored.Snapshot; s != nil && len(s.GetData()) > 0 {
+		if q.rec, err = record.Decode(s.GetData()); err != nil {
+			return fault.Wrap(err, fault.BadConfig, "the cluster record")
+		}
+		q.snapped = s.GetMetadata().GetIndex()
+	}
+	return nil
+}
+
+// run is the goroutine of the group, until ctx ends.
+func (q *group) run(ctx context.Context) {
+	tick := time.NewTicker(max(10*time.Millisecond, q.d.cfg.LeaseTTL/ticksPerLease))
+	defer tick.Stop()
+	q.pump()
+	q.publish()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if q.member != nil {
+				q.member.Tick()
+			}
+		case a := <-q.frames:
+			q.handle(a)
+		case call := <-q.calls:
+			call()
+		}
+		for range len(q.frames) {
+			q.handle(<-q.frames)
+		}
+		if q.pump() || q.moved() {
+			q.publish()
+		}
+	}
+}
+
+func (q *group) close() error { return q.store.Close() }
+
+// receive takes in a frame that node sent; one more than can be taken is lost,
+// as the network might have lost it.
+func (q *group) receive(from cluster.NodeID, f quorum.Frame) {
+	select {
+	case q.frames <- arrived{from, f}:
+	default:
+	}
+}
+
+// handle takes in one frame. Those of another group, or in another's name, are refused.
+func (q *group) handle(a arrived) {
+	f := a.frame
+	if q.member == nil {
+		if f.Message == nil || f.To != q.identity.RaftID {
+			return
+		}
+		id := raftstore.Identity{Group: f.Group, RaftID: q.identity.RaftID, Node: q.d.cfg.NodeID}
+		err := q.store.Create(id, quorum.Stored{})
+		if err == nil {
+			err = q.join(id, quorum.Stored{})
+		}
+		if err != nil {
+			q.d.complain(levelNotice, err)
+			return
+		}
+		q.d.notice("this node joins the group", "detail", fmt.Sprintf("group %s, invited by node %d", f.Group, a.from))
+	}
+	if f.Group != q.identity.Group {
+		q.stranger(a.from, f.Group)
+		return
+	}
+	if f.To != q.identity.RaftID {
+		q.d.log.Debug(fmt.Sprintf("group: a frame of node %d is for group %s, raft id %x; this is group %s, raft id %x", a.from, f.Group, f.To, q.identity.Group, q.identity.RaftID))
+		return
+	}
+	if q.rec != nil {
+		if node := q.rec.NodeOf(f.From); node != 0 && node != a.from {
+			q.d.log.Warn(fmt.Sprintf("group: node %d spoke in the name of node %d", a.from, node))
+			return
+		}
+	}
+	q.mu.Lock()
+	q.nodes[f.From] = a.from
+	q.mu.Unlock()
+	switch {
+	case f.Message != nil:
+		if err := q.member.Step(f.Message); err != nil {
+			q.d.log.Debug("group: " + err.Error())
+		}
+	case f.Proposal != nil:
+		q.asking[f.Proposal.Request] = f.From
+		if err := q.member.Propose(f.Proposal.Data); err != nil {
+			q.answer(quorum.Answer{Request: f.Proposal.Request, Refused: err.Error(), Leader: q.member.Status().Leader})
+		}
+	case f.Answer != nil:
+		q.answered(*f.Answer)
+	}
+}
+
+// strangerAgain is how often an operator is told of another founding.
+const strangerAgain = time.Minute
+
+// stranger tells that another node takes part in a group of another founding: one
+// of the two was given up for lost, and the other is in force (safety notes, B9).
+func (q *group) stranger(from cluster.NodeID, group string) {
+	if now := bootTime(); now.Sub(q.toldAt) >= strangerAgain {
+		q.toldAt = now
+		q.d.log.Error(fmt.Sprintf("node %d takes part in another founding of the group, and is refused", from),
+			"detail", fmt.Sprintf("This node's state is of group %s, the other's of group %s.", q.identity.Group, group),
+			"hint", "Where the state is of the group that was given up, stop repmgrd and run: repmgr cluster reset-quorum --this-node")
+	}
+}
+
+// pump does what the group has to do now, in its order: keep, send, apply. It
+// reports whether the record changed.
+func (q *group) pump() bool {
+	changed := false
+	for q.member != nil {
+		b, ok := q.member.Next()
+		if !ok {
+			break
+		}
+		if err := q.store.Save(b.Durable); err != nil {
+			q.member.Fail("its state could not be saved: " + err.Error())
+			q.d.complain(levelNotice, err)
+			return true
+		}
+		for _, m := range b.Messages {
+			q.send(m.GetTo(), quorum.Frame{Message: m})
+		}
+		if b.Restore != nil {
+			rec, err := record.Decode(b.Restore.GetData())
+			if err != nil {
+				q.member.Fail(err.Error())
+				return true
+			}
+			q.rec, q.snapped, changed = rec, b.Restore.GetMetadata().GetIndex(), true
+		}
+		for _, c := range b.Committed {
+			if err := q.apply(c); err != nil {
+				q.member.Fail(err.Error())
+				q.d.log.Error("this node's member of the group stops: " + err.Error())
+				return true
+			}
+			changed = true
+		}
+		q.member.Done(b)
+	}
+	q.compact()
+	return changed
+}
+
+// apply takes one committed entry in, and answers who asked for it.
+func (q *group) apply(c quorum.Committed) error {
+	if q.rec == nil {
+		return errors.New("an entry came before the state that it belongs to")
+	}
+	rec := q.rec.Clone()
+	if c.Change != nil {
+		var m record.Member
+		if err := json.Unmarshal(c.Change.Context, &m); err != nil {
+			return fmt.Errorf("a change of members cannot be read: %w", err)
+		}
+		if c.Change.Kind == quorum.Remove {
+			rec.RemoveMember(c.Change.ID, time.Time{}, c.Index)
+		} else {
+			rec.SetMember(m, time.Time{}, c.Index)
+		}
+		q.rec = rec
+		return nil
+	}
+	entry, change, err := record.DecodeEntry(c.Data)
+	if err != nil {
+		return err
+	}
+	refused := rec.Apply(change, entry.At, c.Index)
+	q.rec = rec
+	if _, ours := q.asking[entry.Request]; ours {
+		q.answer(quorum.Answer{Request: entry.Request, Index: c.Index, Refused: refused})
+	}
+	if renewal := record.KindOf(change) == "renew"; !renewal || refused != "" {
+		q.d.log.Debug(fmt.Sprintf("group: entry %d, %s of node %d", c.Index, entry.Kind, entry.Node), "detail", string(entry.Body)+" "+refused)
+	}
+	return nil
+}
+
+// answer tells who proposed an entry what became of it: at once, from here, so
+// that a slow disk of the asker does not count (safety notes, B5).
+func (q *group) answer(a quorum.Answer) {
+	to := q.asking[a.Request]
+	delete(q.asking, a.Request)
+	if to == q.identity.RaftID {
+		q.answered(a)
+		return
+	}
+	q.send(to, quorum.Frame{Answer: &a})
+}
+
+func (q *group) answered(a quorum.Answer) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if reply := q.waiting[a.Request]; reply != nil {
+		delete(q.waiting, a.Request)
+		reply <- a
+	}
+}
+
+func (q *group) send(to uint64, f quorum.Frame) {
+	f.Group, f.From, f.To = q.identity.Group, q.identity.RaftID, to
+	node := cluster.NodeID(0)
+	if q.rec != nil {
+		node = q.rec.NodeOf(to)
+	}
+	if node == 0 {
+		q.mu.Lock()
+		node = q.nodes[to]
+		q.mu.Unlock()
+	}
+	q.d.peers.sendFrame(node, f)
+}
+
+// compact makes a snapshot now and then, and when a newcomer needs one.
+func (q *group) compact() {
+	if q.member == nil || q.rec == nil {
+		return
+	}
+	applied := q.member.Status().Applied
+	if applied < q.snapped+compactAfter && !q.member.WantsSnapshot() || applied <= q.snapped {
+		return
+	}
+	text, err := q.rec.Encode()
+	if err == nil {
+		var snap *raftpb.Snapshot
+		if snap, err = q.member.Compact(applied, text); err == nil {
+			err = q.store.Compacted(snap)
+		}
+	}
+	if err != nil {
+		q.d.log.Warn("the group's log could not be shortened: " + err.Error())
+	}
+	q.snapped = applied
+}
+
+// moved reports whether what others know of the group's leadership is out of date.
+func (q *group) moved() bool {
+	if q.member == nil {
+		return false
+	}
+	s := q.member.Status()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	old := q.status
+	if s.Leader != old.Leader || s.OwnTerm != old.OwnTerm || s.Changing != old.Changing || (s.Broken != nil) != (old.Broken != nil) || len(s.Peers) != len(old.Peers) {
+		return true
+	}
+	for i, p := range s.Peers {
+		if p.Active != old.Peers[i].Active || caughtUp(s, p) != caughtUp(old, old.Peers[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// publish tells the loop and the askers what is known now.
+func (q *group) publish() { q.d.send(observed{failover.GroupSeen{Group: q.seen()}}) }
+
+// takeUp applies what was committed in an earlier life, before run begins.
+func (q *group) takeUp() failover.Group {
+	q.pump()
+	return q.seen()
+}
+
+// seen is what is known now, in the brain's words; the askers get to know it too.
+func (q *group) seen() failover.Group {
+	g := failover.Group{RaftID: q.identity.RaftID}
+	var s quorum.Status
+	if q.member != nil {
+		s = q.member.Status()
+		g.Leads, g.Changing = s.OwnTerm, s.Changing
+		for _, p := range s.Peers {
+			g.Progress = append(g.Progress, failover.Progress{RaftID: p.ID, Active: p.Active, CaughtUp: caughtUp(s, p)})
+		}
+		if s.Broken != nil {
+			g.Broken = s.Broken.Error()
+		}
+	}
+	switch {
+	case q.rec == nil:
+	case q.rec.NodeOf(q.identity.RaftID) == q.d.cfg.NodeID:
+		g.Record, g.Leader = q.rec, q.rec.NodeOf(s.Leader)
+	default: // it was removed
+		g.Known = q.rec.Rule == record.Quorum
+	}
+	if !g.Leads {
+		clear(q.asking)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.status, q.current, q.group = s, q.rec, q.identity.Group
+	return g
+}
+
+func caughtUp(s quorum.Status, p quorum.Peer) bool { return p.Match+50 >= s.Commit && p.Match > 0 }
+
+// do runs f in the group's goroutine.
+func (q *group) do(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	select {
+	case q.calls <- func() { done <- f() }:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// propose asks the leader for a change and waits for the answer: refused is the
+// record's word, err says that nobody knows.
+func (q *group) propose(ctx context.Context, c record.Change) (refused string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, proposalBound)
+	defer cancel()
+	request := rand.Uint64()
+	data, err := record.EncodeEntry(c, q.d.cfg.NodeID, request, time.Now())
+	if err != nil {
+		return "", err
+	}
+	reply := make(chan quorum.Answer, 1)
+	q.mu.Lock()
+	leader, own := q.status.Leader, q.status.ID
+	node := cluster.NodeID(0)
+	if q.current != nil {
+		node = q.current.NodeOf(leader)
+	}
+	frame := quorum.Frame{Group: q.group, From: own, To: leader, Proposal: &quorum.Proposal{Request: request, Data: data}}
+	if leader != 0 {
+		q.waiting[request] = reply
+	}
+	q.mu.Unlock()
+	defer func() {
+		q.mu.Lock()
+		delete(q.waiting, request)
+		q.mu.Unlock()
+	}()
+	switch {
+	case leader == 0:
+		return "", errNoLeader
+	case leader != own:
+		q.d.peers.sendFrame(node, frame)
+	default:
+		if err := q.do(ctx, func() error { return q.proposeHere(request, data) }); err != nil {
+			return "", err
+		}
+	}
+	select {
+	case a := <-reply:
+		if a.Index == 0 {
+			return "", errors.New(a.Refused)
+		}
+		return a.Refused, nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("no answer from the leader, node %d: %w", node, ctx.Err())
+	}
+}
+
+var errNoLeader = errors.New("no leader of the group is known: a majority cannot be reached")
+
+func (q *group) proposeHere(request uint64, data []byte) error {
+	q.asking[request] = q.identity.RaftID
+	err := q.member.Propose(data)
+	if err != nil {
+		delete(q.asking, request)
+	}
+	return err
+}
+
+// change proposes a change of the members.
+func (q *group) change(ctx context.Context, a failover.ChangeMember) error {
+	text, err := json.Marshal(a.Member)
+	if err != nil {
+		return err
+	}
+	c := quorum.Change{Kind: quorum.AddLearner, ID: a.Member.RaftID, Context: text}
+	switch {
+	case a.Remove:
+		c.Kind = quorum.Remove
+	case a.Member.Voter:
+		c.Kind = quorum.AddVoter
+	}
+	return q.do(ctx, func() error { return q.member.ProposeChange(c) })
+}
+
+func (q *group) handLead(ctx context.Context, to uint64) error {
+	return q.do(ctx, func() error { q.member.Transfer(to); return nil })
+}
+
+// found makes this node the only member of a new group.
+func (q *group) found(ctx context.Context, uuid, systemID string, founder record.Member) error {
+	return q.do(ctx, func() error {
+		if q.member != nil {
+			return errors.New("this node is a member of a group already")
+		}
+		founder.RaftID = q.identity.RaftID
+		text, err := record.New(uuid, systemID, founder).Encode()
+		if err != nil {
+			return err
+		}
+		id := raftstore.Identity{Group: uuid, RaftID: q.identity.RaftID, Node: q.d.cfg.NodeID, SystemID: systemID}
+		stored := quorum.Found(q.identity.RaftID, text)
+		if err := q.store.Create(id, stored); err != nil {
+			return err
+		}
+		if err := q.join(id, stored); err != nil {
+			return err
+		}
+		err = q.member.Campaign()
+		q.pump()
+		q.publish()
+		return err
+	})
+}
+
+// known is the record as it was applied here, nil for no member, and the group's uuid.
+func (q *group) known() (*record.Record, string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.current == nil {
+		return &record.Record{Rule: record.Visibility}, q.group
+	}
+	return q.current, q.group
+}
+
+// sealed and keepSeal keep this node's final position over a restart: a bid
+// counts only after that (safety notes, section C).
+func (q *group) sealed() failover.Sealed {
+	var s failover.Sealed
+	if text, found, err := q.store.Get(sealKey); err == nil && found {
+		_ = json.Unmarshal(text, &s) // an unreadable one is none: the server is sealed again
+	}
+	return s
+}
+
+func (q *group) keepSeal(s failover.Sealed) error {
+	if kept := q.sealed(); kept.Group == s.Group && kept.Vacancy > s.Vacancy {
+		return fmt.Errorf("this node is sealed for vacancy %d, and its record is behind", kept.Vacancy)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return q.store.Put(sealKey, text)
+}
+
+// bootTime is the clock of everything that a lease depends on: it counts through
+// a suspension, and no wall clock moves it.
+func bootTime() time.Time { return host.Now() }

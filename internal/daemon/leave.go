@@ -1,0 +1,69 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"repmgr/internal/record"
+)
+
+// leaveBound is how long an orderly end may take for the group's sake.
+const leaveBound = 3 * time.Second
+
+// leave sees to it that ending this daemon ends nothing else. Where this node
+// holds a timed lease, the cluster is paused first, which makes the lease
+// indefinite, so that the guard has no deadline left; the next daemon lifts that
+// pause. If it cannot be committed the guard stays, with its deadline. A host that
+// shuts down does not pause: its server is about to stop (safety notes, B10).
+func (d *Daemon) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveBound)
+	defer cancel()
+	rec, _ := d.quorum.known()
+	if rec.Rule != record.Quorum || rec.Lease.Holder != d.cfg.NodeID || rec.Lease.State != record.Held {
+		d.guardian.end(ctx)
+		return
+	}
+	if shuttingDown(ctx) {
+		return
+	}
+	d.leaving.Store(true) // from now on nobody here lifts that pause
+	pause := record.SetPause{On: true, Auto: true, By: d.pauser(), Reason: fmt.Sprintf("repmgrd of the primary, node %d, was stopped", d.cfg.NodeID)}
+	refused, err := d.quorum.propose(ctx, pause)
+	if err != nil || refused != "" {
+		d.log.Error("the cluster could not be paused: "+outcome(refused, err), "hint", "PostgreSQL will be stopped when the lease ends, unless repmgrd is started again before.")
+		return
+	}
+	d.notice("the cluster is paused until this repmgrd is started again: nothing is promoted meanwhile")
+	for ctx.Err() == nil && !d.guardian.standsDown() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	d.guardian.end(ctx)
+}
+
+func (d *Daemon) pauser() string { return fmt.Sprintf("repmgrd of node %d", d.cfg.NodeID) }
+
+// resumeOwnPause lifts the pause that an earlier life of this daemon set when it
+// was stopped.
+func (d *Daemon) resumeOwnPause(ctx context.Context, now time.Time) {
+	rec := d.loop.view.Group.Record
+	if d.leaving.Load() || rec == nil || !rec.Pause.On || !rec.Pause.Auto || rec.Pause.By != d.pauser() || now.Sub(d.loop.resumedAt) < time.Second {
+		return
+	}
+	d.loop.resumedAt = now
+	d.goes(func() {
+		if refused, err := d.quorum.propose(ctx, record.SetPause{Auto: true, By: d.pauser(), Reason: "repmgrd was started again"}); err != nil || refused != "" {
+			d.log.Info("the pause of this daemon's own could not be lifted yet: " + outcome(refused, err))
+		}
+	})
+}
+
+// shuttingDown asks systemd whether the host is going down.
+func shuttingDown(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // it exits with 1 then
+	return strings.TrimSpace(string(out)) == "stopping"
+}

@@ -1,0 +1,50 @@
+package daemon_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"repmgr/internal/lab"
+)
+
+// says waits until a command on a node ends well and its output holds all of want.
+func says(t *testing.T, n *lab.Node, command string, want ...string) func() error {
+	t.Helper()
+	return func() error {
+		r := n.Repmgr(t.Context(), strings.Fields(command)...)
+		for _, text := range want {
+			if !strings.Contains(r.Stdout+r.Stderr, text) {
+				return errors.Join(r.Err(), fmt.Errorf("%q is not in\n%s%s", text, r.Stdout, r.Stderr))
+			}
+		}
+		return r.Err()
+	}
+}
+
+// What operators see under the quorum rule before, while and after a server is lost.
+func TestOperatorsSee(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	for _, n := range l.Nodes {
+		for _, command := range []string{"cluster show", "service status"} {
+			waitFor(t, ctx, command+" on "+n.Name, says(t, n, command, "Promotion rule: quorum (3 voters)",
+				"Lease:         held by node1 (ID: 1), ", "Voters:        3 of 3 seen\n", "Failover:      would succeed: node 2 would be promoted; not without nodes 2 and 3"))
+		}
+	}
+	must(t, says(t, l.Node(1), "cluster show", " s left\n")())
+	must(t, says(t, l.Node(2), "cluster show", "renewed ")())
+	must(t, says(t, l.Node(3), "cluster explain", "the quorum rule began, with node1 (ID: 1) as the primary")())
+	must(t, l.Node(3).KillDaemon(ctx))
+	waitFor(t, ctx, "the missing voter", says(t, l.Node(2), "cluster show", "not seen: node3 (ID: 3)", "would not succeed now: 1 of 3 voters would be left, and 2 have to agree; not heard of: node 3"))
+	if r := l.Node(3).Repmgr(ctx, "cluster", "explain"); r.Code != 27 || !strings.Contains(r.Stderr, "start repmgrd on this node") {
+		t.Errorf("without a daemon: %v", r.Err())
+	}
+	if r := l.Node(3).Repmgr(ctx, "cluster", "show"); r.Code != 0 || strings.Contains(r.Stdout+r.Stderr, "Promotion") {
+		t.Errorf("without a daemon: %v\n%s", r.Err(), r.Stdout)
+	}
+	must(t, l.Node(3).StartDaemon(ctx))
+	waitFor(t, ctx, "the voter", says(t, l.Node(2), "cluster show", "3 of 3 seen"))
+	must(t, l.Node(1).Kill9(ctx))
+	waitFor(t, ctx, "the decision", says(t, l.Node(3), "cluster explain", "Term 2 went to node", "node1 (ID: 1) gave its lease back", "winner", "took writes"))
+}

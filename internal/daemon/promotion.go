@@ -1,0 +1,39 @@
+package daemon
+
+import (
+	"time"
+
+	"repmgr/internal/api"
+	"repmgr/internal/failover"
+	"repmgr/internal/record"
+)
+
+// promotion is what operators see of the rule by which standbys are promoted.
+// The record is shared: it is never changed in place.
+func (d *Daemon) promotion(now time.Time) *api.Promotion {
+	v := d.loop.view
+	g := v.Group
+	p := &api.Promotion{Record: g.Record, Leader: g.Leader, Broken: g.Broken, Guard: api.Guard{Alive: v.Guard.Alive}}
+	p.Rule, p.Why, p.Hint = failover.RuleInForce(v, now)
+	if end, limited := failover.Deadline(v); limited {
+		left := end.Sub(now)
+		p.Left = &left
+		if v.Guard.Alive {
+			p.Guard.Left = &left // it is told every deadline at once
+		}
+	}
+	if g.Record == nil {
+		return p
+	}
+	p.Unchanged = now.Sub(g.LeaseAt)
+	for _, m := range g.Record.Members {
+		if m.Voter {
+			p.Voters = append(p.Voters, api.Voter{Node: m.Node, Name: m.Name, Seen: failover.Heard(v, m.Node, now)})
+		}
+	}
+	if g.Record.Rule == record.Quorum {
+		outlook := failover.Outlook(v, now)
+		p.Failover = &outlook
+	}
+	return p
+}

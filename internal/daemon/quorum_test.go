@@ -1,0 +1,281 @@
+package daemon_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"repmgr/internal/lab"
+	"repmgr/internal/record"
+)
+
+// bringUpQuorum is bringUp, until the quorum rule is in force everywhere.
+func bringUpQuorum(t *testing.T, o lab.Options) (*lab.Lab, context.Context) {
+	t.Helper()
+	t.Parallel()
+	o.Quorum = true
+	l, ctx := open(t, o)
+	must(t, l.BringUp(ctx))
+	waitGoverned(t, ctx, l, l.Node(1))
+	return l, ctx
+}
+
+// waitGoverned waits until every node is at rest under the quorum rule, with that
+// one as the primary.
+func waitGoverned(t *testing.T, ctx context.Context, l *lab.Lab, primary *lab.Node) {
+	t.Helper()
+	for _, n := range l.Nodes {
+		want := "standby-follows"
+		if n == primary {
+			want = "primary-holds"
+		}
+		waitFor(t, ctx, n.Name+" to be at rest under the quorum rule", func() error {
+			r, err := report(ctx, n)
+			if err == nil && (r.Rule != want || r.PromotionRule != record.Quorum || r.Voters < 3) {
+				err = fmt.Errorf("rule %q (%s), promotion by %s, %d voters", r.Rule, r.Why, r.PromotionRule, r.Voters)
+			}
+			return err
+		})
+	}
+}
+
+// The primary's server is killed: another takes over, and it comes back as a
+// standby by itself.
+func TestCoreQuorumCrash(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	must(t, l.Node(1).Kill9(ctx))
+	var primary *lab.Node
+	waitFor(t, ctx, "a new primary", func() (err error) {
+		primary, err = l.Primary(ctx)
+		if err == nil && primary == l.Node(1) {
+			err = errors.New("it is still node 1")
+		}
+		return err
+	})
+	waitGoverned(t, ctx, l, primary)
+	for _, n := range l.Nodes {
+		if n != primary {
+			waitFollows(t, ctx, n, primary)
+		}
+	}
+}
+
+// newPrimary waits until another node than the old one takes writes.
+func newPrimary(t *testing.T, ctx context.Context, l *lab.Lab, old *lab.Node) *lab.Node {
+	t.Helper()
+	var primary *lab.Node
+	waitFor(t, ctx, "a new primary", func() error {
+		for _, n := range l.Nodes {
+			if n == old {
+				continue
+			}
+			if standby, err := n.InRecovery(ctx); err == nil && !standby {
+				primary = n
+				return nil
+			}
+		}
+		return errors.New("nobody else takes writes")
+	})
+	return primary
+}
+
+// comesBack waits until that node is the only primary and all others follow it.
+func comesBack(t *testing.T, ctx context.Context, l *lab.Lab, primary *lab.Node) {
+	t.Helper()
+	waitPrimary(t, ctx, l, primary)
+	waitGoverned(t, ctx, l, primary)
+	for _, n := range l.Nodes {
+		if n != primary && n.ID <= 3 {
+			waitFollows(t, ctx, n, primary)
+		}
+	}
+}
+
+// A primary that is cut off takes no writes after its lease, though its daemon and
+// its clients are with it; after the cut it is a standby, without a human.
+func TestCoreQuorumPartition(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
+	old := l.Node(1)
+	must(t, old.Cut())
+	primary := newPrimary(t, ctx, l, old)
+	if standby, err := old.InRecovery(ctx); err == nil && !standby {
+		t.Errorf("%s takes writes beside %s", old.Name, primary.Name)
+	}
+	must(t, old.Heal())
+	comesBack(t, ctx, l, primary)
+}
+
+// Commits that only a cut-off primary took are counted, kept, and gone.
+func TestQuorumDivergedPrimaryIsRewound(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true, Settings: map[string]string{"wal_log_hints": "on"}})
+	old := l.Node(1)
+	_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
+	must(t, err)
+	must(t, old.Cut())
+	for i := range 3 {
+		_, err := old.Rows(ctx, fmt.Sprintf("INSERT INTO t VALUES (%d)", i))
+		must(t, err)
+	}
+	primary := newPrimary(t, ctx, l, old)
+	_, err = primary.Rows(ctx, "INSERT INTO t VALUES (100)")
+	must(t, err)
+	must(t, old.Heal())
+	comesBack(t, ctx, l, primary)
+	waitEvent(t, ctx, primary, "repmgrd_commits_discarded", old, false)
+	waitFor(t, ctx, "the rewound server to have the new primary's rows alone", func() error {
+		got, err := old.SQL(ctx, "SELECT string_agg(i::text, ',' ORDER BY i) FROM t")
+		if err == nil && got != "100" {
+			err = fmt.Errorf("it has %q", got)
+		}
+		return err
+	})
+	details, err := primary.SQL(ctx, "SELECT details FROM repmgr.events WHERE event = 'repmgrd_commits_discarded'")
+	must(t, err)
+	if !strings.HasPrefix(details, "3 commits") {
+		t.Errorf("told: %s", details)
+	}
+}
+
+// A host that is gone is replaced when its lease is over; it comes back by itself.
+func TestQuorumHostGone(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
+	old := l.Node(1)
+	must(t, old.PowerOff(ctx))
+	primary := newPrimary(t, ctx, l, old)
+	must(t, old.Heal())
+	must(t, old.Start(ctx)) // as its init would
+	if standby, err := old.InRecovery(ctx); err != nil || !standby {
+		t.Errorf("the former primary came up writable (%v)", err)
+	}
+	must(t, old.StartDaemon(ctx))
+	comesBack(t, ctx, l, primary)
+}
+
+// A server that stands still is ended and replaced.
+func TestQuorumServerHangs(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	old := l.Node(1)
+	must(t, old.Pause(ctx))
+	primary := newPrimary(t, ctx, l, old)
+	comesBack(t, ctx, l, primary)
+}
+
+// A daemon that is killed and comes back within the lease changes nothing; one
+// that stays away costs its server, and another takes over.
+func TestQuorumDaemonKilled(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	one := l.Node(1)
+	for range 3 {
+		must(t, one.KillDaemon(ctx))
+		must(t, one.StartDaemon(ctx))
+		waitGoverned(t, ctx, l, one)
+	}
+	if r, err := report(ctx, one); err != nil || r.Term != 1 {
+		t.Errorf("term %d (%v), want 1: the lease changed hands", r.Term, err)
+	}
+	must(t, one.KillDaemon(ctx))
+	primary := newPrimary(t, ctx, l, one)
+	waitFor(t, ctx, "the guard to have ended the server", func() error {
+		if one.Running() {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	must(t, one.StartDaemon(ctx))
+	comesBack(t, ctx, l, primary)
+}
+
+// A daemon that stands still cannot keep its primary alive.
+func TestQuorumDaemonStopped(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	one := l.Node(1)
+	must(t, one.SignalDaemon(syscall.SIGSTOP))
+	primary := newPrimary(t, ctx, l, one)
+	if standby, err := one.InRecovery(ctx); err == nil && !standby {
+		t.Errorf("%s takes writes beside %s", one.Name, primary.Name)
+	}
+	must(t, one.SignalDaemon(syscall.SIGCONT))
+	comesBack(t, ctx, l, primary)
+}
+
+// Ending a daemon in order pauses the cluster, and ends no server; its start ends
+// the pause.
+func TestQuorumDaemonRestart(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	one := l.Node(1)
+	_, err := one.StopDaemon(ctx)
+	must(t, err)
+	staysPrimary(t, ctx, l, one)
+	must(t, one.StartDaemon(ctx))
+	comesBack(t, ctx, l, one)
+	waitFor(t, ctx, "the pause to be over", func() error {
+		r, err := report(ctx, l.Node(2))
+		if err == nil && r.Paused {
+			err = errors.New(r.PauseReason)
+		}
+		return err
+	})
+	if r, err := report(ctx, one); err != nil || r.Term != 1 {
+		t.Errorf("term %d (%v), want 1", r.Term, err)
+	}
+}
+
+// Without a majority the primary is read-only, with all its data; with it, it is
+// the primary again.
+func TestQuorumLostAndFound(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
+	one := l.Node(1)
+	must(t, l.Node(2).Cut())
+	must(t, l.Node(3).Cut())
+	waitFor(t, ctx, "the primary to be read-only", func() error {
+		standby, err := one.InRecovery(ctx)
+		if err == nil && !standby {
+			err = errors.New("it takes writes")
+		}
+		return err
+	})
+	must(t, l.Heal())
+	waitFor(t, ctx, "a primary", func() error { _, err := l.Primary(ctx); return err })
+	primary, err := l.Primary(ctx)
+	must(t, err)
+	comesBack(t, ctx, l, primary)
+}
+
+// Everything loses power at once, and comes back in any order, read-only, until
+// a majority is there.
+func TestQuorumPowerCutOfAll(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
+	for _, n := range l.Nodes {
+		must(t, n.PowerOff(ctx))
+	}
+	must(t, l.Heal())
+	for _, id := range []int{2, 1, 3} {
+		n := l.Node(id)
+		must(t, n.Start(ctx))
+		if standby, err := n.InRecovery(ctx); err != nil || !standby && id != 3 {
+			t.Errorf("%s came up writable (%v)", n.Name, err)
+		}
+		must(t, n.StartDaemon(ctx))
+	}
+	waitFor(t, ctx, "a primary", func() error { _, err := l.Primary(ctx); return err })
+	primary, err := l.Primary(ctx)
+	must(t, err)
+	comesBack(t, ctx, l, primary)
+}
+
+// A server that has no connection left is alive: nothing is promoted.
+func TestQuorumCrowdedServer(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Settings: map[string]string{"max_connections": "25", "max_wal_senders": "5"}})
+	one := l.Node(1)
+	crowd, err := one.Crowd(ctx)
+	must(t, err)
+	defer crowd()
+	waitLog(t, ctx, one, "has no connection left for repmgrd")
+	staysPrimary(t, ctx, l, one)
+	if r, err := report(ctx, one); err == nil && r.Term != 1 {
+		t.Errorf("term %d, want 1: the lease changed hands", r.Term)
+	}
+}

@@ -1,0 +1,266 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/pg"
+	"repmgr/internal/record"
+	"repmgr/internal/registry"
+)
+
+// Bounds of the quorum rule's orders.
+const (
+	sealBound    = 10 * time.Second
+	killBound    = 30 * time.Second
+	releaseTries = 5
+)
+
+// govern carries out the orders of the quorum rule; ok says whether this is one.
+func (d *Daemon) govern(ctx context.Context, cfg *conf.Config, a failover.Action) (err error, ok bool) {
+	switch a := a.(type) {
+	case failover.FoundGroup:
+		return d.foundGroup(ctx, cfg), true
+	case failover.BeginQuorum:
+		return d.beginQuorum(ctx, cfg), true
+	case failover.EndQuorum:
+		return d.endQuorum(ctx, cfg, a), true
+	case failover.Seal:
+		return d.seal(ctx, a), true
+	case failover.PromoteTo:
+		return d.promoteTo(ctx, cfg, a), true
+	case failover.Arm:
+		return d.ownServer().Arm(), true
+	case failover.LetStart:
+		return d.letStart(ctx), true
+	case failover.Disarm:
+		return d.ownServer().Disarm(), true
+	case failover.Demote:
+		return d.demote(ctx, cfg, a), true
+	case failover.GiveUp:
+		return d.giveUp(ctx, cfg, a), true
+	case failover.StartServer:
+		if err := errors.Join(d.guardian.letStart(ctx), d.ownServer().Arm()); err != nil {
+			return err, true // one that was ended by half may not be armed
+		}
+		return d.ownServer().Start(ctx), true
+	case failover.Rejoin:
+		return d.rejoin(ctx, cfg, a), true
+	case failover.ChangeMember:
+		return d.quorum.change(ctx, a), true
+	case failover.HandLead:
+		return d.quorum.handLead(ctx, a.To), true
+	}
+	return nil, false
+}
+
+// foundGroup founds the group with this node alone; that is recorded in the
+// database first, so that nobody founds a second one.
+func (d *Daemon) foundGroup(ctx context.Context, cfg *conf.Config) error {
+	if _, group := d.quorum.known(); group != "" {
+		return nil // the view will know in a moment
+	}
+	ctx, cancel := context.WithTimeout(ctx, recordBound)
+	defer cancel()
+	conn, err := d.own(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	server, err := conn.Server(ctx)
+	if err != nil {
+		return err
+	}
+	group := rand.Text()
+	if err := registry.RecordFounding(ctx, conn, group, cfg.NodeID); err != nil {
+		return err
+	}
+	self, _ := cluster.Find(d.peers.nodes(), cfg.NodeID)
+	founder := record.Member{Node: cfg.NodeID, Name: cfg.NodeName, Priority: self.Priority, Automatic: cfg.Failover == "automatic", Location: self.Location}
+	if err := d.quorum.found(ctx, group, server.SystemID, founder); err != nil {
+		return err
+	}
+	d.announce(event{name: "repmgrd_quorum_found", details: fmt.Sprintf("node %q (ID: %d) founded the group %s", cfg.NodeName, cfg.NodeID, group)})
+	return nil
+}
+
+// beginQuorum starts the quorum rule: from the entry on, this node holds the lease.
+func (d *Daemon) beginQuorum(ctx context.Context, cfg *conf.Config) error {
+	d.guardian.want(true, 0, true)
+	if err := d.guardian.await(ctx); err != nil {
+		return err
+	}
+	own := d.ownServer()
+	if err := own.Arm(); err != nil {
+		return err
+	}
+	local := d.shared.load().local
+	begin := record.Begin{Node: cfg.NodeID, Incarnation: local.Incarnation, Life: d.incarnation, Line: local.Line, LSN: local.Position.LSN, TTL: cfg.LeaseTTL, MaximumLag: int64(cfg.MaximumLagOnFailover)}
+	d.send(observed{failover.Asked{Change: begin}})
+	refused, err := d.quorum.propose(ctx, begin)
+	if err == nil && refused == "" {
+		d.announce(event{name: "repmgrd_quorum_begin", details: "standbys are promoted by the quorum rule from now on"})
+		return d.recordRule(ctx, cfg)
+	}
+	if refused != "" {
+		err = fault.New(fault.BadConfig, "the quorum rule could not begin: %s", refused)
+		return errors.Join(err, own.Disarm())
+	}
+	return err // it may have begun: the record will say
+}
+
+// endQuorum ends the quorum rule. The server is disarmed after that, by the rule
+// that is in force then.
+func (d *Daemon) endQuorum(ctx context.Context, cfg *conf.Config, a failover.EndQuorum) error {
+	refused, err := d.quorum.propose(ctx, record.End{Node: cfg.NodeID, Why: a.Why})
+	if err != nil {
+		return err // it may have ended: the record will say
+	}
+	if refused != "" {
+		return fault.New(fault.BadConfig, "the quorum rule could not be ended: %s", refused)
+	}
+	d.announce(event{name: "repmgrd_quorum_end", details: "standbys are promoted by the visibility rule from now on: " + a.Why})
+	d.notifier.add(errand{name: "the rule in force", do: func(ctx context.Context, _ *pg.Conn) error { return d.recordRule(ctx, cfg) }})
+	return nil
+}
+
+func (d *Daemon) recordRule(ctx context.Context, cfg *conf.Config) error {
+	conn, err := d.own(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	rec, group := d.quorum.known()
+	return registry.RecordRule(ctx, conn, group, string(rec.Rule))
+}
+
+// seal ends the receiving of WAL, and keeps the final position before it is told.
+func (d *Daemon) seal(ctx context.Context, a failover.Seal) error {
+	ctx, cancel := context.WithTimeout(ctx, sealBound)
+	defer cancel()
+	own := d.ownServer()
+	at, err := own.Seal(ctx)
+	if err != nil {
+		return err
+	}
+	rec, _ := d.quorum.known()
+	s := failover.Sealed{Group: rec.Group, Vacancy: a.Vacancy, Incarnation: incarnationOf(own.Config.DataDirectory), Timeline: at.Timeline, LSN: at.LSN, Line: d.lineOf(own, at.Timeline)}
+	if s.Line == "" {
+		return fault.New(fault.SysFailure, "the history of timeline %d cannot be read", at.Timeline)
+	}
+	if err := d.quorum.keepSeal(s); err != nil {
+		return err
+	}
+	d.send(observed{failover.SealedAt{Sealed: s}})
+	return nil
+}
+
+// promoteTo makes the own server the primary that the record has granted. The
+// guard knows the deadline before the order is given.
+func (d *Daemon) promoteTo(ctx context.Context, cfg *conf.Config, a failover.PromoteTo) error {
+	began := time.Now()
+	if err := d.guardian.extendNow(ctx); err != nil {
+		return err
+	}
+	if err := d.firstSync(ctx, a); err != nil {
+		return err
+	}
+	own := d.ownServer()
+	old, _ := d.formerPrimary()
+	p, err := own.PromoteTo(ctx, a.Timeline)
+	if err != nil {
+		d.announce(event{name: "repmgrd_promote_error", failed: true, unkept: true, details: err.Error(), about: old})
+		return err
+	}
+	took := time.Since(began).Round(time.Millisecond)
+	d.eyes.kick()
+	if err := own.Arm(); err != nil {
+		return err
+	}
+	d.notice(fmt.Sprintf("promoted to timeline %d in %s", p.Timeline, took), "detail", fmt.Sprintf("it left timeline %d at %s", p.Parent, p.Fork))
+	d.notifier.add(errand{name: "the promotion's record", do: func(ctx context.Context, _ *pg.Conn) error {
+		if err := d.recordPromotion(ctx, cfg); err != nil {
+			return err
+		}
+		return d.recordRule(ctx, cfg)
+	}})
+	d.announce(event{name: "standby_promote", details: fmt.Sprintf("server %q (ID: %d) was successfully promoted to primary", cfg.NodeName, cfg.NodeID)})
+	d.notifier.add(errand{name: "the voting term", do: func(ctx context.Context, conn *pg.Conn) error {
+		if conn == nil {
+			return errors.New("the new primary does not answer")
+		}
+		_, err := registry.RaiseTerm(ctx, conn)
+		return err
+	}})
+	if old.ID != 0 {
+		d.announce(event{name: "repmgrd_failover_promote", about: old,
+			details: fmt.Sprintf("node %q (ID: %d) promoted to primary in term %d; old primary %q (ID: %d) marked as failed", cfg.NodeName, cfg.NodeID, a.Term, old.Name, old.ID)})
+	}
+	return nil
+}
+
+// formerPrimary is the primary by the records, unless that is this node.
+func (d *Daemon) formerPrimary() (cluster.Node, bool) {
+	for _, n := range d.peers.nodes() {
+		if n.Role == cluster.Primary && n.Active && n.ID != d.cfg.NodeID {
+			return n, true
+		}
+	}
+	return cluster.Node{}, false
+}
+
+// demote ends the own server at once; it stays armed.
+func (d *Daemon) demote(ctx context.Context, cfg *conf.Config, a failover.Demote) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBound)
+	defer cancel()
+	d.noteEnded(true)
+	err := d.ownServer().Demote(ctx)
+	d.noteEnded(true) // a look meanwhile may have found it running
+	d.log.Error("the own server was stopped: "+a.Why, "hint", "It comes back read-only, and by itself: see auto_rejoin.")
+	d.announce(event{name: "repmgrd_primary_fenced", details: fmt.Sprintf("server %q (ID: %d) was stopped: %s", cfg.NodeName, cfg.NodeID, a.Why)})
+	return err
+}
+
+// noteEnded keeps whether this daemon ended its server, so that it starts it
+// again. It is memory first: a stalled disk delays no stop.
+func (d *Daemon) noteEnded(ended bool) {
+	_ = d.peers.note(func(r *remembered) { r.Ended = ended }) // fails for an authority only
+	d.goes(func() {
+		if err := d.peers.keep(); err != nil {
+			d.complain(slog.LevelWarn, err)
+		}
+	})
+}
+
+// giveUp makes sure that nothing of the own server is left, and gives the lease
+// back: in this order (safety notes, B20).
+func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp) error {
+	began := time.Now()
+	own := d.ownServer()
+	d.noteEnded(true)
+	if err := own.Kill(ctx); err != nil {
+		return err
+	}
+	if err := errors.Join(own.CancelPromotion(), own.Arm()); err != nil {
+		return err
+	}
+	release := record.Release{Term: a.Term, Node: cfg.NodeID, Incarnation: incarnationOf(cfg.DataDirectory), Seq: a.Seq, Why: a.Why}
+	var err error
+	for range releaseTries {
+		var refused string
+		if refused, err = d.quorum.propose(ctx, release); err == nil {
+			d.notice("the lease is given back", "detail", fmt.Sprintf("%s; after %s %s", a.Why, time.Since(began).Round(time.Millisecond), refused))
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return err
+}

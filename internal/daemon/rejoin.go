@@ -1,0 +1,164 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/host"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+	"repmgr/internal/server"
+)
+
+// rejoin makes the own server a standby of the primary again: as it is, if its
+// history did not diverge; else rewound; else cloned anew, if that is allowed.
+func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin) error {
+	up, ok := cluster.Find(d.peers.nodes(), a.Upstream)
+	if !ok {
+		return fault.New(fault.RejoinFail, "node %d is not registered", a.Upstream)
+	}
+	rec, _ := d.quorum.known()
+	history, err := historyOf(rec.Line())
+	if err != nil {
+		return err
+	}
+	own := d.ownServer()
+	d.noteEnded(true)
+	if running, err := host.Processes(cfg.DataDirectory); err == nil && len(running) > 0 {
+		if err := own.Stop(ctx, pg.Fast); err != nil {
+			return err
+		}
+		d.noteEnded(true) // a look meanwhile may have found it running
+	}
+	// Recorded before a rewind, the record is among what the server has when it
+	// answers first: an older one would make it look as if it followed nobody.
+	if err := d.recordAsStandby(ctx, cfg, up); err != nil {
+		d.complain(slog.LevelWarn, err) // it is tried again at the end
+	}
+	err = d.bringBack(ctx, own, up, history)
+	if err != nil && cfg.AutoRejoin == "clone" {
+		d.log.Warn("the server cannot be rewound, it is cloned anew: " + err.Error())
+		err = d.cloneAnew(ctx, cfg, up)
+	}
+	if err == nil {
+		err = d.guardian.letStart(ctx)
+	}
+	if err == nil {
+		err = own.Start(ctx)
+	}
+	if err == nil {
+		err = d.recordAsStandby(ctx, cfg, up)
+	}
+	e := event{name: "repmgrd_rejoin", about: up, details: fmt.Sprintf("node %q (ID: %d) is a standby of node %q (ID: %d) again", cfg.NodeName, cfg.NodeID, up.Name, up.ID)}
+	if err != nil {
+		e.failed, e.details = true, fmt.Sprintf("node %q (ID: %d) could not be made a standby of node %q (ID: %d): %s", cfg.NodeName, cfg.NodeID, up.Name, up.ID, err)
+	}
+	d.announce(e)
+	return err
+}
+
+// bringBack makes the stopped server's WAL a part of the primary's history, and
+// points it there. What is discarded is kept and counted first.
+func (d *Daemon) bringBack(ctx context.Context, own server.Own, up cluster.Node, history server.History) error {
+	cfg := own.Config
+	if broken, err := server.RewindInterrupted(cfg.StateDir()); err != nil || broken {
+		return errors.Join(err, fault.New(fault.RejoinFail, "an earlier rewind was broken off: the server has to be cloned"))
+	}
+	relation, err := own.Compare(ctx, history)
+	if err != nil {
+		return err
+	}
+	conninfo, err := registry.PrimaryConninfo(up, cfg.NodeName, cfg.Passfile)
+	if err != nil {
+		return err
+	}
+	source, err := pg.ParseConninfo(up.Conninfo)
+	if err != nil {
+		return err
+	}
+	recovery, err := pg.ReadRecovery(cfg.DataDirectory)
+	if err != nil {
+		return err
+	}
+	recovery.PrimaryConninfo, recovery.PrimarySlotName = conninfo, ""
+	if relation.Follows {
+		d.notice("the server's history did not diverge: it follows as it is", "detail", fmt.Sprintf("it ends at %s on timeline %d", relation.Own.LSN, relation.Own.Timeline))
+		return own.Arm() // once it runs it is pointed to the primary like any other
+	}
+	d.notice(fmt.Sprintf("the server's history diverged: %d bytes lie beyond %s of timeline %d", relation.Beyond, relation.Fork.LSN, relation.Fork.Timeline))
+	into := filepath.Join(cfg.StateDir(), "diverged-"+time.Now().UTC().Format("20060102T150405Z"))
+	kept, err := own.KeepDiverged(ctx, into, relation.Fork.LSN, relation.Own.Timeline, int64(cfg.RejoinKeepWAL)<<20)
+	if err != nil {
+		return err
+	}
+	gone, err := own.Rewind(ctx, server.RewindRequest{Source: source, History: history, StateDir: cfg.StateDir(), Recovery: recovery})
+	if err != nil {
+		return err
+	}
+	d.tellDiscarded(cfg, up, gone, kept)
+	return nil
+}
+
+// tellDiscarded writes what was thrown away to the log and the events: nothing
+// is lost silently.
+func (d *Daemon) tellDiscarded(cfg *conf.Config, up cluster.Node, gone server.Discarded, kept server.Kept) {
+	text := fmt.Sprintf("%d commits in %d bytes of WAL that only node %q (ID: %d) had were discarded; the WAL is kept in %s", gone.Commits, gone.Bytes, cfg.NodeName, cfg.NodeID, kept.Path)
+	if kept.Truncated {
+		text += " up to rejoin_keep_wal"
+	}
+	d.log.Warn(text)
+	for i, x := range gone.Xacts {
+		if i == 20 {
+			d.log.Warn(fmt.Sprintf("... and %d more", len(gone.Xacts)-i))
+			break
+		}
+		d.log.Warn(fmt.Sprintf("discarded: transaction %d, committed at %s, %s", x.XID, x.At.Format(time.RFC3339Nano), x.LSN))
+	}
+	if n := len(gone.Xacts); n > 0 {
+		text += fmt.Sprintf("; transactions %d (%s, %s) to %d (%s, %s)", gone.Xacts[0].XID, gone.Xacts[0].LSN, gone.Xacts[0].At.Format(time.RFC3339),
+			gone.Xacts[n-1].XID, gone.Xacts[n-1].LSN, gone.Xacts[n-1].At.Format(time.RFC3339))
+	}
+	d.announce(event{name: "repmgrd_commits_discarded", about: up, failed: gone.Commits > 0, details: text})
+}
+
+// cloneAnew runs what an operator would run.
+func (d *Daemon) cloneAnew(ctx context.Context, cfg *conf.Config, up cluster.Node) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	line := pg.QuoteAll([]string{filepath.Join(filepath.Dir(exe), "repmgr"), "-f", d.opt.ConfigFile, "-d", up.Conninfo, "standby", "clone", "--force"})
+	if err := d.command(ctx, "standby clone", line, up.ID); err != nil {
+		return err
+	}
+	return server.ClearRewind(cfg.StateDir())
+}
+
+// recordAsStandby makes the own record say what this node is now.
+func (d *Daemon) recordAsStandby(ctx context.Context, cfg *conf.Config, up cluster.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, recordBound)
+	defer cancel()
+	conn, err := registry.Connect(ctx, up)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	self, err := registry.Node(ctx, conn, cfg.NodeID)
+	if err != nil {
+		return err
+	}
+	if self.Role == cluster.Witness {
+		return nil
+	}
+	self.Role, self.Upstream, self.Active = cluster.Standby, up.ID, true
+	return registry.SaveNode(ctx, conn, self)
+}

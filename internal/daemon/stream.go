@@ -1,0 +1,100 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
+	"repmgr/internal/quorum"
+)
+
+// Bounds of the frames' way to a peer.
+const (
+	framesBound  = 256                    // more than that are lost: raft sends again
+	redialEvery  = 100 * time.Millisecond // after a stream ended
+	streamWithin = time.Second            // for a stream to be opened
+)
+
+// sendFrame puts a frame on its way to a node. It never waits, and what cannot
+// be sent is lost, as on any network.
+func (p *peers) sendFrame(to cluster.NodeID, f quorum.Frame) {
+	p.mu.Lock()
+	l := p.links[to]
+	p.mu.Unlock()
+	if l == nil {
+		return
+	}
+	text, err := f.Encode()
+	if err != nil {
+		p.d.log.Warn("a frame of the group cannot be written: " + err.Error())
+		return
+	}
+	select {
+	case l.frames <- text:
+	default:
+	}
+}
+
+// keepStream carries frames to one peer until ctx ends, over a stream that is
+// opened when there is something to send.
+func (p *peers) keepStream(ctx context.Context, l *link) {
+	var stream *api.Stream
+	defer func() {
+		if stream != nil {
+			stream.Close()
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case frame := <-l.frames:
+			if stream == nil {
+				stream = p.openStream(ctx, l)
+			}
+			if stream == nil {
+				continue
+			}
+			if err := stream.Send(frame); err != nil {
+				stream.Close()
+				stream = nil
+			}
+		}
+	}
+}
+
+// openStream opens a stream, or waits a moment and forgets what has gathered
+// meanwhile: it is old news.
+func (p *peers) openStream(ctx context.Context, l *link) *api.Stream {
+	limit, cancel := context.WithTimeout(ctx, streamWithin)
+	defer cancel()
+	stream, err := l.client.OpenStream(limit)
+	if err == nil {
+		return stream
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(redialEvery):
+	}
+	for len(l.frames) > 0 {
+		<-l.frames
+	}
+	return nil
+}
+
+// Stream takes in the frames that a node sends, until it ends.
+func (b backend) Stream(from cluster.NodeID, receive func() ([]byte, error)) {
+	for {
+		text, err := receive()
+		if err != nil {
+			return
+		}
+		f, err := quorum.DecodeFrame(text)
+		if err != nil {
+			b.d.log.Warn("group: a frame that cannot be read", "detail", err.Error())
+			return
+		}
+		b.d.quorum.receive(from, f)
+	}
+}
