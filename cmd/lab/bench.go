@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,16 +26,24 @@ type bench struct {
 	calm     time.Duration
 	only     []string
 	check    bool
-	network  bool // nodes have networks of their own
+	logs     string // where logs of what went wrong are kept; empty: nowhere
+	network  bool   // nodes have networks of their own
 }
 
-// The things that are measured.
+// The things that are measured beside faults.
 const (
-	crash    = "crash"
-	hostGone = "host"
 	atRest   = "rest"
 	showTime = "show"
 )
+
+// everything is all that --only can name.
+func everything() []string {
+	names := []string{atRest, showTime}
+	for _, f := range faults() {
+		names = append(names, f.name)
+	}
+	return names
+}
 
 func benchCommand() *cobra.Command {
 	b := &bench{}
@@ -53,16 +62,22 @@ func benchCommand() *cobra.Command {
 	flags.IntVar(&b.slowRuns, "slow-runs", 1, "the same for repmgr 5 at its default settings, which takes a minute each time")
 	flags.DurationVar(&b.rest, "rest", 20*time.Second, "how long a daemon at rest is watched")
 	flags.DurationVar(&b.calm, "calm", 3*time.Second, "how long the cluster is left alone before a fault")
-	flags.StringSliceVar(&b.only, "only", []string{crash, hostGone, atRest, showTime}, "what to measure")
+	flags.StringSliceVar(&b.only, "only", everything(), "what to measure")
 	flags.StringSliceVar(&names, "peers", nil, "whom to measure, by number: 1 is ours (default: all that are installed)")
+	flags.StringVar(&b.logs, "logs", "", "keep the logs of clusters that did not do as they should in this folder")
 	flags.BoolVar(&b.check, "check", false, "exit with status 2 if a figure of ours misses its target")
 	return cmd
 }
 
 func (b *bench) run(ctx context.Context, names []string) error {
 	b.network = os.Geteuid() == 0
-	if !b.network && slices.Contains(b.only, hostGone) {
-		b.page.say("A host that is gone needs network namespaces, and they need root: not measured.")
+	for _, name := range b.only {
+		if !slices.Contains(everything(), name) {
+			return fmt.Errorf("measure %q: what there is: %s", name, strings.Join(everything(), ", "))
+		}
+	}
+	if !b.network {
+		b.page.say("Hosts that are gone or cut off need network namespaces, and they need root: not measured.")
 	}
 	found, missing := peers(ctx, b.slowRuns)
 	for _, why := range missing {
@@ -73,7 +88,7 @@ func (b *bench) run(ctx context.Context, names []string) error {
 		if len(names) > 0 && !slices.Contains(names, fmt.Sprint(i+1)) {
 			continue
 		}
-		c := &column{title: p.name()}
+		c := &column{title: p.name(), outcomes: map[string][]outcome{}}
 		columns = append(columns, c)
 		if err := b.measure(ctx, p, c); err != nil {
 			if ctx.Err() != nil {
@@ -97,31 +112,46 @@ func (b *bench) run(ctx context.Context, names []string) error {
 	return nil
 }
 
-// measure fills one peer's column, with one cluster.
+// measure fills one peer's column.
 func (b *bench) measure(ctx context.Context, p peer, c *column) (err error) {
 	b.page.chapter("%s", p.name())
-	l, err := p.up(ctx, b.network)
-	if err != nil {
-		return err
-	}
+	var d bed
 	defer func() {
-		if err != nil && ctx.Err() == nil {
-			err = fmt.Errorf("%w\n%s", err, l.Logs())
+		if err != nil && ctx.Err() == nil && d.present != nil {
+			err = fmt.Errorf("%w\n%s", err, d.present.Logs())
 		}
-		err = errors.Join(err, l.Close())
+		err = errors.Join(err, d.close())
 	}()
 	for _, m := range []struct {
 		what string
 		do   func(context.Context, peer, *lab.Lab, *column) error
-	}{{atRest, b.restful}, {showTime, b.shows}, {crash, b.crashes}, {hostGone, b.hostsGone}} {
-		if !slices.Contains(b.only, m.what) || (m.what == hostGone && !b.network) {
+	}{{atRest, b.restful}, {showTime, b.shows}} {
+		if !slices.Contains(b.only, m.what) {
 			continue
+		}
+		l, err := d.lab(ctx, p, b.network, nil)
+		if err != nil {
+			return err
 		}
 		if err := m.do(ctx, p, l, c); err != nil {
 			return fmt.Errorf("measure %s: %w", m.what, err)
 		}
 	}
-	return nil
+	var errs []error
+	for _, f := range faults() {
+		if !slices.Contains(b.only, f.name) || f.network && !b.network || f.ours && !p.ours() {
+			continue
+		}
+		if err := b.strikes(ctx, p, &d, f, c); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			// The other faults are measured all the same, with a new cluster.
+			b.page.say("%v", err)
+			errs = append(errs, err, d.close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // restful measures the hungriest of the three daemons while nothing happens.
@@ -169,70 +199,6 @@ func (b *bench) shows(ctx context.Context, p peer, l *lab.Lab, c *column) error 
 	}
 	b.page.say("cluster show: %s", summary(c.show))
 	return nil
-}
-
-func (b *bench) crashes(ctx context.Context, p peer, l *lab.Lab, c *column) error {
-	kill := func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }
-	return b.faults(ctx, p, l, fault{"crash", kill, &c.crash, &c.crashLost})
-}
-
-func (b *bench) hostsGone(ctx context.Context, p peer, l *lab.Lab, c *column) error {
-	powerOff := func(ctx context.Context, n *lab.Node) error { return n.PowerOff(ctx) }
-	return b.faults(ctx, p, l, fault{"host gone", powerOff, &c.host, &c.hostLost})
-}
-
-// fault is something that befalls a primary, and where its figures go.
-type fault struct {
-	name string
-	make func(context.Context, *lab.Node) error
-	gaps *[]time.Duration
-	lost *[]int
-}
-
-// failoverTimeout bounds the wait for a new primary.
-const failoverTimeout = 3 * time.Minute
-
-func (b *bench) faults(ctx context.Context, p peer, l *lab.Lab, f fault) error {
-	total := p.repeats(b.runs)
-	for i := range total {
-		gap, lost, err := b.once(ctx, p, l, f)
-		if err != nil {
-			return fmt.Errorf("%s %d of %d: %w", f.name, i+1, total, err)
-		}
-		*f.gaps, *f.lost = append(*f.gaps, gap), append(*f.lost, lost)
-		b.page.say("%s %d of %d: gap %.2f s, %d rows lost", f.name, i+1, total, gap.Seconds(), lost)
-	}
-	return nil
-}
-
-// once makes the fault, waits for the cluster to heal, and makes it whole again.
-func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (time.Duration, int, error) {
-	client, err := l.NewClient(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer client.Close()
-	if err := sleep(ctx, b.calm); err != nil {
-		return 0, 0, err
-	}
-	victim, err := l.Primary(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	client.Mark()
-	if err := f.make(ctx, victim); err != nil {
-		return 0, 0, err
-	}
-	if err := lab.Wait(ctx, failoverTimeout, "a new primary", func() error { return client.Recovered(victim) }); err != nil {
-		return 0, 0, err
-	}
-	gap := client.Gap()
-	client.Close()
-	missing, err := client.Missing(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	return gap, len(missing), p.restore(ctx, l, victim)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -15,7 +15,6 @@ import (
 // How long the demo waits for what it shows.
 const (
 	healTimeout   = 90 * time.Second
-	fenceTimeout  = 30 * time.Second
 	calm          = 2 * time.Second // of ordinary life before something happens
 	enoughRows    = 100
 	writesTimeout = 30 * time.Second
@@ -63,7 +62,7 @@ type demo struct {
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
-	d.lab, err = lab.New(lab.Options{Echo: func(n *lab.Node, command string) { d.page.command(n.Name, d.shorten(command)) }})
+	d.lab, err = lab.New(lab.Options{Quorum: true, Settings: map[string]string{"wal_log_hints": "on"}, Echo: func(n *lab.Node, command string) { d.page.command(n.Name, d.shorten(command)) }})
 	if err != nil {
 		return err
 	}
@@ -166,7 +165,7 @@ func (d *demo) othersFollow(ctx context.Context, except *lab.Node) error {
 	})
 }
 
-// comeBack starts the old primary, sees it stopped, and makes it a standby.
+// comeBack watches the old primary become a standby.
 func (d *demo) comeBack(ctx context.Context) error {
 	primary, err := d.lab.Primary(ctx)
 	if err != nil {
@@ -176,37 +175,19 @@ func (d *demo) comeBack(ctx context.Context) error {
 		return err
 	}
 	old := d.lab.Node(1)
-	d.page.chapter("The old primary is started again: its daemon finds the newer one and stops it")
-	if err := d.fenced(ctx, old); err != nil {
-		return err
-	}
-	d.page.chapter("It comes back as a standby")
-	if err := old.BecomeStandby(ctx, primary, true); err != nil {
-		return err
-	}
-	if old.DaemonPID() == 0 {
-		return old.StartDaemon(ctx)
-	}
-	return nil
-}
-
-// fenced starts a former primary and waits until its daemon has stopped it.
-func (d *demo) fenced(ctx context.Context, old *lab.Node) error {
+	d.page.chapter("The old primary comes back as a standby, by itself")
 	w := watch(d.page, d.lab, d.client)
 	defer w.stop()
-	// It may be stopped before it is up: then the start fails, and that is well.
-	startErr := old.Start(ctx)
-	err := lab.Wait(ctx, fenceTimeout, "the daemon of node1 to stop the old primary", func() error {
-		if old.Running() {
-			return errors.New("it runs")
+	err = lab.Wait(ctx, healTimeout, "node1 to follow the new primary", func() error {
+		if attached, err := primary.Attached(ctx, old); err != nil || !attached {
+			return errors.Join(errors.New("it does not stream"), err)
 		}
 		return nil
 	})
-	if err != nil {
-		return errors.Join(err, startErr)
+	if err == nil {
+		w.tell(old.Name, green, "follows "+primary.Name)
 	}
-	w.tell(old.Name, green, "the old primary is stopped")
-	return nil
+	return err
 }
 
 // reckon shows the final state and what the client lost.
@@ -234,7 +215,7 @@ func (d *demo) reckon(ctx context.Context) error {
 	d.page.say("The client: %d rows acknowledged, longest gap %s, %s.", d.client.Acknowledged(),
 		d.page.paint(bold, fmt.Sprintf("%d ms", gap.Milliseconds())), d.page.paint(bold, fmt.Sprintf("%d rows lost", len(missing))))
 	if len(missing) > 0 {
-		d.page.say("(Replication is asynchronous here: what the standbys had not received when the primary died is lost. synchronous_standby_names prevents it.)")
+		d.page.say("(Replication is asynchronous here: what the standbys had not received when the primary died is lost. synchronous replication prevents it. The log of node1 names each discarded transaction.)")
 	}
 	return nil
 }

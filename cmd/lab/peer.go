@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
+	"repmgr/internal/failover"
 	"repmgr/internal/lab"
+	"repmgr/internal/record"
 )
 
 // peer is a program that is measured. A new one implements this and joins peers();
@@ -18,10 +22,20 @@ type peer interface {
 	name() string
 	// repeats says how often a fault is made, given the wish.
 	repeats(wish int) int
-	// up makes a cluster of three data nodes with the peer at work on each.
-	up(ctx context.Context, network bool) (*lab.Lab, error)
-	// restore makes a node that was killed a standby of the present primary, and
-	// waits until the cluster is whole and the peer at work.
+	// ours says whether it is this repository's program.
+	ours() bool
+	// short names it in a path.
+	short() string
+	// up makes a cluster of three data nodes with the peer at work on each, and
+	// waits until it is whole; conf are more settings.
+	up(ctx context.Context, network bool, conf map[string]string) (*lab.Lab, error)
+	// whole answers nil when there is one primary, all others stream from it and
+	// the peer is at work on each node.
+	whole(ctx context.Context, l *lab.Lab) error
+	// patience is how long it is waited for a cluster to become whole by itself.
+	patience() time.Duration
+	// restore is the human: it makes a cluster whole that did not become so by
+	// itself, or says that this cannot be done.
 	restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error
 	// show asks for the state of the cluster, as an operator would.
 	show(ctx context.Context, n *lab.Node) error
@@ -63,27 +77,60 @@ func (f *family) repeats(wish int) int {
 	return wish
 }
 
-func (f *family) up(ctx context.Context, network bool) (*lab.Lab, error) {
-	l, err := lab.New(lab.Options{Software: f.software, Conf: f.conf, Namespaces: network})
+func (f *family) ours() bool { return f.software == nil }
+
+func (f *family) short() string { return strings.ReplaceAll(f.title, " ", "-") }
+
+func (f *family) up(ctx context.Context, network bool, conf map[string]string) (*lab.Lab, error) {
+	all := maps.Clone(f.conf)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, conf)
+	l, err := lab.New(lab.Options{Software: f.software, Conf: all, Namespaces: network, Quorum: f.ours()})
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(l.BringUp(ctx), l.DaemonsWatch(ctx)); err != nil {
+	err = l.BringUp(ctx)
+	if err == nil {
+		err = l.DaemonsWatch(ctx)
+	}
+	if err == nil {
+		err = lab.Wait(ctx, restoreTimeout, "a whole cluster", func() error { return f.whole(ctx, l) })
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, l.Logs()), l.Close())
 	}
 	return l, nil
 }
 
-// restoreTimeout bounds the wait for the cluster to be whole again.
-const restoreTimeout = 2 * time.Minute
+// How long a cluster has to become whole: repmgr 5 does nothing of that kind by
+// itself, and is not waited for as long.
+const (
+	restoreTimeout = 2 * time.Minute
+	briefly        = 10 * time.Second
+)
+
+func (f *family) patience() time.Duration {
+	if f.ours() {
+		return restoreTimeout
+	}
+	return briefly
+}
+
+// errIncurable says that a cluster of ours that does not become whole is not
+// mended: nobody may have to.
+var errIncurable = errors.New("it has to become whole by itself")
 
 func (f *family) restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error {
-	primary, err := l.Primary(ctx)
-	if err != nil {
+	if f.ours() {
+		return errIncurable
+	}
+	if err := errors.Join(dead.KillDaemon(ctx), dead.Kill9(ctx), dead.Heal()); err != nil {
 		return err
 	}
-	// The daemon is started anew whatever became of it, so that every run begins alike.
-	if err := errors.Join(dead.KillDaemon(ctx), dead.Heal()); err != nil {
+	primary, err := l.Primary(ctx)
+	if err != nil {
 		return err
 	}
 	if err := lab.Wait(ctx, restoreTimeout, "the new primary's network", func() error {
@@ -97,11 +144,23 @@ func (f *family) restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error 
 	if err := dead.StartDaemon(ctx); err != nil {
 		return err
 	}
-	return lab.Wait(ctx, restoreTimeout, "a whole cluster", func() error { return f.whole(ctx, l, primary) })
+	return lab.Wait(ctx, restoreTimeout, "a whole cluster", func() error { return f.whole(ctx, l) })
 }
 
-// whole answers nil when all stream from the primary and every daemon says that it runs.
-func (f *family) whole(ctx context.Context, l *lab.Lab, primary *lab.Node) error {
+// wholeEvery is how often a command of the peer is started to ask whether the
+// cluster is whole: more would take the processor from what is measured.
+const wholeEvery = 300 * time.Millisecond
+
+func (f *family) whole(ctx context.Context, l *lab.Lab) (err error) {
+	defer func() {
+		if err != nil {
+			_ = sleep(ctx, wholeEvery)
+		}
+	}()
+	primary, err := l.Primary(ctx)
+	if err != nil {
+		return err
+	}
 	for _, n := range l.Nodes {
 		if n == primary {
 			continue
@@ -109,6 +168,9 @@ func (f *family) whole(ctx context.Context, l *lab.Lab, primary *lab.Node) error
 		if attached, err := primary.Attached(ctx, n); err != nil || !attached {
 			return errors.Join(fmt.Errorf("%s does not stream from %s", n.Name, primary.Name), err)
 		}
+	}
+	if f.ours() {
+		return governed(ctx, l, primary)
 	}
 	status := primary.Repmgr(ctx, "service", "status", "--csv")
 	if err := status.Err(); err != nil {
@@ -121,6 +183,45 @@ func (f *family) whole(ctx context.Context, l *lab.Lab, primary *lab.Node) error
 		}
 	}
 	return nil
+}
+
+// governed answers nil when every node is at rest under the quorum rule, by the
+// word of its own daemon.
+func governed(ctx context.Context, l *lab.Lab, primary *lab.Node) error {
+	for _, n := range l.Nodes {
+		want := "standby-follows"
+		if n == primary {
+			want = "primary-holds"
+		}
+		r, err := report(ctx, n)
+		if err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+		if r.Rule != want || r.PromotionRule != record.Quorum || r.Voters < len(l.Nodes) {
+			return fmt.Errorf("%s: rule %q (%s), promotion by %s, %d voters", n.Name, r.Rule, r.Why, r.PromotionRule, r.Voters)
+		}
+	}
+	return nil
+}
+
+// report is what a node's daemon says of itself.
+func report(ctx context.Context, n *lab.Node) (failover.Report, error) {
+	status := n.Repmgr(ctx, "service", "status", "--format", "json")
+	var out struct {
+		Nodes []struct {
+			ID     int             `json:"node_id"`
+			Report failover.Report `json:"report"`
+		} `json:"nodes"`
+	}
+	if err := json.Unmarshal([]byte(status.Stdout), &out); err != nil {
+		return failover.Report{}, fmt.Errorf("%w: %s", err, status.Stderr)
+	}
+	for _, row := range out.Nodes {
+		if row.ID == n.ID {
+			return row.Report, nil
+		}
+	}
+	return failover.Report{}, errors.New("it is not listed")
 }
 
 func (f *family) show(ctx context.Context, n *lab.Node) error {

@@ -3,18 +3,17 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
 // column holds a peer's figures.
 type column struct {
-	title               string
-	crash, host, show   []time.Duration
-	crashLost, hostLost []int
-	cpu                 []float64 // percent of a core, one per daemon
-	resident            []float64 // MiB, one per daemon
-	failure             error
+	title    string
+	outcomes map[string][]outcome // by the fault's name
+	show     []time.Duration
+	cpu      []float64 // percent of a core, one per daemon
+	resident []float64 // MiB, one per daemon
+	failure  error
 }
 
 // row is a line of the table: a figure, its unit's format, and what ours must reach.
@@ -26,12 +25,6 @@ type row struct {
 }
 
 var rows = []row{
-	{"crash of the primary: gap, median", 1.0, "%.2f s", func(c *column) (float64, bool) { return median(c.crash) }},
-	{"crash of the primary: gap, worst", 2.0, "%.2f s", func(c *column) (float64, bool) { return worst(c.crash) }},
-	{"crash of the primary: rows lost, median", 0, "%.0f", func(c *column) (float64, bool) { return medianOf(c.crashLost) }},
-	{"host gone: gap, median", 6.0, "%.2f s", func(c *column) (float64, bool) { return median(c.host) }},
-	{"host gone: gap, worst", 0, "%.2f s", func(c *column) (float64, bool) { return worst(c.host) }},
-	{"host gone: rows lost, median", 0, "%.0f", func(c *column) (float64, bool) { return medianOf(c.hostLost) }},
 	{"daemon at rest: CPU, hungriest of three", 1.0, "%.2f %%", func(c *column) (float64, bool) { return largest(c.cpu) }},
 	{"daemon at rest: resident, largest", 40, "%.1f MiB", func(c *column) (float64, bool) { return largest(c.resident) }},
 	{"cluster show: median", 0.060, "%.3f s", func(c *column) (float64, bool) { return median(c.show) }},
@@ -76,14 +69,22 @@ func summary(d []time.Duration) string {
 
 // missed says whether a figure of the column misses its target.
 func missed(c *column) bool {
+	for _, f := range faults() {
+		o := c.outcomes[f.name]
+		gap, known := median(gaps(o))
+		if known && f.target > 0 && gap > f.target.Seconds() || slices.ContainsFunc(o, outcome.bad) {
+			return true
+		}
+	}
 	return slices.ContainsFunc(rows, func(r row) bool {
 		figure, known := r.figure(c)
 		return known && r.target > 0 && figure > r.target
 	})
 }
 
-// printTable shows the figures side by side, the targets last.
+// printTable shows the figures of all peers, the targets last.
 func printTable(p *page, columns []*column) {
+	printFaults(p, columns)
 	table := [][]string{{""}}
 	for _, c := range columns {
 		table[0] = append(table[0], c.title)
@@ -100,13 +101,97 @@ func printTable(p *page, columns []*column) {
 		}
 		table = append(table, append(line, target))
 	}
+	p.say("")
+	printAligned(p, table)
+}
+
+func printAligned(p *page, table [][]string) {
 	for i, line := range aligned(table) {
 		if i == 0 {
 			line = p.paint(bold, line)
 		}
 		p.line(line)
 	}
-	p.line("Faults made, crash and host gone: " + repeatsOf(columns))
+}
+
+// printFaults shows a line for each fault and peer that was measured.
+func printFaults(p *page, columns []*column) {
+	table := [][]string{{"fault", "", "runs", "gap: median", "worst", "target", "rows missing: median", "most", "primaries at the end", "whole by itself", "after: median", "worst"}}
+	var inside []string
+	for _, f := range faults() {
+		for _, c := range columns {
+			o := c.outcomes[f.name]
+			if len(o) == 0 {
+				continue
+			}
+			table = append(table, faultLine(f, c.title, o))
+			if f.inside {
+				inside = append(inside, insideLine(c.title, o))
+			}
+		}
+	}
+	if len(table) == 1 {
+		return
+	}
+	printAligned(p, table)
+	for _, line := range inside {
+		p.say("%s", line)
+	}
+}
+
+func faultLine(f fault, title string, outcomes []outcome) []string {
+	var missing, primaries []int
+	var back []time.Duration
+	for _, o := range outcomes {
+		missing, primaries = append(missing, o.missing), append(primaries, o.primaries)
+		if o.broken == nil {
+			back = append(back, o.back)
+		}
+	}
+	target := ""
+	if f.target > 0 {
+		target = fmt.Sprintf("<= %.1f s", f.target.Seconds())
+	}
+	seconds := func(v float64, known bool) string {
+		if !known {
+			return "-"
+		}
+		return fmt.Sprintf("%.2f s", v)
+	}
+	lost, _ := medianOf(missing)
+	ends := fmt.Sprint(slices.Max(primaries))
+	if least := slices.Min(primaries); least != slices.Max(primaries) {
+		ends = fmt.Sprintf("%d to %s", least, ends)
+	}
+	return []string{f.label, title, fmt.Sprint(len(outcomes)), seconds(median(gaps(outcomes))), seconds(worst(gaps(outcomes))), target,
+		fmt.Sprintf("%.0f", lost), fmt.Sprint(slices.Max(missing)), ends,
+		fmt.Sprintf("%d of %d", len(back), len(outcomes)), seconds(median(back)), seconds(worst(back))}
+}
+
+// insideLine tells what a client on the cut-off side was promised.
+func insideLine(title string, outcomes []outcome) string {
+	var last []time.Duration
+	var acknowledged, missing int
+	for _, o := range outcomes {
+		last = append(last, o.inside.last)
+		acknowledged += o.inside.acknowledged
+		missing += o.inside.missing
+	}
+	m, _ := median(last)
+	w, _ := worst(last)
+	return fmt.Sprintf("Inside the cut-off side, %s: last acknowledged write after the cut at %.2f s (median), %.2f s (worst); %d acknowledged in all runs, %d of them missing at the end.",
+		title, m, w, acknowledged, missing)
+}
+
+// bad says that a cluster did not end as it must: one primary, and whole.
+func (o outcome) bad() bool { return o.broken != nil || o.primaries != 1 }
+
+func gaps(outcomes []outcome) []time.Duration {
+	var all []time.Duration
+	for _, o := range outcomes {
+		all = append(all, o.gap)
+	}
+	return all
 }
 
 func cell(r row, c *column) string {
@@ -115,14 +200,6 @@ func cell(r row, c *column) string {
 		return "-"
 	}
 	return fmt.Sprintf(r.format, figure)
-}
-
-func repeatsOf(columns []*column) string {
-	var parts []string
-	for _, c := range columns {
-		parts = append(parts, fmt.Sprintf("%s %d and %d", c.title, len(c.crash), len(c.host)))
-	}
-	return strings.Join(parts, "; ") + "."
 }
 
 // aligned pads the cells of each column to one width, the first to the left.

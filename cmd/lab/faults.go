@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"repmgr/internal/lab"
+)
+
+// fault is something that befalls a primary.
+type fault struct {
+	name    string        // for --only
+	label   string        // in the table
+	target  time.Duration // of the median gap; zero: none
+	conf    map[string]string
+	ours    bool // it makes sense for our program alone
+	network bool // nodes need networks of their own
+	stays   bool // no failover is to come of it
+	inside  bool // a client on the primary's side goes on writing
+	strike  func(context.Context, *lab.Node) error
+	repair  func(context.Context, *lab.Node) error // what a network, a hypervisor or an init system would do afterwards; may be nil
+}
+
+// faults are all that can be measured, in the order of the table.
+func faults() []fault {
+	short := map[string]string{"lease_ttl": "2s"}
+	off := func(ctx context.Context, n *lab.Node) error { return n.PowerOff(ctx) }
+	return []fault{
+		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond,
+			strike: func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }},
+		{name: "host", label: "host gone", target: 6 * time.Second, network: true, strike: off, repair: boot},
+		{name: "host-2s", label: "host gone, lease_ttl='2s'", target: 2500 * time.Millisecond, conf: short, ours: true, network: true, strike: off, repair: boot},
+		{name: "hang", label: "postmaster and children SIGSTOPped", target: 6 * time.Second,
+			strike: func(ctx context.Context, n *lab.Node) error { return n.Pause(ctx) },
+			repair: func(_ context.Context, n *lab.Node) error { return n.Resume() }},
+		{name: "partition", label: "partition: primary alone", target: 6 * time.Second, network: true, inside: true,
+			strike: func(_ context.Context, n *lab.Node) error { return n.Cut() },
+			repair: func(_ context.Context, n *lab.Node) error { return n.Heal() }},
+		{name: "daemon-restart", label: "daemon SIGKILLed, restarted at once", ours: true, stays: true,
+			strike: func(ctx context.Context, n *lab.Node) error {
+				return errors.Join(n.KillDaemon(ctx), n.StartDaemon(ctx))
+			}},
+		{name: "daemon", label: "daemon SIGKILLed, not restarted", ours: true,
+			strike: func(ctx context.Context, n *lab.Node) error { return n.KillDaemon(ctx) },
+			repair: func(ctx context.Context, n *lab.Node) error { return n.StartDaemon(ctx) }},
+	}
+}
+
+// boot is what the init system of a host does when the power is back.
+func boot(ctx context.Context, n *lab.Node) error {
+	return errors.Join(n.Heal(), n.Start(ctx), n.StartDaemon(ctx))
+}
+
+// outcome is what became of one fault.
+type outcome struct {
+	gap       time.Duration // until a write was acknowledged elsewhere
+	gapAfter  time.Duration // the longest between that and the end
+	missing   int           // acknowledged rows that the primary in the end does not have
+	primaries int           // in the end
+	back      time.Duration // from the repair, or the fault where there is none, until the cluster was whole
+	broken    error         // why it was not, without a human
+	inside    *insideOutcome
+}
+
+// insideOutcome is what a client on the primary's side was told.
+type insideOutcome struct {
+	acknowledged int // after the cut
+	missing      int // of these, in the end
+	last         time.Duration
+}
+
+// Bounds and pauses of a run.
+const (
+	failoverTimeout = 3 * time.Minute
+	stayCalm        = 10 * time.Second // how long it is watched that nothing happens
+	stayCut         = 3 * time.Second  // how long a fault lasts after the failover
+)
+
+// strikes measures one fault as often as it is asked for. A cluster that did
+// not become whole is replaced by a new one.
+func (b *bench) strikes(ctx context.Context, p peer, bed *bed, f fault, c *column) error {
+	total := p.repeats(b.runs)
+	for i := range total {
+		l, err := bed.lab(ctx, p, b.network, f.conf)
+		if err != nil {
+			return err
+		}
+		at := time.Now()
+		o, victim, err := b.once(ctx, p, l, f)
+		run := fmt.Sprintf("%s %d of %d", f.name, i+1, total)
+		if err != nil {
+			b.keepLogs(l, p, f, i)
+			return fmt.Errorf("%s: %w", run, err)
+		}
+		c.outcomes[f.name] = append(c.outcomes[f.name], o)
+		b.page.say("%s %s: %s", at.UTC().Format("15:04:05.000"), run, o)
+		if o.bad() || f.target > 0 && o.gap > f.target {
+			b.keepLogs(l, p, f, i)
+		}
+		if o.broken == nil {
+			continue
+		}
+		if err := p.restore(ctx, l, victim); err != nil {
+			b.page.say("%s: a new cluster is made, since this one cannot be made whole: %v", run, err)
+			if err := bed.close(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// once makes the fault, waits for the cluster to heal, undoes the fault, and
+// waits for the cluster to be whole.
+func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome, *lab.Node, error) {
+	var o outcome
+	client, err := l.NewClient(ctx)
+	if err != nil {
+		return o, nil, err
+	}
+	defer client.Close()
+	victim, err := l.Primary(ctx)
+	if err != nil {
+		return o, nil, err
+	}
+	var inside *lab.Client
+	if f.inside {
+		if inside, err = victim.NewInsideClient(ctx); err != nil {
+			return o, nil, err
+		}
+		defer inside.Close()
+		inside.Mark()
+	}
+	if err := sleep(ctx, b.calm); err != nil {
+		return o, nil, err
+	}
+	client.Mark()
+	if inside != nil {
+		inside.Mark()
+	}
+	if err := f.strike(ctx, victim); err != nil {
+		return o, nil, err
+	}
+	if err := outlive(ctx, f, client, victim); err != nil {
+		return o, nil, err
+	}
+	o.gap = client.Gap()
+	repaired := client.MarkedAt()
+	client.Mark()
+	if f.repair != nil {
+		if err := sleep(ctx, stayCut); err != nil {
+			return o, nil, err
+		}
+		repaired = time.Now()
+		if err := f.repair(ctx, victim); err != nil {
+			return o, nil, err
+		}
+	}
+	o.broken = lab.Wait(ctx, p.patience(), "a whole cluster", func() error { return p.whole(ctx, l) })
+	o.back, o.gapAfter = time.Since(repaired), client.Gap()
+	return o, victim, errors.Join(ctx.Err(), o.reckon(ctx, l, client, inside))
+}
+
+// outlive waits until the clients are served by another node, or, where none is
+// to take over, until it is sure that none does.
+func outlive(ctx context.Context, f fault, client *lab.Client, victim *lab.Node) error {
+	if !f.stays {
+		return lab.Wait(ctx, failoverTimeout, "a new primary", func() error { return client.Recovered(victim) })
+	}
+	if err := sleep(ctx, stayCalm); err != nil {
+		return err
+	}
+	if last, err := client.Last(); last.Node != victim.ID {
+		return fmt.Errorf("%s is not the primary any more, node%d is: %w", victim.Name, last.Node, err)
+	}
+	return nil
+}
+
+// reckon ends the clients and counts what they were promised and is not there.
+func (o *outcome) reckon(ctx context.Context, l *lab.Lab, client, inside *lab.Client) error {
+	client.Close()
+	last, err := client.Last()
+	if last.Node == 0 {
+		return fmt.Errorf("no row was ever acknowledged: %w", err)
+	}
+	// Where two call themselves primary, the one that the clients were led to counts.
+	end := l.Node(last.Node)
+	primaries := l.Primaries(ctx)
+	o.primaries = len(primaries)
+	if len(primaries) == 1 {
+		end = primaries[0]
+	}
+	missing, err := client.MissingOn(ctx, end)
+	if err != nil {
+		return err
+	}
+	o.missing = len(missing)
+	if inside == nil {
+		return nil
+	}
+	inside.Close()
+	return o.reckonInside(ctx, end, inside)
+}
+
+func (o *outcome) reckonInside(ctx context.Context, end *lab.Node, inside *lab.Client) error {
+	o.inside = &insideOutcome{}
+	after := func(w lab.Write) bool { return w.At.After(inside.MarkedAt()) }
+	for _, w := range inside.Writes() {
+		if after(w) {
+			o.inside.acknowledged++
+			o.inside.last = w.At.Sub(inside.MarkedAt())
+		}
+	}
+	missing, err := inside.MissingOn(ctx, end)
+	if err != nil {
+		return err
+	}
+	for _, w := range missing {
+		if after(w) {
+			o.inside.missing++
+		}
+	}
+	return nil
+}
+
+// String is one run's line.
+func (o outcome) String() string {
+	s := fmt.Sprintf("gap %.2f s, later at most %.2f s; %d rows missing; primaries: %d; ", o.gap.Seconds(), o.gapAfter.Seconds(), o.missing, o.primaries)
+	if o.broken != nil {
+		s += fmt.Sprintf("NOT WHOLE: %v", o.broken)
+	} else {
+		s += fmt.Sprintf("whole after %.1f s", o.back.Seconds())
+	}
+	if o.inside != nil {
+		s += fmt.Sprintf("; inside: %d acknowledged after the cut, the last at %.2f s, %d of them missing", o.inside.acknowledged, o.inside.last.Seconds(), o.inside.missing)
+	}
+	return s
+}
+
+// keepLogs saves the logs of a cluster that did not do as it should, where that was asked for.
+func (b *bench) keepLogs(l *lab.Lab, p peer, f fault, run int) {
+	if b.logs == "" {
+		return
+	}
+	dir := filepath.Join(b.logs, fmt.Sprintf("%s-%s-%d", p.short(), f.name, run+1))
+	if err := l.SaveLogs(dir); err != nil {
+		b.page.say("%v", err)
+		return
+	}
+	b.page.say("the logs are in %s", dir)
+}
+
+// bed is the cluster that faults are made in: kept as long as it is whole and
+// its configuration is the one that is wanted.
+type bed struct {
+	present *lab.Lab
+	conf    string
+}
+
+// lab is the present cluster, or a new one.
+func (d *bed) lab(ctx context.Context, p peer, network bool, conf map[string]string) (*lab.Lab, error) {
+	if d.present != nil && d.conf == fmt.Sprint(conf) {
+		return d.present, nil
+	}
+	if err := d.close(); err != nil {
+		return nil, err
+	}
+	var err error
+	d.present, err = p.up(ctx, network, conf)
+	d.conf = fmt.Sprint(conf)
+	return d.present, err
+}
+
+// close ends the present cluster, if there is one.
+func (d *bed) close() error {
+	l := d.present
+	d.present = nil
+	if l == nil {
+		return nil
+	}
+	return l.Close()
+}
