@@ -14,12 +14,14 @@ import (
 // Adding a package means choosing its place here, with a reason, in review.
 var rank = map[string]int{
 	"internal/cluster": 0, "internal/fault": 0,
-	"internal/conf": 1, "internal/failover": 1, "internal/plan": 1,
-	"internal/ops": 2,
-	"internal/pg":  3, "internal/host": 3,
-	"internal/registry": 4,
-	"internal/api":      5,
-	"internal/daemon":   6, "internal/cli": 6,
+	"internal/conf": 1, "internal/record": 1, "internal/plan": 1,
+	"internal/failover": 2, "internal/ops": 2,
+	"internal/quorum": 2, // opaque bytes in, opaque bytes out
+	"internal/pg":     3, "internal/host": 3, "internal/raftstore": 3,
+	"internal/sim":      3, // a cluster in virtual time: what is pure, with a model of the rest
+	"internal/registry": 4, "internal/server": 4, "internal/guard": 4,
+	"internal/api":    5,
+	"internal/daemon": 6, "internal/cli": 6,
 	"cmd/repmgr": 7, "cmd/repmgrd": 7,
 	"internal/lab": 7, // real clusters on one machine: for tests, the demo and the benchmark
 	"cmd/lab":      8,
@@ -28,7 +30,8 @@ var rank = map[string]int{
 // pure packages take time, chance and the world as arguments.
 var pure = map[string]bool{
 	"internal/cluster": true, "internal/fault": true, "internal/conf": true,
-	"internal/failover": true, "internal/plan": true, "internal/ops": true,
+	"internal/quorum": true,
+	"internal/record": true, "internal/failover": true, "internal/plan": true, "internal/ops": true,
 }
 
 var impure = map[string]string{

@@ -32,7 +32,7 @@ func TestReadme(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // a clone waits for a spread checkpoint
 	defer cancel()
 	check := func(err error) {
 		t.Helper()
