@@ -26,12 +26,12 @@ majors:
 	@scripts/install-majors $(MAJORS) >/dev/null
 
 test: postgres build ## every test, on the distribution's PostgreSQL
-	$(GO) test -timeout 30m $(TESTARGS) ./...
+	$(GO) test -timeout 30m -parallel 4 $(TESTARGS) ./...
 
 test-majors: postgres majors ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
 	@for major in $(MAJORS); do \
 		echo "PostgreSQL $$major"; \
-		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 30m -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
+		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 30m -parallel 4 -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
 	done
 
 # The demo program runs as one process (no `go run` in between), so that an interrupt reaches it and it can tidy up.

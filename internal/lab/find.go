@@ -145,7 +145,7 @@ func build(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// One folder per process: a later build must not replace a program that runs.
-	dir, err := makeOwned("repmgr-build-")
+	dir, err := makeOwned(buildPrefix)
 	if err != nil {
 		return "", err
 	}
