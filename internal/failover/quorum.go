@@ -595,7 +595,7 @@ func (f facts) mustFollow() cluster.NodeID {
 		return 0
 	case f.strays():
 		return holder
-	case known && up.ID != holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID):
+	case known && up.ID != holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID) && !f.missedAsSync():
 		if f.local.Sealed {
 			return up.ID // cascaded
 		}

@@ -430,6 +430,19 @@ func (f facts) misnamed() (string, bool) {
 	return want, want != "" && want != f.local.StandbyName && f.lease().Promoted
 }
 
+// missedAsSync reports whether commits wait for this node, or for fewer standbys than
+// they should, so that it must stream from the primary itself: a cascaded standby
+// acknowledges nothing. It may have come to be one without anybody's wish, where
+// its upstream was the primary and is a standby now.
+func (f facts) missedAsSync() bool {
+	rec := f.Group.Record
+	m, member := rec.Member(f.Self)
+	managed := rec.Sync.Mode == record.SyncOn || rec.Sync.Mode == record.SyncStrict
+	newest := rec.Sync.Newest()
+	k, _ := newest.Parse()
+	return member && managed && m.Eligible() && f.Policy.Automatic && (k < max(1, f.Policy.SyncCount) || newest.Has(f.Self) || newest.Has(rec.Lease.Holder))
+}
+
 // streamName is the application_name for the own standby; empty: as it is.
 func (f facts) streamName() string {
 	rec := f.Group.Record

@@ -19,6 +19,15 @@ type checker struct {
 	grants    map[cluster.Timeline]cluster.NodeID // to whom each number was granted
 	used      map[cluster.Timeline]cluster.NodeID // and who was promoted to it
 	grantedAt time.Duration
+	promises  map[cluster.Timeline]promise // the last commit of each timeline that standbys acknowledged
+	ackAt     time.Duration                // of any
+}
+
+// promise is a commit that was acknowledged because standbys have it: every later
+// primary must have it in that place.
+type promise struct {
+	at int
+	entry
 }
 
 func (c *checker) begin(w *World, text []byte) {
@@ -26,7 +35,7 @@ func (c *checker) begin(w *World, text []byte) {
 	if err != nil {
 		panic(err)
 	}
-	*c = checker{rec: rec, index: 1, log: map[uint64][]byte{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}}
+	*c = checker{rec: rec, index: 1, log: map[uint64][]byte{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}, promises: map[cluster.Timeline]promise{}}
 }
 
 // committed sees every entry that a node applies. The first to apply one is the
@@ -110,7 +119,7 @@ func (w *World) granted(before *record.Record) {
 	if before.Lease.State != record.Vacant {
 		return
 	}
-	best := 0
+	w.keeps(&w.nodes[l.Holder-1].server, "granted the lease")
 	for _, b := range before.Bids {
 		s := &w.nodes[b.Node-1].server
 		if b.Declined != "" || s.incarnation != b.Incarnation {
@@ -119,19 +128,38 @@ func (w *World) granted(before *record.Record) {
 		if s.lsn() != b.LSN || s.timeline != b.Timeline {
 			w.fail("S2: node %d bid timeline %d, %s in vacancy %d, and is at timeline %d, %s when the bidding is closed", b.Node, b.Timeline, b.LSN, b.Vacancy, s.timeline, s.lsn())
 		}
-		best = max(best, len(s.wal))
 	}
 }
 
 // acknowledged is called when a server has told a client that its commit is safe.
 func (w *World) acknowledged(s *server) {
 	w.counts.Commits++
+	w.check.ackAt = w.now
 	l := w.check.rec.Lease
 	if l.State == record.Granted || l.Taken() && (l.Holder != s.n.id || s.timeline != l.Timeline) {
 		w.fail("S1: node %d acknowledged a commit on timeline %d, %s after timeline %d was granted to node %d in term %d",
 			s.n.id, s.timeline, w.now-w.check.grantedAt, l.Timeline, l.Holder, w.check.rec.Term)
 	}
 	w.oneWriter(s)
+}
+
+// promised is called when a commit is acknowledged because standbys have it.
+func (w *World) promised(s *server, c waiting) {
+	w.counts.Promised++
+	if old := w.check.promises[c.timeline]; c.at > old.at {
+		w.check.promises[c.timeline] = promise{c.at, s.wal[c.at-1]}
+	}
+	w.acknowledged(s)
+}
+
+// keeps checks that a server that is or becomes the primary has every commit
+// that was promised.
+func (w *World) keeps(s *server, when string) {
+	for timeline, p := range w.check.promises {
+		if len(s.wal) < p.at || s.wal[p.at-1] != p.entry {
+			w.fail("S2: node %d is %s without a commit of timeline %d at %s that standbys acknowledged; it is at timeline %d, %s", s.n.id, when, timeline, cluster.LSN(p.at), s.timeline, s.lsn())
+		}
+	}
 }
 
 func (w *World) oneWriter(s *server) {
@@ -153,6 +181,7 @@ func (w *World) promoted(s *server, to cluster.Timeline) {
 	if c.used[to] = s.n.id; c.grants[to] != s.n.id {
 		w.fail("S3: node %d is promoted to timeline %d, which was granted to node %d", s.n.id, to, c.grants[to])
 	}
+	w.keeps(s, "promoted")
 	w.oneWriter(s)
 }
 
@@ -166,6 +195,9 @@ func (w *World) unwhole() string {
 	p := &w.nodes[r.Lease.Holder-1].server
 	if !p.writes() || p.timeline != r.Lease.Timeline || !p.armed {
 		return fmt.Sprintf("node %d holds the lease: writes %v, timeline %d, armed %v%s", p.n.id, p.writes(), p.timeline, p.armed, w.allRules())
+	}
+	if w.now > w.check.ackAt+2*time.Second {
+		return fmt.Sprintf("node %d acknowledges nothing: it waits by %q, the record has %q%s", p.n.id, p.waits, r.Sync.Sets, w.allRules())
 	}
 	for _, n := range w.nodes {
 		s := &n.server

@@ -50,6 +50,7 @@ type daemon struct {
 	told     time.Time // the deadline that was sent to the guard
 	acked    time.Time // and that the guard has
 	ensuring bool
+	syncDue  time.Duration // when the walsenders are looked at again
 }
 
 // leadership is what is watched of the group between two batches.
@@ -69,7 +70,7 @@ func (d *daemon) boot() {
 	*d = daemon{process: process{life: d.process.life}, n: n}
 	d.start()
 	d.life, d.asked, d.askers = w.rng.Uint64(), map[uint64]record.Change{}, map[uint64]uint64{}
-	d.view = failover.New(n.id, policy)
+	d.view = failover.New(n.id, w.policy)
 	d.view.Life = d.life
 	stored := n.disk.cached
 	stored.Entries = slices.Clone(stored.Entries)
@@ -125,7 +126,7 @@ func (d *daemon) restore(data []byte, index uint64) {
 // tick is the daemon's clock.
 func (d *daemon) tick() {
 	w := d.n.w
-	w.after(&d.process, d.n.lasts(policy.LeaseTTL/50), d.tick)
+	w.after(&d.process, d.n.lasts(standard.LeaseTTL/50), d.tick)
 	d.group.Tick()
 	d.work()
 	d.watchGroup()
@@ -170,6 +171,7 @@ func (d *daemon) turn() {
 			d.order(a)
 		}
 	}
+	d.synchronize()
 	d.tellGuard()
 }
 

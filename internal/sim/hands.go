@@ -8,6 +8,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
 	"repmgr/internal/quorum"
+	"repmgr/internal/record"
 )
 
 // order carries an order out, or begins to.
@@ -162,7 +163,35 @@ func (h hand) promote(a failover.PromoteTo) {
 	case !guarded:
 		h.then(10*time.Millisecond, func() { h.promote(a) })
 	default:
-		h.then(5*time.Millisecond, func() { h.s.order(a.Timeline); h.promoted(a) })
+		h.firstSync(a)
+	}
+}
+
+// firstSync puts the first set in force before the promotion is ordered (B17).
+func (h hand) firstSync(a failover.PromoteTo) {
+	order := func() { h.then(5*time.Millisecond, func() { h.s.order(a.Timeline); h.promoted(a) }) }
+	if a.Mode == record.SyncOff || a.Mode == "" {
+		h.s.setNames("", false)
+		order()
+		return
+	}
+	if rec := h.d.rec; rec.Term != a.Sync.Term || rec.Sync.Seq != a.Sync.Seq {
+		h.done("the synchronous set has changed since")
+		return
+	}
+	h.s.setNames(a.Sync.Names, true)
+	h.inForce(a.Sync.Names, order)
+}
+
+// inForce waits until commits wait by that value.
+func (h hand) inForce(names string, do func()) {
+	switch {
+	case h.s.waits == names:
+		do()
+	case !h.s.up || h.late():
+		h.done("the checkpointer has not read the setting")
+	default:
+		h.then(5*time.Millisecond, func() { h.inForce(names, do) })
 	}
 }
 
@@ -261,6 +290,7 @@ func (h hand) rejoin(a failover.Rejoin) {
 	h.s.armed, h.s.upstream, h.s.clean, n.disk.ended = true, 0, false, true
 	back := func() {
 		h.s.upstream, n.disk.seal = a.Upstream, failover.Sealed{}
+		h.s.named("") // its history is the cluster's, and it is measured before it gets the name of the term
 		*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
 		h.s.boot()
 		h.started()
@@ -303,6 +333,7 @@ func (h hand) follow(a failover.Follow) {
 	}
 	h.s.endReceiver()
 	h.s.upstream, n.disk.seal = a.Upstream, failover.Sealed{}
+	h.s.named(a.Name)
 	h.s.receive()
 	*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
 	h.done("")

@@ -29,6 +29,9 @@ type server struct {
 	source   cluster.NodeID // whom it is connected to, whatever the setting says now
 	slow     bool           // the startup process waits, so that the receiver ends only when told to (A2)
 	promote  cluster.Timeline
+	senders  map[cluster.NodeID]*sender // as a primary: its walsenders
+	waits    string                     // synchronous_standby_names as the checkpointer knows it: whether commits wait
+	pending  []waiting                  // commits that wait for standbys
 
 	// On disk.
 	wal         []entry
@@ -41,6 +44,9 @@ type server struct {
 	gated       bool           // the power went before it was armed: the start gate arms it
 	torn        bool           // a rewind was broken off: it cannot be started
 	incarnation string
+	names       string // synchronous_standby_names; a new session sees it at once
+	managed     bool   // by repmgrd
+	called      string // application_name in primary_conninfo
 }
 
 func (s *server) String() string { return s.n.String() + ".pg" }
@@ -48,7 +54,7 @@ func (s *server) String() string { return s.n.String() + ".pg" }
 // found is the state that the quorum rule begins with.
 func (s *server) found(primary bool) {
 	s.timeline, s.incarnation, s.armed, s.wal = 1, fmt.Sprintf("d%d", s.n.id), true, []entry{{1, -1}, {1, -2}, {1, -3}}
-	s.flushed = len(s.wal)
+	s.flushed, s.called = len(s.wal), s.n.String()
 	if s.n.witness {
 		return
 	}
@@ -79,21 +85,31 @@ func (s *server) run() {
 	s.receive()
 }
 
-// client commits on and on. What it commits here is acknowledged a little later.
+// client commits on and on. What it commits here is acknowledged a little later,
+// or when standbys have it.
 func (s *server) client(p *process) {
 	w := s.n.w
 	if p == &s.process && (!s.ready || s.standby) {
 		return
 	}
-	s.commit()
-	w.after(p, w.between(0, 3*time.Millisecond), func() { w.acknowledged(s) })
+	if c := (waiting{len(s.wal) + 1, s.timeline}); len(s.pending) < clients {
+		s.commit()
+		switch {
+		case s.waits == "":
+			w.after(p, w.between(0, 3*time.Millisecond), func() { w.acknowledged(s) })
+		case p == &s.process:
+			s.pending = append(s.pending, c) // an orphan waits for nothing: the walsenders ended with the postmaster
+		}
+	}
 	w.after(p, w.between(10*time.Millisecond, 80*time.Millisecond), func() { s.client(p) })
 }
 
-func (s *server) commit() {
+// commit writes an entry, and returns the position after it.
+func (s *server) commit() int {
 	s.n.w.ids++
 	s.wal = append(s.wal, entry{s.timeline, s.n.w.ids})
 	s.flushed = len(s.wal)
+	return s.flushed
 }
 
 // receive streams from the upstream while there is one.
@@ -110,18 +126,27 @@ func (s *server) endReceiver() {
 	if s.receiver.up {
 		s.receiver.end()
 		s.flushed = len(s.wal) // on its way out it flushes what it has written (A3)
+		s.hangUp()
 	}
 }
 
-// pull asks the upstream for more. The answer counts only for the receiver that asked.
+// pull tells the upstream what is on disk here, and asks for more. The answer counts
+// only for the receiver that asked.
 func (s *server) pull() {
-	w, up, life := s.n.w, s.source, s.receiver.life
+	w, up, life, reply := s.n.w, s.source, s.receiver.life, reply{s.n.id, s.receiver.life, s.called, s.flushed}
 	if s.up && s.frozen <= w.now {
 		w.net.send(s.n.id, up, func() {
 			from := &w.nodes[up-1].server
+			if !from.hears(reply) {
+				return
+			}
 			more, err := from.serve(s)
 			if err != nil {
+				delete(from.senders, s.n.id)
 				return
+			}
+			if x := from.senders[s.n.id]; x != nil {
+				x.sent = len(s.wal) + len(more)
 			}
 			switches, at := slices.Clone(from.switches), len(s.wal)
 			w.net.send(up, s.n.id, func() {
@@ -138,7 +163,7 @@ func (s *server) pull() {
 // sees no difference between two promotions to the same number (A15).
 func (s *server) serve(to *server) ([]entry, error) {
 	switch {
-	case !s.up || !s.ready || s.frozen > s.n.w.now || s.hung > s.n.w.now:
+	case !s.answers():
 		return nil, fmt.Errorf("no answer")
 	case len(to.wal) > len(s.wal):
 		return nil, fmt.Errorf("ahead of the upstream")
@@ -183,7 +208,7 @@ func (s *server) boot() {
 		return
 	}
 	s.start()
-	s.ready, s.promote, s.hung = false, 0, 0
+	s.ready, s.promote, s.hung, s.waits = false, 0, 0, s.names
 	w.after(&s.process, w.between(50*time.Millisecond, 4*time.Second), s.recovered)
 }
 
@@ -209,7 +234,7 @@ func (s *server) kill(orphans bool) {
 	}
 	s.endReceiver()
 	s.end()
-	s.ready, s.clean, s.promote = false, false, 0
+	s.ready, s.clean, s.promote, s.senders, s.pending = false, false, 0, nil, nil
 	s.n.daemon.kick()
 }
 
@@ -267,7 +292,8 @@ func (s *server) order(to cluster.Timeline) {
 func (s *server) local() failover.Local {
 	w := s.n.w
 	l := failover.Local{At: s.n.clock(), SystemID: "s", Position: failover.Position{Timeline: s.timeline, LSN: s.lsn()}, Replayed: s.lsn(),
-		Line: s.line(), Incarnation: s.incarnation, Armed: s.armed && s.upstream == 0, Sealed: s.upstream == 0, Receiving: s.receiver.up, Ended: s.n.disk.ended}
+		Line: s.line(), Incarnation: s.incarnation, Armed: s.armed && s.upstream == 0, Sealed: s.upstream == 0, Receiving: s.receiver.up, Ended: s.n.disk.ended,
+		StandbyName: s.called, SyncManaged: s.managed}
 	switch {
 	case !s.up && s.clean:
 		l.State = failover.ServerStopped

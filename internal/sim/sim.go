@@ -44,9 +44,9 @@ const (
 
 // Counts are what a run went through.
 type Counts struct {
-	Virtual                                                            time.Duration
-	Events, Faults, Grants, Promotions, Regrants, Rewinds, Commits     int
-	Expiries, Releases, Reinstated, Voids, Sealed, GuardKills, Changes int
+	Virtual                                                                  time.Duration
+	Events, Faults, Grants, Promotions, Regrants, Rewinds, Commits, Promised int
+	Expiries, Releases, Reinstated, Voids, Sealed, GuardKills, Changes       int
 }
 
 // Add sums up.
@@ -58,7 +58,7 @@ func (c *Counts) Add(o Counts) {
 }
 
 func (c *Counts) all() []*int {
-	return []*int{&c.Events, &c.Faults, &c.Grants, &c.Promotions, &c.Regrants, &c.Rewinds, &c.Commits,
+	return []*int{&c.Events, &c.Faults, &c.Grants, &c.Promotions, &c.Regrants, &c.Rewinds, &c.Commits, &c.Promised,
 		&c.Expiries, &c.Releases, &c.Reinstated, &c.Voids, &c.Sealed, &c.GuardKills, &c.Changes}
 }
 
@@ -75,6 +75,7 @@ type Result struct {
 type World struct {
 	Options
 	rng      *rand.Rand
+	policy   failover.Policy
 	now      time.Duration
 	queue    queue
 	number   uint64
@@ -229,8 +230,29 @@ func Run(o Options) (r Result) {
 	}
 }
 
-// policy is the configuration of all nodes.
-var policy = failover.Policy{
+// drawPolicy draws the configuration of all nodes. The strict mode is for a cluster
+// that has enough standbys when all are there.
+func (w *World) drawPolicy() {
+	eligible := 0
+	for _, n := range w.nodes {
+		if !n.witness && n.priority > 0 {
+			eligible++
+		}
+	}
+	w.policy = standard
+	w.policy.SyncCount, w.policy.SyncTimeout = 1+w.rng.IntN(2), w.between(time.Second, 10*time.Second)
+	switch w.rng.IntN(5) {
+	case 0, 1:
+		w.policy.SyncMode = record.SyncOn
+	case 2:
+		if eligible > w.policy.SyncCount {
+			w.policy.SyncMode = record.SyncStrict
+		}
+	}
+}
+
+// standard is what they are configured to beside that.
+var standard = failover.Policy{
 	Automatic: true, MonitorInterval: time.Second, ReconnectAttempts: 3, ReconnectInterval: time.Second, Consensus: true,
 	Quorum: true, LeaseTTL: 5 * time.Second, RestartGrace: 3 * time.Second, RecoveryGrace: 5 * time.Second, HangBound: 5 * time.Second,
 	BidWindow: 300 * time.Millisecond, MaximumLag: -1, Rejoin: "rewind",
@@ -244,7 +266,7 @@ func (w *World) build() {
 		witness = cluster.NodeID(count)
 	}
 	w.net.build(w, count)
-	begin := record.Begin{Node: 1, Incarnation: "d1", Line: "1", LSN: 3, TTL: policy.LeaseTTL, MaximumLag: -1}
+	begin := record.Begin{Node: 1, Incarnation: "d1", Line: "1", LSN: 3, TTL: standard.LeaseTTL, MaximumLag: -1}
 	for id := cluster.NodeID(1); int(id) <= count; id++ {
 		n := &node{w: w, id: id, raftID: uint64(id) * 0x11, priority: 100, rate: 0.9 + 0.2*w.rng.Float64(), base: time.Duration(w.rng.Int64N(int64(time.Hour)))}
 		if w.chance(40) {
@@ -268,14 +290,15 @@ func (w *World) build() {
 		}
 		w.registry = append(w.registry, row)
 	}
+	w.drawPolicy()
 	w.found(begin)
 	for _, n := range w.nodes {
 		n.server.found(n.id == 1)
 		n.guard.start()
-		n.guard.extend(n.clock().Add(failover.Hold(policy.LeaseTTL))) // as who begins the rule does
+		n.guard.extend(n.clock().Add(failover.Hold(standard.LeaseTTL))) // as who begins the rule does
 		n.daemon.boot()
 	}
-	w.log(name("world"), "%d nodes, witness %d, clocks %v, chaos until %s", count, witness, w.rates(), w.Chaos)
+	w.log(name("world"), "%d nodes, witness %d, clocks %v, chaos until %s, synchronous_mode=%s, count %d", count, witness, w.rates(), w.Chaos, w.policy.SyncMode, w.policy.SyncCount)
 }
 
 func (w *World) rates() (out []string) {
