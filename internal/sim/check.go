@@ -79,7 +79,7 @@ func orYes(why string) string {
 func (w *World) accepted(before *record.Record, kind string) {
 	c := &w.check
 	if kind != "renew" && kind != "describe" {
-		w.moment()
+		w.moment(kind)
 	}
 	if c.rec.Term < before.Term || c.rec.TopTimeline < before.TopTimeline {
 		w.fail("S3: term %d after %d, timeline %d after %d", c.rec.Term, before.Term, c.rec.TopTimeline, before.TopTimeline)
@@ -174,7 +174,7 @@ func (w *World) oneWriter(s *server) {
 func (w *World) promoted(s *server, to cluster.Timeline) {
 	c := &w.check
 	w.counts.Promotions++
-	w.moment()
+	w.moment("promotion")
 	if who, again := c.used[to]; again {
 		w.fail("S3: node %d is promoted to timeline %d, as node %d was", s.n.id, to, who)
 	}

@@ -67,7 +67,7 @@ func (d *daemon) boot() {
 	if d.up || n.off {
 		return
 	}
-	*d = daemon{process: process{life: d.process.life}, n: n}
+	*d = daemon{process: process{life: d.process.life, rng: d.rng}, n: n}
 	d.start()
 	d.life, d.asked, d.askers = w.rng.Uint64(), map[uint64]record.Change{}, map[uint64]uint64{}
 	d.view = failover.New(n.id, w.policy)

@@ -6,36 +6,6 @@ import (
 	"repmgr/internal/cluster"
 )
 
-// strike lets something go wrong, and comes back.
-func (w *World) strike() {
-	if w.healed == 0 {
-		w.hit()
-		w.after(nil, w.between(10*time.Millisecond, 10*time.Second), w.strike)
-	}
-}
-
-// hit lets something go wrong at a node; more often where it matters.
-func (w *World) hit() {
-	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	if w.chance(50) {
-		n = w.nodes[w.check.rec.Lease.Holder-1]
-	}
-	w.counts.Faults++
-	w.faults[w.rng.IntN(len(w.faults))](w, n)
-}
-
-// moment is called when something has changed hands: what fails now, fails
-// between two steps.
-func (w *World) moment() {
-	for w.healed == 0 && w.chance(30) {
-		w.after(nil, time.Duration(w.rng.Int64N(int64(200*time.Millisecond))), func() {
-			if w.healed == 0 {
-				w.hit()
-			}
-		})
-	}
-}
-
 // sound reports whether guard and daemon of a node both work. They are never
 // broken together: a primary whose guard and daemon both fail is stopped by
 // nothing (safety notes, B25).
@@ -139,66 +109,66 @@ func (w *World) flap(n *node) {
 	w.after(nil, at, func() { w.cut(w.between(time.Second, 12*time.Second), append(in, out...)...) })
 }
 
-var faults = []func(*World, *node){
-	func(w *World, n *node) { // the daemon dies
+var faults = []kind{
+	{"the daemon dies", func(w *World, n *node) {
 		if n.sound() {
 			n.daemon.crash()
 			w.after(nil, w.between(10*time.Millisecond, 10*time.Second), n.daemon.boot)
 		}
-	},
-	func(w *World, n *node) { // it is stopped
+	}},
+	{"the daemon is stopped", func(w *World, n *node) {
 		if n.sound() {
 			d := time.Duration(w.rng.Int64N(int64(12 * time.Second)))
 			w.log(n, "the daemon is stopped for %s", d)
 			w.freeze(&n.daemon.process, d)
 		}
-	},
-	func(w *World, n *node) { // the guard dies
+	}},
+	{"the guard dies", func(w *World, n *node) {
 		if n.sound() {
 			n.guard.crash()
 		}
-	},
-	func(w *World, n *node) { n.server.kill(w.chance(60)) },
-	func(w *World, n *node) { // a backend is killed
+	}},
+	{"the postmaster dies", func(w *World, n *node) { n.server.kill(w.chance(60)) }},
+	{"a backend is killed", func(w *World, n *node) {
 		w.log(&n.server, "a backend crashes")
 		n.server.restart()
-	},
-	func(w *World, n *node) { // all of the server is stopped
+	}},
+	{"all of the server is stopped", func(w *World, n *node) {
 		d := w.between(100*time.Millisecond, 8*time.Second)
 		w.log(&n.server, "stopped for %s", d)
 		w.freeze(&n.server.process, d)
-	},
-	func(w *World, n *node) { // only its postmaster: clients go on (A11)
+	}},
+	{"the postmaster is stopped", func(w *World, n *node) { // clients go on (A11)
 		d := w.between(100*time.Millisecond, 15*time.Second)
 		w.log(&n.server, "the postmaster is stopped for %s", d)
 		n.server.hung = w.now + d
-	},
-	func(w *World, n *node) { // an operator stops the server, or restarts it
+	}},
+	{"an operator stops the server, or restarts it", func(w *World, n *node) {
 		w.log(&n.server, "stopped by an operator")
 		n.server.stop()
 		w.after(nil, w.between(50*time.Millisecond, 10*time.Second), n.startByHand)
-	},
-	func(w *World, n *node) { n.startByHand() },
-	func(w *World, n *node) {
+	}},
+	{"the server is started by hand", func(w *World, n *node) { n.startByHand() }},
+	{"the power goes", func(w *World, n *node) {
 		n.powerOff()
 		w.after(nil, w.between(500*time.Millisecond, 15*time.Second), n.powerOn)
-	},
-	func(w *World, n *node) { // a power cut of all
+	}},
+	{"a power cut of all", func(w *World, n *node) {
 		if w.chance(20) {
 			for _, n := range w.nodes {
 				n.powerOff()
 				w.after(nil, w.between(500*time.Millisecond, 15*time.Second), n.powerOn)
 			}
 		}
-	},
-	func(w *World, n *node) { // cut off
+	}},
+	{"a node is cut off", func(w *World, n *node) {
 		w.cut(w.between(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return o == n })...)
-	},
-	func(w *World, n *node) { // split in two
+	}},
+	{"the cluster is split in two", func(w *World, n *node) {
 		side := w.rng.IntN(1 << len(w.nodes))
 		w.cut(w.between(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return side>>(o.id-1)&1 == 1 })...)
-	},
-	func(w *World, n *node) { // one way
+	}},
+	{"a node is cut off one way", func(w *World, n *node) {
 		links := w.apart(func(o *node) bool { return o == n })
 		one := links[:0:0]
 		way := w.rng.IntN(2)
@@ -206,19 +176,19 @@ var faults = []func(*World, *node){
 			one = append(one, links[i])
 		}
 		w.cut(w.between(100*time.Millisecond, 15*time.Second), one...)
-	},
-	(*World).flap,
-	func(w *World, n *node) { // a bad network
+	}},
+	{"a node is cut off, one way after the other", (*World).flap},
+	{"a bad network", func(w *World, n *node) {
 		w.net.worse, w.net.loss, w.net.twice = w.between(0, 400*time.Millisecond), 40*w.rng.Float64(), 30*w.rng.Float64()
 		w.log(name("network"), "worse by %s, loses %.0f %%, doubles %.0f %%", w.net.worse, w.net.loss, w.net.twice)
 		w.after(nil, w.between(500*time.Millisecond, 10*time.Second), w.net.calm)
-	},
-	func(w *World, n *node) { // a disk
+	}},
+	{"the disk stalls", func(w *World, n *node) {
 		d := w.between(100*time.Millisecond, 12*time.Second)
 		w.log(n, "the disk stalls for %s", d)
 		n.disk.stalled = w.now + d
-	},
-	func(w *World, n *node) { n.server.slow = w.chance(70) },
+	}},
+	{"the startup process is slow", func(w *World, n *node) { n.server.slow = w.chance(70) }},
 }
 
 // heal mends everything, and lets an operator start servers that nobody else starts.

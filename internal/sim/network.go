@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -9,7 +11,8 @@ import (
 // network is the links between the nodes. Each direction fails on its own.
 type network struct {
 	w     *World
-	cut   [][]int // how many faults hold it cut
+	cut   [][]int        // how many faults hold it cut
+	rngs  [][]*rand.Rand // what its delays are drawn from
 	delay time.Duration
 	worse time.Duration // more delay, for a while
 	loss  float64       // per cent
@@ -18,8 +21,11 @@ type network struct {
 
 func (n *network) build(w *World, count int) {
 	n.w, n.delay = w, w.between(100*time.Microsecond, 10*time.Millisecond)
-	for range count {
-		n.cut = append(n.cut, make([]int, count))
+	for from := range count {
+		n.cut, n.rngs = append(n.cut, make([]int, count)), append(n.rngs, nil)
+		for to := range count {
+			n.rngs[from] = append(n.rngs[from], w.stream(fmt.Sprintf("n%d to n%d", from+1, to+1)))
+		}
 	}
 	n.calm()
 }
@@ -34,16 +40,20 @@ func (n *network) open(from, to cluster.NodeID) bool {
 // send carries something to another node: later, twice, out of order, or not at all.
 func (n *network) send(from, to cluster.NodeID, deliver func()) {
 	w := n.w
+	sender := w.rng
 	for copies := 1; copies > 0; copies-- {
-		if w.chance(n.loss) || !n.open(from, to) {
-			continue
-		}
-		if w.chance(n.twice) {
-			copies++
-		}
+		w.rng = n.rngs[from-1][to-1]
+		lost, twice := w.chance(n.loss), w.chance(n.twice)
 		late := n.delay/2 + time.Duration(w.rng.Int64N(int64(n.delay))) + n.worse
 		if w.chance(1) {
 			late += w.between(0, 500*time.Millisecond)
+		}
+		w.rng = sender
+		if lost || !n.open(from, to) {
+			continue
+		}
+		if twice {
+			copies++
 		}
 		w.after(nil, late, func() {
 			if n.open(from, to) {

@@ -21,7 +21,9 @@ import (
 // Options say how long things go wrong, and what is reported.
 type Options struct {
 	Seed   uint64
-	Chaos  time.Duration // in which faults begin; zero: 5 to 40 s, by the seed
+	Nodes  int           // zero: 3 to 5, by the seed
+	Chaos  time.Duration // in which faults begin; zero: 5 to 44 s, by the seed
+	Only   []string      // the faults that strike, by ID; nil: all that the seed has
 	Bound  time.Duration // for the cluster to be whole again after that; zero: 90 s
 	Trace  bool          // keep the timeline
 	Defect Defect        // planted into the hands, to see that it is noticed
@@ -67,14 +69,26 @@ type Result struct {
 	Seed      uint64
 	Violation string // empty: none
 	Counts    Counts
-	Timeline  []string        // if it was asked for
+	Nodes     int
+	Chaos     time.Duration
+	Faults    []Fault         // that struck, in order
+	Timeline  []Line          // if it was asked for
 	Rules     map[string]bool // rules that decided somewhere
 }
+
+// Line is one of a timeline.
+type Line struct {
+	At   time.Duration
+	Who  string
+	Text string
+}
+
+func (l Line) String() string { return fmt.Sprintf("%9.3f %-10s %s", l.At.Seconds(), l.Who, l.Text) }
 
 // World is the cluster and all around it.
 type World struct {
 	Options
-	rng      *rand.Rand
+	rng      *rand.Rand // of whatever happens now
 	policy   failover.Policy
 	now      time.Duration
 	queue    queue
@@ -85,10 +99,12 @@ type World struct {
 	check    checker
 	counts   Counts
 	rules    map[string]bool
-	lines    []string
-	faults   []func(*World, *node)
-	healed   time.Duration // when everything was healed; zero: not yet
-	ids      int           // of commits and data directories
+	lines    []Line
+	faults   []kind
+	struck   []Fault
+	moments  map[string]int // how often something changed hands
+	healed   time.Duration  // when everything was healed; zero: not yet
+	ids      int            // of commits and data directories
 }
 
 // process is something that runs, is stopped for a while, or is gone.
@@ -96,6 +112,7 @@ type process struct {
 	up     bool
 	life   int           // grows with every end
 	frozen time.Duration // until then nothing of it happens
+	rng    *rand.Rand    // what it draws from; nil: what its events were made with
 }
 
 func (p *process) start() { p.up = true }
@@ -108,6 +125,7 @@ type event struct {
 	number uint64
 	of     *process
 	life   int
+	rng    *rand.Rand
 	do     func()
 }
 
@@ -132,9 +150,12 @@ func (q *queue) Pop() any {
 // after lets something happen to a process in a while; nil is the world.
 func (w *World) after(p *process, d time.Duration, do func()) {
 	w.number++
-	e := event{at: w.now + max(0, d), number: w.number, of: p, do: do}
+	e := event{at: w.now + max(0, d), number: w.number, of: p, rng: w.rng, do: do}
 	if p != nil {
 		e.life = p.life
+		if p.rng != nil {
+			e.rng = p.rng
+		}
 	}
 	heap.Push(&w.queue, e)
 }
@@ -154,6 +175,7 @@ func (w *World) step() {
 		}
 	}
 	w.counts.Events++
+	w.rng = e.rng
 	e.do()
 }
 
@@ -172,7 +194,7 @@ func (w *World) chance(percent float64) bool { return w.rng.Float64()*100 < perc
 
 func (w *World) log(who fmt.Stringer, format string, args ...any) {
 	if w.Trace {
-		w.lines = append(w.lines, fmt.Sprintf("%9.3f %-10s %s", w.now.Seconds(), who, fmt.Sprintf(format, args...)))
+		w.lines = append(w.lines, Line{w.now, who.String(), fmt.Sprintf(format, args...)})
 	}
 }
 
@@ -189,9 +211,13 @@ func (w *World) fail(format string, args ...any) {
 
 // Run lets one cluster live.
 func Run(o Options) (r Result) {
-	w := &World{Options: o, rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), rules: map[string]bool{}, faults: faults}
-	if w.Chaos == 0 {
-		w.Chaos = time.Duration(5+w.rng.IntN(40)) * time.Second
+	w := &World{Options: o, rules: map[string]bool{}, faults: faults, moments: map[string]int{}}
+	w.rng = w.stream("world")
+	if chaos := time.Duration(5+w.rng.IntN(40)) * time.Second; w.Chaos == 0 {
+		w.Chaos = chaos
+	}
+	if nodes := 3 + w.rng.IntN(3); w.Nodes == 0 {
+		w.Nodes = nodes
 	}
 	if w.Bound == 0 {
 		w.Bound = 90 * time.Second
@@ -207,9 +233,10 @@ func Run(o Options) (r Result) {
 		}
 		w.counts.Virtual = w.now
 		r.Seed, r.Counts, r.Timeline, r.Rules = o.Seed, w.counts, w.lines, w.rules
+		r.Nodes, r.Chaos, r.Faults = w.Nodes, w.Chaos, w.struck
 	}()
 	w.build()
-	w.after(nil, w.between(0, 3*time.Second), w.strike)
+	w.plan()
 	for w.now < w.Chaos {
 		w.step()
 	}
@@ -260,7 +287,7 @@ var standard = failover.Policy{
 
 // build makes a cluster of 3 to 5 nodes under the quorum rule, whose primary is node 1.
 func (w *World) build() {
-	count := 3 + w.rng.IntN(3)
+	count := w.Nodes
 	witness := cluster.NodeID(0)
 	if w.chance(30) {
 		witness = cluster.NodeID(count)
@@ -268,13 +295,7 @@ func (w *World) build() {
 	w.net.build(w, count)
 	begin := record.Begin{Node: 1, Incarnation: "d1", Line: "1", LSN: 3, TTL: standard.LeaseTTL, MaximumLag: -1}
 	for id := cluster.NodeID(1); int(id) <= count; id++ {
-		n := &node{w: w, id: id, raftID: uint64(id) * 0x11, priority: 100, rate: 0.9 + 0.2*w.rng.Float64(), base: time.Duration(w.rng.Int64N(int64(time.Hour)))}
-		if w.chance(40) {
-			n.rate = []float64{0.9, 1.1}[w.rng.IntN(2)]
-		}
-		if id > 1 && w.chance(20) {
-			n.priority = 0
-		}
+		n := w.machine(id)
 		role := cluster.Standby
 		switch id {
 		case 1:
@@ -299,6 +320,22 @@ func (w *World) build() {
 		n.daemon.boot()
 	}
 	w.log(name("world"), "%d nodes, witness %d, clocks %v, chaos until %s, synchronous_mode=%s, count %d", count, witness, w.rates(), w.Chaos, w.policy.SyncMode, w.policy.SyncCount)
+}
+
+// machine makes a node, by a stream of its own: it is the same whoever else there is.
+func (w *World) machine(id cluster.NodeID) *node {
+	n := &node{w: w, id: id, raftID: uint64(id) * 0x11, priority: 100}
+	w.by(w.stream(n.String()), func() {
+		n.rate, n.base = 0.9+0.2*w.rng.Float64(), time.Duration(w.rng.Int64N(int64(time.Hour)))
+		if w.chance(40) {
+			n.rate = []float64{0.9, 1.1}[w.rng.IntN(2)]
+		}
+		if w.chance(20) && id > 1 {
+			n.priority = 0
+		}
+	})
+	n.streams()
+	return n
 }
 
 func (w *World) rates() (out []string) {

@@ -24,6 +24,14 @@ func run(t *testing.T, o Options) (r Result) {
 	return r
 }
 
+func text(lines []Line) string {
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString(l.String() + "\n")
+	}
+	return b.String()
+}
+
 // TestSeeds runs schedules, and prints the timeline of the first that breaks a promise.
 func TestSeeds(t *testing.T) {
 	var total Counts
@@ -38,7 +46,7 @@ func TestSeeds(t *testing.T) {
 			t.Errorf("seed %d: %s", seed, r.Violation)
 		}
 		if len(r.Timeline) > 0 {
-			t.Log("\n" + strings.Join(r.Timeline, "\n"))
+			t.Log("\n" + text(r.Timeline))
 		}
 	}
 	t.Logf("%d schedules: %+v", *seeds, total)
