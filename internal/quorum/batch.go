@@ -131,8 +131,8 @@ func (g *Group) remember() {
 		return
 	}
 	commit := g.node.BasicStatus().GetCommit()
-	for id, p := range g.node.Status().Progress {
-		g.held[id] = max(g.held[id], min(p.Match, commit))
+	for id, match := range g.matches() {
+		g.held[id] = max(g.held[id], min(match, commit))
 	}
 }
 

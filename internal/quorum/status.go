@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
 )
 
 // Role is what a member does in the group.
@@ -45,12 +46,26 @@ type Peer struct {
 	Forgetful bool   // showed less than it once acknowledged: an older copy of its state directory?
 }
 
+// Leader is who leads the group, zero if nobody is known, and whether it is this
+// node, with an entry of its own raft term applied. Unlike Status it costs nothing.
+func (g *Group) Leader() (id uint64, own bool) {
+	_ = g.guard(func() error {
+		s := g.node.BasicStatus()
+		id, own = s.Lead, s.RaftState == raft.StateLeader && g.term == s.GetTerm()
+		return nil
+	})
+	return id, own
+}
+
+// Applied is the index of the last entry that is Done.
+func (g *Group) Applied() uint64 { return g.applied }
+
 // Status returns what is known now. Of a broken group only ID, the members and
 // Applied are told.
 func (g *Group) Status() Status {
 	s := Status{ID: g.id, Role: Outsider, Applied: g.applied, Voters: sorted(g.conf.GetVoters()), Learners: sorted(g.conf.GetLearners())}
 	_ = g.guard(func() error {
-		rs := g.node.Status()
+		rs, match := g.node.BasicStatus(), g.matches()
 		s.Leader, s.Term, s.Commit, s.Handing = rs.Lead, rs.GetTerm(), rs.GetCommit(), rs.LeadTransferee
 		s.Last, _ = g.store.LastIndex()
 		switch {
@@ -65,13 +80,15 @@ func (g *Group) Status() Status {
 		case slices.Contains(s.Learners, g.id):
 			s.Role = Learner
 		}
-		for _, id := range slices.Sorted(slices.Values(slices.Concat(s.Voters, s.Learners))) {
+		members := slices.Concat(s.Voters, s.Learners)
+		slices.Sort(members)
+		for _, id := range members {
 			if id == g.id {
 				continue
 			}
 			at, heard := g.heard[id]
 			s.Peers = append(s.Peers, Peer{
-				ID: id, Voter: slices.Contains(s.Voters, id), Match: rs.Progress[id].Match,
+				ID: id, Voter: slices.Contains(s.Voters, id), Match: match[id],
 				Active: heard && g.now-at <= g.election, Forgetful: g.forgetful[id],
 			})
 		}
@@ -81,4 +98,18 @@ func (g *Group) Status() Status {
 	return s
 }
 
-func sorted(ids []uint64) []uint64 { return slices.Sorted(slices.Values(ids)) }
+// matches is how far the log of each member agrees with this leader's; of who does not lead, nothing.
+func (g *Group) matches() map[uint64]uint64 {
+	if !g.leads() {
+		return nil
+	}
+	m := make(map[uint64]uint64, len(g.held))
+	g.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) { m[id] = p.Match })
+	return m
+}
+
+func sorted(ids []uint64) []uint64 {
+	out := slices.Clone(ids)
+	slices.Sort(out)
+	return out
+}

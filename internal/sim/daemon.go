@@ -310,7 +310,7 @@ func (d *daemon) finish(b quorum.Batch) {
 	if len(b.Committed) > 0 || b.Restore != nil {
 		d.seeGroup()
 	}
-	if at := d.group.Status().Applied; at > d.compact+compactEvery || d.group.WantsSnapshot() {
+	if at := d.group.Applied(); at > d.compact+compactEvery || d.group.WantsSnapshot() {
 		d.snapshot(at)
 	}
 }
@@ -405,7 +405,7 @@ func (d *daemon) propose(c record.Change) {
 		d.n.w.fail("%v", err)
 	}
 	d.asked[request] = c
-	if to := d.group.Status().Leader; to != 0 && to != d.n.raftID {
+	if to, _ := d.group.Leader(); to != 0 && to != d.n.raftID {
 		d.frame(quorum.Frame{Group: "g", From: d.n.raftID, To: to, Proposal: &quorum.Proposal{Request: request, Data: text}})
 		return
 	}
@@ -419,7 +419,8 @@ func (d *daemon) asks(from, request uint64, text []byte) {
 		d.askers[request] = from
 		return
 	}
-	a := quorum.Answer{Request: request, Refused: err.Error(), Leader: d.group.Status().Leader}
+	leader, _ := d.group.Leader()
+	a := quorum.Answer{Request: request, Refused: err.Error(), Leader: leader}
 	if from == d.n.raftID {
 		d.answered(a)
 	} else {
@@ -444,8 +445,8 @@ func (d *daemon) answered(a quorum.Answer) {
 
 // watchGroup notices that another node leads.
 func (d *daemon) watchGroup() {
-	s := d.group.Status()
-	if l := (leadership{s.Leader, s.OwnTerm}); l != d.leader {
+	leader, own := d.group.Leader()
+	if l := (leadership{leader, own}); l != d.leader {
 		d.leader = l
 		d.n.w.log(d, "the group's leader is %x, ready here: %v", l.leader, l.own)
 		d.seeGroup()
