@@ -22,18 +22,18 @@ var electionRules = []rule{
 	{"stop-receiver", "The primary is lost and standby_disconnect_on_failover is set: this node stops streaming, so that its position cannot change.",
 		func(f facts) (string, bool) {
 			order := StopReceiver{Lost: f.upstream} // one that failed delays no failover
-			return fmt.Sprintf("node %d is lost, the WAL receiver is stopped", f.upstream),
+			return f.say("node %d is lost, the WAL receiver is stopped", f.upstream),
 				f.Policy.StopReceivers && !f.local.Held && f.Loss == nil && f.Setback.Of != Action(order)
 		},
 		func(f facts) []Action { return []Action{StopReceiver{Lost: f.upstream}} }},
 	{"wait-failover-delay", "The primary is lost, and failover_delay has not passed since.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is lost, the failover begins %s after that", f.upstream, f.Policy.FailoverDelay),
+			return f.say("node %d is lost, the failover begins %s after that", f.upstream, f.Policy.FailoverDelay),
 				f.now.Sub(f.lostSince()) < f.Policy.FailoverDelay
 		}, nil},
 	{"record-without-upstream", "The primary is lost, this node's record names no upstream, and always_promote is off.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is lost and this node's record names no upstream: it may be out of date", f.upstream),
+			return f.say("node %d is lost and this node's record names no upstream: it may be out of date", f.upstream),
 				f.self.Upstream == 0 && !f.Policy.AlwaysPromote
 		}, nil},
 	{"wait-record-behind", "Another node says that the quorum rule has begun, and this node's record does not know it yet.",
@@ -41,14 +41,14 @@ var electionRules = []rule{
 			for _, n := range f.Nodes {
 				r := f.Peers[n.ID].Report
 				if f.fresh(n.ID) && r.PromotionRule == record.Quorum && (f.Group.Record == nil || r.Term > f.Group.Record.Term) {
-					return fmt.Sprintf("node %d is in term %d of the quorum rule", n.ID, r.Term), true
+					return f.say("node %d is in term %d of the quorum rule", n.ID, r.Term), true
 				}
 			}
 			return "", false
 		}, nil},
 	{"never-promoted", "The primary is lost, and this node has priority 0.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is lost and this node's priority is %d", f.upstream, f.self.Priority), f.self.Priority <= 0
+			return f.say("node %d is lost and this node's priority is %d", f.upstream, f.self.Priority), f.self.Priority <= 0
 		}, nil},
 	{"wait-position", "The WAL receiver has not ended yet, so that this node's position is not final.",
 		func(f facts) (string, bool) {
@@ -59,12 +59,12 @@ var electionRules = []rule{
 				limit = finalWithinSilent
 			}
 			fresh := f.local.At.After(since)
-			return fmt.Sprintf("node %d is lost, the WAL receiver is at %s", f.upstream, f.local.Position.LSN),
+			return f.say("node %d is lost, the WAL receiver is at %s", f.upstream, f.local.Position.LSN),
 				f.Loss == nil && f.now.Sub(since) < limit && (!fresh || f.local.Receiving)
 		}, nil},
 	{"bid", "The primary is lost and this node's position is final: it is told to the others.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is lost, this node is at %s on timeline %d", f.upstream, f.local.Position.LSN, f.local.Position.Timeline), f.Loss == nil
+			return f.say("node %d is lost, this node is at %s on timeline %d", f.upstream, f.local.Position.LSN, f.local.Position.Timeline), f.Loss == nil
 		},
 		func(f facts) []Action {
 			return []Action{PlaceBid{Bid{Lost: f.upstream, Position: f.local.Position}}}
@@ -72,30 +72,30 @@ var electionRules = []rule{
 	{"wait-sibling-receives", "A sibling streams still, and sibling_nodes_disconnect_timeout has not passed since the bid.",
 		func(f facts) (string, bool) {
 			n, ok := f.streaming()
-			return fmt.Sprintf("node %d has a WAL receiver still, it is given %s", n.ID, f.Policy.SiblingsStreaming),
+			return f.say("node %d has a WAL receiver still, it is given %s", n.ID, f.Policy.SiblingsStreaming),
 				ok && f.Policy.StopReceivers && f.now.Sub(f.Loss.BidAt) < f.Policy.SiblingsStreaming
 		}, nil},
 	{"wait-sibling-sees-primary", "A sibling reached the primary itself not long ago.",
 		func(f facts) (string, bool) {
 			n, sees := f.sees(f.upstream)
-			return fmt.Sprintf("node %d still sees node %d", n.ID, f.upstream), sees && f.Policy.Consensus && !f.dead(f.upstream)
+			return f.say("node %d still sees node %d", n.ID, f.upstream), sees && f.Policy.Consensus && !f.dead(f.upstream)
 		}, nil},
 	{"wait-location", "Nobody visible is in the primary's location: this may be a cut between locations.",
 		func(f facts) (string, bool) {
 			where, ok := f.location()
-			return fmt.Sprintf("no node in the primary's location %q is visible", where), !ok
+			return f.say("no node in the primary's location %q is visible", where), !ok
 		}, nil},
 	{"wait-minority", "Half of the nodes that followed the primary, or fewer, are visible.",
 		func(f facts) (string, bool) {
 			visible, shared := f.electorate()
-			return fmt.Sprintf("%d of %d nodes that followed node %d are visible, more than half are needed", visible, shared, f.upstream),
+			return f.say("%d of %d nodes that followed node %d are visible, more than half are needed", visible, shared, f.upstream),
 				shared > 1 && visible*2 <= shared
 		}, nil},
 	{"wait-sibling-promotes", "Another node is being promoted.",
 		func(f facts) (string, bool) {
 			for _, n := range f.Nodes {
 				if f.fresh(n.ID) && f.Peers[n.ID].Report.Deciding == Describe(Promote{Lost: f.upstream}) {
-					return fmt.Sprintf("node %d is being promoted", n.ID), true
+					return f.say("node %d is being promoted", n.ID), true
 				}
 			}
 			return "", false
@@ -103,17 +103,17 @@ var electionRules = []rule{
 	{"wait-bids", "A sibling that may be promoted has not told its position yet.",
 		func(f facts) (string, bool) {
 			n, ok := f.awaited()
-			return fmt.Sprintf("node %d has not bid yet", n.ID), ok && f.now.Sub(f.Loss.BidAt) < f.bidWindow()
+			return f.say("node %d has not bid yet", n.ID), ok && f.now.Sub(f.Loss.BidAt) < f.bidWindow()
 		}, nil},
 	{"wait-better-candidate", "A sibling has more of the log, or as much of it and a higher priority, or as much of both and a lower node id.",
 		func(f facts) (string, bool) {
 			n, b, ok := f.better()
-			return fmt.Sprintf("node %d is the better candidate: timeline %d, %s, priority %d against %d, %s, %d", n.ID, b.Position.Timeline, b.Position.LSN,
+			return f.say("node %d is the better candidate: timeline %d, %s, priority %d against %d, %s, %d", n.ID, b.Position.Timeline, b.Position.LSN,
 				n.Priority, f.Loss.Bid.Position.Timeline, f.Loss.Bid.Position.LSN, f.self.Priority), ok
 		}, nil},
 	{"wait-rerun", "The promotion failed or was refused, and is tried again later.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("the last attempt ended without a promotion, the next is %s after it", f.Policy.ElectionRerun),
+			return f.say("the last attempt ended without a promotion, the next is %s after it", f.Policy.ElectionRerun),
 				!f.Loss.TriedAt.IsZero() && f.now.Sub(f.Loss.TriedAt) < f.Policy.ElectionRerun
 		}, nil},
 	{"validate", "This node would be promoted, and failover_validation_command is asked first.",
@@ -126,12 +126,12 @@ var electionRules = []rule{
 		}},
 	{"wait-promote-delay", "This node would be promoted, and promote_delay has not passed since its bid.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("the promotion is delayed until %s after the bid", f.Policy.PromoteDelay), f.now.Sub(f.Loss.BidAt) < f.Policy.PromoteDelay
+			return f.say("the promotion is delayed until %s after the bid", f.Policy.PromoteDelay), f.now.Sub(f.Loss.BidAt) < f.Policy.PromoteDelay
 		}, nil},
 	{"promote", "The primary is lost and this node is the best of a visible majority.",
 		func(f facts) (string, bool) {
 			visible, shared := f.electorate()
-			return fmt.Sprintf("node %d is lost for everyone who can be asked (%d of %d visible), this node is the best candidate at %s",
+			return f.say("node %d is lost for everyone who can be asked (%d of %d visible), this node is the best candidate at %s",
 				f.upstream, visible, shared, f.Loss.Bid.Position.LSN), true
 		},
 		func(f facts) []Action { return []Action{Promote{Lost: f.upstream}} }},

@@ -18,6 +18,7 @@ type facts struct {
 	newest   cluster.NodeID // the newest running primary among the others; zero: none seen
 	newestAt Position
 	siblings []cluster.Node // those who follow the same upstream, by record or by their own word, without self
+	brief    bool           // rules are only tried: their reasons are not read
 }
 
 func newFacts(v *View, now time.Time) facts {

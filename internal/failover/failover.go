@@ -66,16 +66,35 @@ func Decide(v *View, now time.Time) Decision {
 	if f.quorumKnown() {
 		table = quorumRules
 	}
+	return f.spaced(f.first(table))
+}
+
+// first is the decision of the first rule of a table that applies. The last rule
+// of each is unconditional.
+func (f facts) first(table []rule) Decision {
 	for _, r := range table {
-		if why, ok := r.when(f); ok {
-			d := Decision{Rule: r.id, Why: why}
-			if r.then != nil {
-				d.Actions = r.then(f)
-			}
-			return f.spaced(d)
+		f.brief = true
+		if _, ok := r.when(f); !ok {
+			continue
 		}
+		f.brief = false
+		why, _ := r.when(f)
+		d := Decision{Rule: r.id, Why: why}
+		if r.then != nil {
+			d.Actions = r.then(f)
+		}
+		return d
 	}
 	panic("failover: no rule applies; the last rule must be unconditional")
+}
+
+// say puts a reason into words. While a rule is only tried, they are not wanted:
+// most rules do not apply, and nobody reads why they would have.
+func (f facts) say(format string, args ...any) string {
+	if f.brief {
+		return format
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 // waitSetback is the rule's name under which an order is withheld for a while
@@ -105,10 +124,13 @@ type Table struct {
 	Rules [][2]string // identity, and one sentence on when it applies
 }
 
+// notLeading is the rule's name where a node has nothing to do for the group.
+const notLeading = "not-leading"
+
 // Rules returns the tables of all rules, in the order in which they are tried.
 func Rules() []Table {
 	waits := [2]string{waitSetback, "The order that the rule below would give failed a short while ago."}
-	out := []Table{{Name: "The visibility rule", Rules: [][2]string{waits}}, {Name: "The quorum rule", Rules: [][2]string{waits}}, {Name: "The leader of the group"}, {Name: "Synchronous replication"}}
+	out := []Table{{Name: "The visibility rule", Rules: [][2]string{waits}}, {Name: "The quorum rule", Rules: [][2]string{waits}}, {Name: "The leader of the group", Rules: [][2]string{{notLeading, "Another node leads the group, or none."}}}, {Name: "Synchronous replication"}}
 	for i, table := range [][]rule{rules, quorumRules, leaderRules, syncRules} {
 		for _, r := range table {
 			out[i].Rules = append(out[i].Rules, [2]string{r.id, r.doc})

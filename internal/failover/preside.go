@@ -35,20 +35,10 @@ func (p Policy) claimWithin() time.Duration { return max(2*time.Second, p.LeaseT
 // Preside returns what the leader of the group has to do for the group, beside
 // what it decides for its own node. A node that does not lead has nothing to do.
 func Preside(v *View, now time.Time) Decision {
-	f := newFacts(v, now)
 	if !v.Group.Leads || v.Group.Record == nil {
-		return Decision{Rule: "not-leading", Why: "another node leads the group, or none"}
+		return Decision{Rule: notLeading, Why: "another node leads the group, or none"}
 	}
-	for _, r := range leaderRules {
-		if why, ok := r.when(f); ok {
-			d := Decision{Rule: r.id, Why: why}
-			if r.then != nil {
-				d.Actions = r.then(f)
-			}
-			return d
-		}
-	}
-	panic("failover: no rule of the leader applies; the last must be unconditional")
+	return newFacts(v, now).first(leaderRules)
 }
 
 // leaderRules are tried in order; the first that applies wins.
@@ -56,7 +46,7 @@ var leaderRules = []rule{
 	{"expire", "The holder has not renewed its lease for the whole time to live, as this leader saw it.",
 		func(f facts) (string, bool) {
 			l, since := f.lease(), f.leaseSeen()
-			return fmt.Sprintf("node %d did not renew its lease for %s", l.Holder, f.now.Sub(since).Round(10*time.Millisecond)),
+			return f.say("node %d did not renew its lease for %s", l.Holder, f.now.Sub(since).Round(10*time.Millisecond)),
 				f.governed() && l.State == record.Held && f.now.Sub(since) >= l.TTL
 		},
 		func(f facts) []Action {
@@ -64,7 +54,7 @@ var leaderRules = []rule{
 		}},
 	{"void", "The winner of the bidding did not claim its grant in time.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d did not claim term %d", f.lease().Holder, f.Group.Record.Term),
+			return f.say("node %d did not claim term %d", f.lease().Holder, f.Group.Record.Term),
 				f.governed() && f.lease().State == record.Granted && f.now.Sub(f.leaseSeen()) >= f.Policy.claimWithin()
 		},
 		func(f facts) []Action {
@@ -73,7 +63,7 @@ var leaderRules = []rule{
 	{"await-bids", "Nobody holds the lease, and a member that was heard of has not bid yet.",
 		func(f facts) (string, bool) {
 			n, missing := f.missingBid()
-			return fmt.Sprintf("node %d has not bid yet", n), f.vacant() && missing && f.now.Sub(f.Group.LeaseAt) < f.Policy.BidWindow
+			return f.say("node %d has not bid yet", n), f.vacant() && missing && f.now.Sub(f.Group.LeaseAt) < f.Policy.BidWindow
 		}, nil},
 	{"close", "Nobody holds the lease, and the bids suffice.",
 		func(f facts) (string, bool) {
@@ -85,7 +75,7 @@ var leaderRules = []rule{
 		func(f facts) (string, bool) { return f.Group.Record.Verdict().Why, f.vacant() }, nil},
 	{"wait-claimed", "The lease is granted: members do not change now.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d may claim it", f.lease().Holder), f.governed() && f.lease().State == record.Granted
+			return f.say("node %d may claim it", f.lease().Holder), f.governed() && f.lease().State == record.Granted
 		}, nil},
 	{"change-member", "A node that is registered is no member, or not the one it should be, or a member is registered no more.",
 		func(f facts) (string, bool) {
@@ -99,7 +89,7 @@ var leaderRules = []rule{
 	{"describe-member", "A member's own settings are not those in the record.",
 		func(f facts) (string, bool) {
 			d, differs := f.description()
-			return fmt.Sprintf("node %d changed its settings", d.Node), differs
+			return f.say("node %d changed its settings", d.Node), differs
 		},
 		func(f facts) []Action {
 			d, _ := f.description()
@@ -108,7 +98,7 @@ var leaderRules = []rule{
 	{"hand-over-lead", "The leader is on the primary's host, and another outlives that host; or the leader is registered no more, and another has to remove it.",
 		func(f facts) (string, bool) {
 			to, ok := f.betterLeader()
-			return fmt.Sprintf("node %d is a better leader", f.Group.Record.NodeOf(to)), ok
+			return f.say("node %d is a better leader", f.Group.Record.NodeOf(to)), ok
 		},
 		func(f facts) []Action {
 			to, _ := f.betterLeader()
@@ -169,13 +159,13 @@ func (f facts) memberChange() (ChangeMember, string) {
 		case m.Voter && rec.Rule == record.Quorum && rec.Voters() <= record.MinimumVoters && !replaced:
 			// it may not go before the rule has ended, or another has taken its place
 		case !registered:
-			return ChangeMember{Member: m, Remove: true}, fmt.Sprintf("node %d is registered no more", m.Node)
+			return ChangeMember{Member: m, Remove: true}, f.say("node %d is registered no more", m.Node)
 		case replaced:
-			return ChangeMember{Member: m, Remove: true}, fmt.Sprintf("node %d has a new state directory", m.Node)
+			return ChangeMember{Member: m, Remove: true}, f.say("node %d has a new state directory", m.Node)
 		}
 		if registered && !m.Voter && p.Active && p.CaughtUp && rec.Voters() < MaximumVoters && n.ID == m.Node {
 			m.Voter = true
-			return ChangeMember{Member: m}, fmt.Sprintf("node %d has caught up", m.Node)
+			return ChangeMember{Member: m}, f.say("node %d has caught up", m.Node)
 		}
 	}
 	for _, n := range f.Nodes {
@@ -184,7 +174,7 @@ func (f facts) memberChange() (ChangeMember, string) {
 			continue
 		}
 		return ChangeMember{Member: record.Member{Node: n.ID, Name: r.Name, RaftID: r.RaftID, Witness: n.Role == cluster.Witness,
-			Priority: r.Priority, Automatic: r.Automatic, Location: r.Location}}, fmt.Sprintf("node %d is registered and runs", n.ID)
+			Priority: r.Priority, Automatic: r.Automatic, Location: r.Location}}, f.say("node %d is registered and runs", n.ID)
 	}
 	return ChangeMember{}, ""
 }

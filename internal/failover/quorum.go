@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -139,7 +138,7 @@ var groupRules = []rule{
 		func(f facts) (string, bool) {
 			trip := f.majorityTrip()
 			needed := (trip * electionTrips * electionsPerLease).Round(100 * time.Millisecond)
-			return fmt.Sprintf("the way to a majority and back takes %s: set lease_ttl to %s or more", trip.Round(time.Millisecond), needed),
+			return f.say("the way to a majority and back takes %s: set lease_ttl to %s or more", trip.Round(time.Millisecond), needed),
 				f.writable() && f.Policy.Quorum && f.Group.Record != nil && f.Group.Record.Voters() >= record.MinimumVoters && f.Policy.LeaseTTL < needed
 		}, nil},
 	{"begin-quorum", "There are three voters and all of them know it: the quorum rule can begin.",
@@ -154,7 +153,7 @@ var groupRules = []rule{
 					return "", false
 				}
 			}
-			return fmt.Sprintf("%d voters", rec.Voters()), true
+			return f.say("%d voters", rec.Voters()), true
 		},
 		func(facts) []Action { return []Action{BeginQuorum{}} }},
 	{"found-group", "Three daemons are registered and run, and there is no group yet: the primary's founds it.",
@@ -165,7 +164,7 @@ var groupRules = []rule{
 					running++
 				}
 			}
-			return fmt.Sprintf("%d daemons are registered and run", running),
+			return f.say("%d daemons are registered and run", running),
 				f.writable() && f.Policy.Quorum && f.Group.Record == nil && !f.Group.Known && f.Group.RaftID != 0 && f.Group.Broken == "" && running >= record.MinimumVoters
 		},
 		func(facts) []Action { return []Action{FoundGroup{}} }},
@@ -237,7 +236,7 @@ var quorumRules = slices.Concat([]rule{ownRules[0],
 		func(facts) []Action { return []Action{Arm{}} }},
 	{"wait-record", "This node is sealed for a vacancy that its record does not know yet: the record is behind.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("it was sealed for vacancy %d, the record is at vacancy %d", f.Seal.Vacancy, f.lease().Vacancy),
+			return f.say("it was sealed for vacancy %d, the record is at vacancy %d", f.Seal.Vacancy, f.lease().Vacancy),
 				f.Seal.Group == f.Group.Record.Group && f.Seal.Vacancy > f.lease().Vacancy
 		}, nil},
 }, holderRules, vacancyRules, memberRules)
@@ -264,7 +263,7 @@ var holderRules = []rule{
 		func(facts) []Action { return []Action{StartServer{}} }},
 	{"holder-grace", "The holder's server was stopped or is starting: a restart is waited for.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("the server is %s for %s", f.local.State, f.now.Sub(f.local.Since).Round(100*time.Millisecond)), f.holds() && f.local.State != ServerRunning
+			return f.say("the server is %s for %s", f.local.State, f.now.Sub(f.local.Since).Round(100*time.Millisecond)), f.holds() && f.local.State != ServerRunning
 		}, nil},
 	{"wait-lease", "The record says that this node holds the lease, and it is not sure for how long: its server stays read-only.",
 		func(f facts) (string, bool) {
@@ -272,7 +271,7 @@ var holderRules = []rule{
 		}, nil},
 	{"record-promotion", "The holder's server was promoted, and the record does not say so yet; this comes before all else, also after a restart.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("timeline %d", f.lease().Timeline), f.holds() && (f.writable() || f.inRecovery()) && f.unrecorded()
+			return f.say("timeline %d", f.lease().Timeline), f.holds() && (f.writable() || f.inRecovery()) && f.unrecorded()
 		},
 		func(f facts) []Action {
 			switches, end, err := f.local.Line.Parse()
@@ -285,17 +284,17 @@ var holderRules = []rule{
 	{"promotion-failed", "The promotion of the holder's server failed, and may happen yet: the server is ended, and the lease given back.",
 		func(f facts) (string, bool) {
 			p, tried := f.Setback.Of.(PromoteTo)
-			return fmt.Sprintf("promotion to timeline %d", p.Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted && tried && p.Term == f.Group.Record.Term
+			return f.say("promotion to timeline %d", p.Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted && tried && p.Term == f.Group.Record.Term
 		},
 		func(f facts) []Action { return f.giveUp("its promotion failed") }},
 	{"first-set", "This node claimed the lease: before its server is promoted, the record says for whom its commits will wait.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("mode %s, %q", f.syncMode(), f.firstSet()), f.holds() && f.inRecovery() && !f.lease().Promoted && f.firstSetMissing()
+			return f.say("mode %s, %q", f.syncMode(), f.firstSet()), f.holds() && f.inRecovery() && !f.lease().Promoted && f.firstSetMissing()
 		},
 		func(f facts) []Action { return f.propose(f.syncAdd(f.firstSet())) }},
 	{"promote-granted", "This node was granted the lease and claimed it: its server is promoted.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("term %d, timeline %d", f.Group.Record.Term, f.lease().Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted
+			return f.say("term %d, timeline %d", f.Group.Record.Term, f.lease().Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted
 		},
 		func(f facts) []Action {
 			r := f.Group.Record
@@ -310,7 +309,7 @@ var holderRules = []rule{
 		}},
 	{"wrong-timeline", "The holder's server was promoted to another timeline than the one it was granted.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("timeline %d instead of %d", f.local.Position.Timeline, f.lease().Timeline),
+			return f.say("timeline %d instead of %d", f.local.Position.Timeline, f.lease().Timeline),
 				f.holds() && f.writable() && f.local.Line != "" && f.local.Position.Timeline != f.lease().Timeline
 		},
 		func(f facts) []Action { return []Action{Demote{"it is on a timeline that was not granted"}} }},
@@ -332,7 +331,7 @@ var holderRules = []rule{
 		func(f facts) []Action { return []Action{EndQuorum{f.whyEnd()}} }},
 	{"primary-holds", "This server takes writes and this node holds the lease.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), f.holds()
+			return f.say("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), f.holds()
 		}, nil},
 }
 
@@ -340,7 +339,7 @@ var holderRules = []rule{
 var vacancyRules = []rule{
 	{"claim", "This node was granted the lease.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("term %d is granted to this node", f.Group.Record.Term),
+			return f.say("term %d is granted to this node", f.Group.Record.Term),
 				f.lease().State == record.Granted && f.lease().Holder == f.Self && f.inRecovery() && f.Guard.Alive
 		},
 		func(f facts) []Action {
@@ -348,7 +347,7 @@ var vacancyRules = []rule{
 		}},
 	{"wait-claim", "This node was granted the lease, and its server or its guard is not ready.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("the server is %s, guard: %v", f.local.State, f.Guard.Alive), f.lease().State == record.Granted && f.lease().Holder == f.Self
+			return f.say("the server is %s, guard: %v", f.local.State, f.Guard.Alive), f.lease().State == record.Granted && f.lease().Holder == f.Self
 		}, nil},
 	{"vacancy-paused", "Nobody holds the lease, and the cluster is paused.",
 		func(f facts) (string, bool) {
@@ -356,20 +355,20 @@ var vacancyRules = []rule{
 		}, nil},
 	{"witness-waits-for-grant", "Nobody holds the lease; a witness has nothing to bid.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && f.witness()
+			return f.say("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && f.witness()
 		}, nil},
 	{"vacancy-is-manual", "Nobody holds the lease, and failover=manual on this node.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && !f.Policy.Automatic && f.inRecovery()
+			return f.say("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && !f.Policy.Automatic && f.inRecovery()
 		}, nil},
 	{"seal", "Nobody holds the lease: this node stops receiving WAL, so that its position is final.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("vacancy %d: %s", f.lease().Vacancy, f.lease().Why), f.lease().State == record.Vacant && f.inRecovery() && !f.sealedNow()
+			return f.say("vacancy %d: %s", f.lease().Vacancy, f.lease().Why), f.lease().State == record.Vacant && f.inRecovery() && !f.sealedNow()
 		},
 		func(f facts) []Action { return []Action{Seal{f.lease().Vacancy}} }},
 	{"place-bid", "This node is sealed: its position is offered.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("vacancy %d: timeline %d, %s", f.lease().Vacancy, f.Seal.Timeline, f.Seal.LSN),
+			return f.say("vacancy %d: timeline %d, %s", f.lease().Vacancy, f.Seal.Timeline, f.Seal.LSN),
 				f.lease().State == record.Vacant && f.inRecovery() && !f.hasBid()
 		},
 		func(f facts) []Action { return f.propose(f.ownBid()) }},
@@ -394,7 +393,7 @@ var vacancyRules = []rule{
 var memberRules = []rule{
 	{"wait-promotion", "Another node is being promoted.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("term %d belongs to node %d, and its promotion is not recorded yet", f.Group.Record.Term, f.lease().Holder),
+			return f.say("term %d belongs to node %d, and its promotion is not recorded yet", f.Group.Record.Term, f.lease().Holder),
 				!f.lease().Taken() || !f.lease().Promoted
 		}, nil},
 	{"follow-paused", "Another node is the primary, and the cluster is paused.",
@@ -403,17 +402,17 @@ var memberRules = []rule{
 		}, nil},
 	{"rejoin-is-off", "This node's server has to be made a standby again, and auto_rejoin='off'.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is the primary; this server is %s", f.lease().Holder, f.local.State), f.Policy.Rejoin == "off" && f.mustRejoin()
+			return f.say("node %d is the primary; this server is %s", f.lease().Holder, f.local.State), f.Policy.Rejoin == "off" && f.mustRejoin()
 		}, nil},
 	{"rejoin-gave-up", "This node's server could not be made a standby again, several times over.",
 		func(f facts) (string, bool) {
 			_, of := f.Setback.Of.(Rejoin)
-			return fmt.Sprintf("%d attempts failed; repmgr standby clone --force makes it anew", f.Setback.Times), f.mustRejoin() && of && f.Setback.Times >= rejoinAttempts
+			return f.say("%d attempts failed; repmgr standby clone --force makes it anew", f.Setback.Times), f.mustRejoin() && of && f.Setback.Times >= rejoinAttempts
 		}, nil},
 	{"rejoin", "This node's server was the primary, or has what the primary does not have: it is made a standby again.",
 		func(f facts) (string, bool) {
 			s := f.standing()
-			return fmt.Sprintf("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), f.mustRejoin()
+			return f.say("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), f.mustRejoin()
 		},
 		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term}} }},
 	{"standby-down", "This node's server is a standby's and does not run.",
@@ -422,21 +421,21 @@ var memberRules = []rule{
 		}, nil},
 	{"follow-holder-is-manual", "There is a new primary and failover=manual: an operator points this node to it.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is the primary", f.mustFollow()), f.mustFollow() != 0 && !f.Policy.Automatic && !f.witness() && !f.local.Sealed
+			return f.say("node %d is the primary", f.mustFollow()), f.mustFollow() != 0 && !f.Policy.Automatic && !f.witness() && !f.local.Sealed
 		}, nil},
 	{"measure", "This node follows nobody, or not the primary: it stops receiving WAL, so that its position can be compared with the primary's history.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.inRecovery() && f.mustFollow() != 0 && !f.sealedNow()
+			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.inRecovery() && f.mustFollow() != 0 && !f.sealedNow()
 		},
 		func(f facts) []Action { return []Action{Seal{f.lease().Vacancy}} }},
 	{"follow-holder", "This node follows nobody, or not the primary, and can.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.mustFollow() != 0
+			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.mustFollow() != 0
 		},
 		func(f facts) []Action { return []Action{f.follow()} }},
 	{"standby-follows", "This node follows the primary.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), true
+			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), true
 		}, nil},
 }
 
@@ -462,13 +461,13 @@ func (f facts) whyUnsure() string {
 	case r == nil:
 		return "there is no record"
 	case !f.holds() && r.Lease.Taken():
-		return fmt.Sprintf("node %d holds the lease in term %d", r.Lease.Holder, r.Term)
+		return f.say("node %d holds the lease in term %d", r.Lease.Holder, r.Term)
 	case !f.holds():
-		return fmt.Sprintf("the lease is %s in term %d", r.Lease.State, r.Term)
+		return f.say("the lease is %s in term %d", r.Lease.State, r.Term)
 	case f.Tenure.Deadline.IsZero():
 		return "no renewal of the lease was answered"
 	}
-	return fmt.Sprintf("the lease could not be renewed: its end is %s away", f.Tenure.Deadline.Sub(f.now).Round(time.Millisecond))
+	return f.say("the lease could not be renewed: its end is %s away", f.Tenure.Deadline.Sub(f.now).Round(time.Millisecond))
 }
 
 // goneFor reports whether the holder's server has been away for too long, each
@@ -486,10 +485,10 @@ func (f facts) goneFor() (string, bool) {
 		limit, away = f.Policy.HangBound, f.now.Sub(f.AnsweredAt)
 	default:
 		stuck := f.now.Sub(f.Writing)
-		return fmt.Sprintf("a commit on the primary's server has not returned for %s", stuck.Round(100*time.Millisecond)),
+		return f.say("a commit on the primary's server has not returned for %s", stuck.Round(100*time.Millisecond)),
 			f.local.Role == cluster.Primary && !f.Writing.IsZero() && f.Policy.WriteBound > 0 && stuck >= f.Policy.WriteBound
 	}
-	return fmt.Sprintf("the primary's server is %s for %s", f.local.State, away.Round(10*time.Millisecond)), away >= limit
+	return f.say("the primary's server is %s for %s", f.local.State, away.Round(10*time.Millisecond)), away >= limit
 }
 
 // votersToBe counts the registered nodes that are voters, or run and will be.
@@ -508,7 +507,7 @@ func (f facts) votersToBe() int {
 func (f facts) whyEnd() string {
 	switch n := f.votersToBe(); {
 	case n < record.MinimumVoters:
-		return fmt.Sprintf("%d voters are registered, %d are needed", n, record.MinimumVoters)
+		return f.say("%d voters are registered, %d are needed", n, record.MinimumVoters)
 	case f.Policy.Automatic && !f.Policy.Quorum:
 		return "promotion_rule='visibility' on the primary"
 	}

@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -24,36 +23,36 @@ var rules = slices.Concat(ownRules, groupRules, primaryRules, followRules, elect
 var ownRules = []rule{
 	{"not-registered", "This node has no record in repmgr.nodes.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is not registered", f.Self), !f.known
+			return f.say("node %d is not registered", f.Self), !f.known
 		}, nil},
 	{"primary-superseded", "This server takes writes, and another of the same cluster does so on a newer timeline: this one is stopped.",
 		func(f facts) (string, bool) {
-			why := fmt.Sprintf("node %d is primary on timeline %d, this node on timeline %d", f.newest, f.newestAt.Timeline, f.local.Position.Timeline)
+			why := f.say("node %d is primary on timeline %d, this node on timeline %d", f.newest, f.newestAt.Timeline, f.local.Position.Timeline)
 			return why, f.writable() && !f.Paused && f.newest != 0 && f.newestAt.Timeline > f.local.Position.Timeline
 		},
 		func(f facts) []Action { return []Action{Fence{By: f.newest}} }},
 	{"primary-doubted", "This server takes writes, and so does another on the same timeline number: nobody can say which is right, so each stops.",
 		func(f facts) (string, bool) {
-			why := fmt.Sprintf("node %d is a primary on timeline %d too, by another promotion", f.newest, f.newestAt.Timeline)
+			why := f.say("node %d is a primary on timeline %d too, by another promotion", f.newest, f.newestAt.Timeline)
 			return why, f.writable() && !f.Paused && f.newest != 0 && f.newestAt.Timeline == f.local.Position.Timeline
 		},
 		func(f facts) []Action { return []Action{Fence{By: f.newest}} }},
 	{"busy", "An order is being carried out.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("carrying out %s", Describe(f.Doing)), f.Doing != nil
+			return f.say("carrying out %s", Describe(f.Doing)), f.Doing != nil
 		}, nil},
 	{"bid-over", "The loss that this node has bid for is over: its primary is back, or another one is followed.",
 		func(f facts) (string, bool) {
 			if f.Loss == nil || !f.leads() && f.upstream == f.Loss.Bid.Lost && f.lost(f.upstream) {
 				return "", false
 			}
-			return fmt.Sprintf("the loss of node %d is over", f.Loss.Bid.Lost), true
+			return f.say("the loss of node %d is over", f.Loss.Bid.Lost), true
 		},
 		func(facts) []Action { return []Action{WithdrawBid{}} }},
 	witnessVotes,
 	{"server-not-running", "The own server does not answer: there is nothing to promote or to point anywhere.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("the own server is %s", f.local.State), f.local.State != ServerRunning
+			return f.say("the own server is %s", f.local.State), f.local.State != ServerRunning
 		}, nil},
 	{"resume-receiver", "The loss for which this node's WAL receiver was stopped is over.",
 		func(f facts) (string, bool) {
@@ -70,12 +69,12 @@ var witnessVotes = rule{"witness-votes", "This node is a witness without Postgre
 var primaryRules = []rule{
 	{"primary-disputed", "This server takes writes, another does so too, and the cluster is paused: nothing is done about it.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is a primary too, and failover is paused", f.newest),
+			return f.say("node %d is a primary too, and failover is paused", f.newest),
 				f.leads() && f.newest != 0 && f.Paused
 		}, nil},
 	{"primary-unrecorded", "This server was promoted by hand, no other primary is seen, and the registry does not know yet.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is registered as %s and takes writes", f.Self, f.self.Role),
+			return f.say("node %d is registered as %s and takes writes", f.Self, f.self.Role),
 				f.local.Role == cluster.Primary && f.self.Role == cluster.Standby && !f.Paused && !f.seesPrimary()
 		},
 		func(facts) []Action { return []Action{RecordRole{}} }},
@@ -93,13 +92,13 @@ var followRules = []rule{
 		}, nil},
 	{"follow-is-manual", "There is a new primary and failover=manual: an operator points this node to it.",
 		func(f facts) (string, bool) {
-			why := fmt.Sprintf("node %d is the new primary and failover is manual on this node", f.otherPrimary())
+			why := f.say("node %d is the new primary and failover is manual on this node", f.otherPrimary())
 			return why, f.otherPrimary() != 0 && !f.Policy.Automatic && f.self.Role != cluster.Witness
 		}, nil},
 	{"follow-new-primary", "The upstream is lost, or is no longer the newest primary, and another node is.",
 		func(f facts) (string, bool) {
 			n := f.otherPrimary()
-			return fmt.Sprintf("node %d is the primary on timeline %d", n, f.newestAt.Timeline), n != 0
+			return f.say("node %d is the primary on timeline %d", n, f.newestAt.Timeline), n != 0
 		},
 		func(f facts) []Action { return []Action{Follow{Upstream: f.otherPrimary()}} }},
 	{"no-upstream", "Nobody is known whom this node could follow.",
@@ -107,34 +106,34 @@ var followRules = []rule{
 	{"upstream-visible", "The upstream answers, or was not looked at yet.",
 		func(f facts) (string, bool) {
 			p := f.Probes[f.upstream]
-			return fmt.Sprintf("node %d answers", f.upstream), !f.lost(f.upstream) && p.Failures == 0
+			return f.say("node %d answers", f.upstream), !f.lost(f.upstream) && p.Failures == 0
 		}, nil},
 	{"upstream-suspect", "The upstream failed to answer, and may only be slow: it is tried again.",
 		func(f facts) (string, bool) {
 			p := f.Probes[f.upstream]
-			return fmt.Sprintf("node %d failed to answer %d times in %s, lost after %d more attempts in %s", f.upstream, p.Failures,
+			return f.say("node %d failed to answer %d times in %s, lost after %d more attempts in %s", f.upstream, p.Failures,
 				f.now.Sub(p.FirstFail).Round(100*time.Millisecond), f.Policy.ReconnectAttempts, f.Policy.suspicion()), !f.exhausted(f.upstream) && !f.dead(f.upstream)
 		}, nil},
 	{"wait-primary-alive", "This node cannot reach its upstream, but the upstream's own daemon says that the server runs.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d does not answer here, but its daemon says that it runs", f.upstream), !f.lost(f.upstream)
+			return f.say("node %d does not answer here, but its daemon says that it runs", f.upstream), !f.lost(f.upstream)
 		}, nil},
 	{"witness-waits", "The primary is lost: a witness is asked by the others and waits for the new one.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is lost, a new primary is awaited", f.upstream), f.self.Role == cluster.Witness
+			return f.say("node %d is lost, a new primary is awaited", f.upstream), f.self.Role == cluster.Witness
 		}, nil},
 	{"upstream-lost-is-manual", "The upstream is lost and failover=manual.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is lost and failover is manual on this node", f.upstream), !f.Policy.Automatic
+			return f.say("node %d is lost and failover is manual on this node", f.upstream), !f.Policy.Automatic
 		}, nil},
 	{"follow-primary", "The upstream standby is lost and the primary is visible: it is followed instead.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("standby node %d is lost, the primary is node %d", f.upstream, f.newest), f.cascaded() && f.newest != 0
+			return f.say("standby node %d is lost, the primary is node %d", f.upstream, f.newest), f.cascaded() && f.newest != 0
 		},
 		func(f facts) []Action { return []Action{Follow{Upstream: f.newest}} }},
 	{"wait-primary", "The upstream standby is lost, and no primary is visible.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("standby node %d is lost and no primary is visible", f.upstream), f.cascaded()
+			return f.say("standby node %d is lost and no primary is visible", f.upstream), f.cascaded()
 		}, nil},
 }
 

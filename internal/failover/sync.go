@@ -154,17 +154,7 @@ func (v *View) observeSyncDone(e SyncDone, now time.Time) {
 // what Decide says: by the node that holds the lease, and by any node whose
 // server has settings left that are of no use any more.
 func Synchronize(v *View, now time.Time) Decision {
-	f := newFacts(v, now)
-	for _, r := range syncRules {
-		if why, ok := r.when(f); ok {
-			d := Decision{Rule: r.id, Why: why}
-			if r.then != nil {
-				d.Actions = r.then(f)
-			}
-			return d
-		}
-	}
-	panic("failover: no rule applies; the last rule must be unconditional")
+	return newFacts(v, now).first(syncRules)
 }
 
 // Synchronizing reports whether synchronous replication is managed, or about to
@@ -202,13 +192,13 @@ var syncRules = []rule{
 		func(f facts) (string, bool) {
 			r := f.Group.Record.Sync
 			to := f.syncTarget()
-			return fmt.Sprintf("mode %s, %q after %q", f.syncMode(), to, r.Newest()), r.Mode != f.syncMode() || r.Newest() != to || len(r.Sets) == 0
+			return f.say("mode %s, %q after %q", f.syncMode(), to, r.Newest()), r.Mode != f.syncMode() || r.Newest() != to || len(r.Sets) == 0
 		},
 		func(f facts) []Action { return f.propose(f.syncAdd(f.syncTarget())) }},
 	{"sync-write", "The newest set is not in force on this server.",
 		func(f facts) (string, bool) {
 			want := f.syncNames(f.Group.Record.Sync.Newest())
-			return fmt.Sprintf("synchronous_standby_names is %q, not %q", f.Sync.Names, want), f.syncMode() != record.SyncOff && f.Sync.Names != want
+			return f.say("synchronous_standby_names is %q, not %q", f.Sync.Names, want), f.syncMode() != record.SyncOff && f.Sync.Names != want
 		},
 		func(f facts) []Action {
 			return []Action{WriteSync{f.Group.Record.Term, f.Group.Record.Sync.Seq, f.syncNames(f.Group.Record.Sync.Newest())}}
@@ -216,21 +206,21 @@ var syncRules = []rule{
 	{"sync-drop", "It is sure that only the newest set is in force, and that what was acknowledged before is on enough of its members.",
 		func(f facts) (string, bool) {
 			r := f.Group.Record
-			return fmt.Sprintf("%q", r.Sync.Newest()), f.settles() && f.Sync.Proven.Term == r.Term && f.Sync.Proven.Seq == r.Sync.Seq
+			return f.say("%q", r.Sync.Newest()), f.settles() && f.Sync.Proven.Term == r.Term && f.Sync.Proven.Seq == r.Sync.Seq
 		},
 		func(f facts) []Action {
 			r := f.Group.Record
 			return f.propose(record.SyncDrop{Term: r.Term, Node: f.Self, Seq: r.Sync.Seq, LSN: f.Sync.Floor})
 		}},
 	{"sync-prove", "Another set than the newest may still be in force on a connection, or its members may lack what the former ones acknowledged.",
-		func(f facts) (string, bool) { return fmt.Sprintf("%q", f.Group.Record.Sync.Sets), f.settles() },
+		func(f facts) (string, bool) { return f.say("%q", f.Group.Record.Sync.Sets), f.settles() },
 		func(f facts) []Action {
 			r := f.Group.Record
 			count, _ := r.Sync.Newest().Parse()
 			return []Action{ProveSync{r.Term, r.Sync.Seq, f.syncNames(r.Sync.Newest()), count}}
 		}},
 	{"sync-settled", "The set in force is the one wanted.",
-		func(f facts) (string, bool) { return fmt.Sprintf("%q", f.Group.Record.Sync.Newest()), true }, nil},
+		func(f facts) (string, bool) { return f.say("%q", f.Group.Record.Sync.Newest()), true }, nil},
 }
 
 // presides reports whether this node manages synchronous replication.
