@@ -15,7 +15,7 @@ import (
 type checker struct {
 	rec       *record.Record
 	index     uint64
-	log       map[uint64][]byte
+	log       map[uint64]decoded
 	grants    map[cluster.Timeline]cluster.NodeID // to whom each number was granted
 	used      map[cluster.Timeline]cluster.NodeID // and who was promoted to it
 	grantedAt time.Duration
@@ -35,37 +35,38 @@ func (c *checker) begin(w *World, text []byte) {
 	if err != nil {
 		panic(err)
 	}
-	*c = checker{rec: rec, index: 1, log: map[uint64][]byte{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}, promises: map[cluster.Timeline]promise{}}
+	*c = checker{rec: rec, index: 1, log: map[uint64]decoded{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}, promises: map[cluster.Timeline]promise{}}
 }
 
 // committed sees every entry that a node applies. The first to apply one is the
 // first moment at which anybody may act on it.
-func (w *World) committed(n *node, e quorum.Committed) {
+func (w *World) committed(n *node, e quorum.Committed) decoded {
 	c := &w.check
-	data := e.Data
-	if e.Change != nil {
-		data = []byte(fmt.Sprintf("%s %x", e.Change.Kind, e.Change.ID))
-	}
 	if old, known := c.log[e.Index]; known {
-		if !bytes.Equal(old, data) {
-			w.fail("S3: node %d applies another entry at index %d than a node before it: %s, not %s", n.id, e.Index, data, old)
+		data := e.Data
+		if e.Change != nil {
+			data = decode(e).data
 		}
-		return
+		if !bytes.Equal(old.data, data) {
+			w.fail("S3: node %d applies another entry at index %d than a node before it: %s, not %s", n.id, e.Index, data, old.data)
+		}
+		return old
 	}
 	if e.Index < c.index {
 		w.fail("S3: node %d applies index %d, which was nothing to others", n.id, e.Index)
 	}
-	c.log[e.Index], c.index = data, e.Index
+	entry := decode(e)
+	c.log[e.Index], c.index = entry, e.Index
 	before := c.rec.Clone()
-	why, entry := applyTo(c.rec, e)
+	why := entry.applyTo(c.rec, e)
 	if entry.Kind != "renew" && e.Change == nil {
 		w.log(name("record"), "%s of node %d: %s; term %d, lease %s of node %d, vacancy %d", entry.Kind, entry.Node, orYes(why), c.rec.Term, c.rec.Lease.State, c.rec.Lease.Holder, c.rec.Lease.Vacancy)
 	}
 	w.counts.Changes++
-	if why != "" || e.Change != nil {
-		return
+	if why == "" && e.Change == nil {
+		w.accepted(before, entry.Kind)
 	}
-	w.accepted(before, entry.Kind)
+	return entry
 }
 
 func orYes(why string) string {

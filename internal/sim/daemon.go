@@ -300,8 +300,7 @@ func (d *daemon) finish(b quorum.Batch) {
 		d.rec = d.rec.Clone()
 	}
 	for _, c := range b.Committed {
-		w.committed(d.n, c)
-		d.apply(c)
+		d.apply(c, w.committed(d.n, c))
 	}
 	d.group.Done(b)
 	if err := d.group.Err(); err != nil {
@@ -329,8 +328,8 @@ func (d *daemon) snapshot(at uint64) {
 }
 
 // apply takes in an entry, and tells who asked for it what came of it.
-func (d *daemon) apply(c quorum.Committed) {
-	why, e := applyTo(d.rec, c)
+func (d *daemon) apply(c quorum.Committed, e decoded) {
+	why := e.applyTo(d.rec, c)
 	if to, ok := d.askers[e.Request]; ok && c.Change == nil {
 		delete(d.askers, e.Request)
 		if to == d.n.raftID {
@@ -341,25 +340,43 @@ func (d *daemon) apply(c quorum.Committed) {
 	}
 }
 
-// applyTo changes the record by what was committed.
-func applyTo(r *record.Record, c quorum.Committed) (string, record.Entry) {
-	if c.Change != nil {
-		if c.Change.Kind == quorum.Remove {
-			r.RemoveMember(c.Change.ID, epoch, c.Index)
-			return "", record.Entry{}
+// decoded is an entry of the log as the first node that applied it read it: what
+// the same bytes mean is the same for all.
+type decoded struct {
+	record.Entry
+	data   []byte
+	change record.Change // nil: a change of members
+	member record.Member
+	err    error
+}
+
+func decode(c quorum.Committed) (d decoded) {
+	switch {
+	case c.Change == nil:
+		d.data = c.Data
+		d.Entry, d.change, d.err = record.DecodeEntry(c.Data)
+	default:
+		d.data = fmt.Appendf(nil, "%s %x %s", c.Change.Kind, c.Change.ID, c.Change.Context)
+		if c.Change.Kind != quorum.Remove {
+			d.err = json.Unmarshal(c.Change.Context, &d.member)
 		}
-		var m record.Member
-		if err := json.Unmarshal(c.Change.Context, &m); err != nil {
-			return err.Error(), record.Entry{}
-		}
-		r.SetMember(m, epoch, c.Index)
-		return "", record.Entry{}
 	}
-	e, change, err := record.DecodeEntry(c.Data)
-	if err != nil {
-		return err.Error(), e
+	return d
+}
+
+// applyTo changes the record by what was committed, and returns why it was refused.
+func (d *decoded) applyTo(r *record.Record, c quorum.Committed) string {
+	switch {
+	case d.err != nil:
+		return d.err.Error()
+	case c.Change == nil:
+		return r.Apply(d.change, d.At, c.Index)
+	case c.Change.Kind == quorum.Remove:
+		r.RemoveMember(c.Change.ID, epoch, c.Index)
+	default:
+		r.SetMember(d.member, epoch, c.Index)
 	}
-	return r.Apply(change, e.At, c.Index), e
+	return ""
 }
 
 // frame sends a frame as bytes.

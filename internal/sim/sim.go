@@ -8,7 +8,6 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -129,24 +128,6 @@ type event struct {
 	do     func()
 }
 
-type queue []event
-
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	if q[i].at != q[j].at {
-		return q[i].at < q[j].at
-	}
-	return q[i].number < q[j].number
-}
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
-func (q *queue) Pop() any {
-	old := *q
-	e := old[len(old)-1]
-	*q = old[:len(old)-1]
-	return e
-}
-
 // after lets something happen to a process in a while; nil is the world.
 func (w *World) after(p *process, d time.Duration, do func()) {
 	w.number++
@@ -157,12 +138,12 @@ func (w *World) after(p *process, d time.Duration, do func()) {
 			e.rng = p.rng
 		}
 	}
-	heap.Push(&w.queue, e)
+	w.queue.push(e)
 }
 
 // step lets the next event happen.
 func (w *World) step() {
-	e := heap.Pop(&w.queue).(event)
+	e := w.queue.pop()
 	w.now = max(w.now, e.at)
 	if e.of != nil {
 		if !e.of.up || e.of.life != e.life {
@@ -170,7 +151,7 @@ func (w *World) step() {
 		}
 		if e.of.frozen > w.now {
 			e.at = e.of.frozen
-			heap.Push(&w.queue, e)
+			w.queue.push(e)
 			return
 		}
 	}
