@@ -17,8 +17,7 @@ type facts struct {
 	primary  cluster.NodeID // the active primary by record
 	newest   cluster.NodeID // the newest running primary among the others; zero: none seen
 	newestAt Position
-	siblings []cluster.Node // those who follow the same upstream, by record or by their own word, without self
-	brief    bool           // rules are only tried: their reasons are not read
+	brief    bool // rules are only tried: their reasons are not read
 }
 
 func newFacts(v *View, now time.Time) facts {
@@ -44,12 +43,17 @@ func newFacts(v *View, now time.Time) facts {
 			f.newest, f.newestAt = n.ID, at
 		}
 	}
-	for _, n := range v.Nodes {
-		if n.ID != v.Self && n.ID != f.upstream && f.upstream != 0 && f.follows(n) {
-			f.siblings = append(f.siblings, n)
+	return f
+}
+
+// siblings are those who follow the same upstream, by record or by their own word, without self.
+func (f facts) siblings() (out []cluster.Node) {
+	for _, n := range f.Nodes {
+		if n.ID != f.Self && n.ID != f.upstream && f.upstream != 0 && f.follows(n) {
+			out = append(out, n)
 		}
 	}
-	return f
+	return out
 }
 
 // leads reports whether this node's server takes the cluster's writes, as far as
@@ -147,7 +151,7 @@ func (f facts) sees(id cluster.NodeID) (cluster.Node, bool) {
 // and those of them that are visible.
 func (f facts) electorate() (visible, shared int) {
 	visible, shared = 1, 1
-	for _, n := range f.siblings {
+	for _, n := range f.siblings() {
 		shared++
 		if f.visible(n.ID) {
 			visible++
@@ -163,7 +167,7 @@ func (f facts) location() (string, bool) {
 	if !ok || lost.Location == f.self.Location {
 		return lost.Location, true
 	}
-	for _, n := range f.siblings {
+	for _, n := range f.siblings() {
 		if n.Location == lost.Location && f.visible(n.ID) {
 			return lost.Location, true
 		}
@@ -190,7 +194,7 @@ func (f facts) bid(n cluster.Node) (Bid, bool) {
 // better returns the best sibling whose bid outranks this node's.
 func (f facts) better() (cluster.Node, Bid, bool) {
 	best, bestBid, found := f.self, f.Loss.Bid, false
-	for _, n := range f.siblings {
+	for _, n := range f.siblings() {
 		b, ok := f.bid(n)
 		if !ok || b.Failed || !f.candidate(n) {
 			continue
@@ -220,7 +224,7 @@ func outranks(a cluster.Node, ab Bid, b cluster.Node, bb Bid) bool {
 
 // streaming returns a sibling whose WAL receiver runs, by its daemon's word.
 func (f facts) streaming() (cluster.Node, bool) {
-	for _, n := range f.siblings {
+	for _, n := range f.siblings() {
 		if r := f.Peers[n.ID].Report; f.fresh(n.ID) && !f.Peers[n.ID].Silent && r.Server == ServerRunning && r.Receiving {
 			return n, true
 		}
@@ -230,7 +234,7 @@ func (f facts) streaming() (cluster.Node, bool) {
 
 // awaited returns a sibling that may be promoted and has not bid yet.
 func (f facts) awaited() (cluster.Node, bool) {
-	for _, n := range f.siblings {
+	for _, n := range f.siblings() {
 		if _, ok := f.bid(n); f.candidate(n) && !ok {
 			return n, true
 		}

@@ -517,8 +517,11 @@ func (f facts) whyEnd() string {
 // unrecorded reports whether the own server has been promoted to the timeline that
 // it was granted, and the record does not say so. Nobody else is given that number.
 func (f facts) unrecorded() bool {
+	if f.lease().Promoted {
+		return false
+	}
 	_, end, err := f.local.Line.Parse()
-	return err == nil && !f.lease().Promoted && end == f.lease().Timeline
+	return err == nil && end == f.lease().Timeline
 }
 
 // down reports whether no process of the own server is left.
@@ -574,8 +577,11 @@ func (f facts) downAsPrimary() bool {
 // is measured, for an unsealed server's position is not sure; and where its
 // timeline is newer than the record here, it is the record that is old.
 func (f facts) strays() bool {
+	if !f.inRecovery() || f.local.Sealed || !f.lease().Promoted || f.now.Sub(f.local.Since) <= 5*time.Second {
+		return false
+	}
 	_, end, err := f.local.Line.Parse()
-	return err == nil && f.inRecovery() && f.now.Sub(f.local.Since) > 5*time.Second && !f.local.Sealed && f.lease().Promoted && end < f.lease().Timeline &&
+	return err == nil && end < f.lease().Timeline &&
 		f.Group.Record.Judge(f.local.Line, f.local.Position.LSN, false).Diverged
 }
 
