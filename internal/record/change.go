@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -151,6 +153,9 @@ var kinds = map[string]func([]byte) (Change, error){
 	"bid": decode[Bid], "close": decode[Close], "claim": decode[Claim], "regrant": decode[Regrant], "promoted": decode[Promoted],
 	"void": decode[Void], "pause": decode[SetPause], "describe": decode[Describe], "sync-add": decode[SyncAdd], "sync-drop": decode[SyncDrop],
 }
+
+// Kinds are the names of all changes, sorted.
+func Kinds() []string { return slices.Sorted(maps.Keys(kinds)) }
 
 func decode[C Change](text []byte) (Change, error) {
 	var c C

@@ -63,6 +63,7 @@ func (w *World) committed(n *node, e quorum.Committed) decoded {
 		w.log(name("record"), "%s of node %d: %s; term %d, lease %s of node %d, vacancy %d", entry.Kind, entry.Node, orYes(why), c.rec.Term, c.rec.Lease.State, c.rec.Lease.Holder, c.rec.Lease.Vacancy)
 	}
 	w.counts.Changes++
+	w.entered(entry.Kind, why)
 	if why == "" && e.Change == nil {
 		w.accepted(before, entry.Kind)
 	}
@@ -88,6 +89,9 @@ func (w *World) accepted(before *record.Record, kind string) {
 	switch kind {
 	case "close":
 		w.counts.Grants++
+		if c.rec.Lease.Holder != before.Lease.Holder {
+			w.counts.Failovers++
+		}
 		w.granted(before)
 	case "regrant":
 		w.counts.Regrants++

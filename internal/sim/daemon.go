@@ -162,7 +162,7 @@ func (d *daemon) turn() {
 		d.propose(r)
 	}
 	for i, decision := range []failover.Decision{failover.Decide(d.view, now), failover.Preside(d.view, now)} {
-		w.rules[decision.Rule] = true
+		w.decided(quorumTable+i, d, decision.Rule)
 		if i == 0 && decision.Rule != d.rule {
 			d.rule = decision.Rule
 			w.log(d, "%s: %s", decision.Rule, decision.Why)

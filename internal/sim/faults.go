@@ -70,6 +70,7 @@ func (w *World) cut(d time.Duration, links ...[2]cluster.NodeID) {
 	if w.healed != 0 {
 		return
 	}
+	w.counts.Partitions++
 	w.log(name("network"), "cut for %s: %v", d, links)
 	w.net.set(links, 1)
 	w.after(nil, d, func() { w.net.set(links, -1) })

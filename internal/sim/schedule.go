@@ -93,6 +93,7 @@ func (w *World) hit(id string) {
 		}
 		k := w.faults[w.rng.IntN(len(w.faults))]
 		w.counts.Faults++
+		w.reach(w.cover.Faults, k.name)
 		f := Fault{ID: id, At: w.now, Node: n.id, Kind: k.name}
 		w.struck = append(w.struck, f)
 		w.log(n, "FAULT %s: %s", id, k.name)

@@ -48,6 +48,7 @@ type Counts struct {
 	Virtual                                                                  time.Duration
 	Events, Faults, Grants, Promotions, Regrants, Rewinds, Commits, Promised int
 	Expiries, Releases, Reinstated, Voids, Sealed, GuardKills, Changes       int
+	Failovers, Partitions                                                    int
 }
 
 // Add sums up.
@@ -60,7 +61,7 @@ func (c *Counts) Add(o Counts) {
 
 func (c *Counts) all() []*int {
 	return []*int{&c.Events, &c.Faults, &c.Grants, &c.Promotions, &c.Regrants, &c.Rewinds, &c.Commits, &c.Promised,
-		&c.Expiries, &c.Releases, &c.Reinstated, &c.Voids, &c.Sealed, &c.GuardKills, &c.Changes}
+		&c.Expiries, &c.Releases, &c.Reinstated, &c.Voids, &c.Sealed, &c.GuardKills, &c.Changes, &c.Failovers, &c.Partitions}
 }
 
 // Result is what came of a run.
@@ -70,9 +71,9 @@ type Result struct {
 	Counts    Counts
 	Nodes     int
 	Chaos     time.Duration
-	Faults    []Fault         // that struck, in order
-	Timeline  []Line          // if it was asked for
-	Rules     map[string]bool // rules that decided somewhere
+	Faults    []Fault // that struck, in order
+	Timeline  []Line  // if it was asked for
+	Coverage  Coverage
 }
 
 // Line is one of a timeline.
@@ -97,7 +98,7 @@ type World struct {
 	registry []cluster.Node // repmgr.nodes
 	check    checker
 	counts   Counts
-	rules    map[string]bool
+	cover    Coverage
 	lines    []Line
 	faults   []kind
 	struck   []Fault
@@ -192,7 +193,7 @@ func (w *World) fail(format string, args ...any) {
 
 // Run lets one cluster live.
 func Run(o Options) (r Result) {
-	w := &World{Options: o, rules: map[string]bool{}, faults: faults, moments: map[string]int{}}
+	w := &World{Options: o, cover: newCoverage(), faults: faults, moments: map[string]int{}}
 	w.rng = w.stream("world")
 	if chaos := time.Duration(5+w.rng.IntN(40)) * time.Second; w.Chaos == 0 {
 		w.Chaos = chaos
@@ -213,7 +214,7 @@ func Run(o Options) (r Result) {
 			w.log(name("check"), "VIOLATION %s", v)
 		}
 		w.counts.Virtual = w.now
-		r.Seed, r.Counts, r.Timeline, r.Rules = o.Seed, w.counts, w.lines, w.rules
+		r.Seed, r.Counts, r.Timeline, r.Coverage = o.Seed, w.counts, w.lines, w.cover
 		r.Nodes, r.Chaos, r.Faults = w.Nodes, w.Chaos, w.struck
 	}()
 	w.build()

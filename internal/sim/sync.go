@@ -169,7 +169,7 @@ func (d *daemon) synchronize() {
 		w.after(&d.process, w.between(2*time.Millisecond, 100*time.Millisecond), d.lookAtSync)
 	}
 	decision := failover.Synchronize(d.view, now)
-	w.rules[decision.Rule] = true
+	w.decided(syncTable, d, decision.Rule)
 	for _, a := range decision.Actions {
 		if p, ok := a.(failover.Propose); ok {
 			d.propose(p.Change)
