@@ -38,14 +38,6 @@ func TestThinned(t *testing.T) {
 	}
 }
 
-func ids(faults []Fault) []string {
-	out := []string{}
-	for _, f := range faults {
-		out = append(out, f.ID)
-	}
-	return out
-}
-
 // planned are those that no event brought with it.
 func planned(faults []Fault) (out []Fault) {
 	for _, f := range faults {

@@ -76,15 +76,6 @@ type Result struct {
 	Coverage  Coverage
 }
 
-// Line is one of a timeline.
-type Line struct {
-	At   time.Duration
-	Who  string
-	Text string
-}
-
-func (l Line) String() string { return fmt.Sprintf("%9.3f %-10s %s", l.At.Seconds(), l.Who, l.Text) }
-
 // World is the cluster and all around it.
 type World struct {
 	Options
@@ -176,7 +167,7 @@ func (w *World) chance(percent float64) bool { return w.rng.Float64()*100 < perc
 
 func (w *World) log(who fmt.Stringer, format string, args ...any) {
 	if w.Trace {
-		w.lines = append(w.lines, Line{w.now, who.String(), fmt.Sprintf(format, args...)})
+		w.lines = append(w.lines, Line{w.now, who.String(), fmt.Sprintf(format, args...), w.letters()})
 	}
 }
 

@@ -2,18 +2,39 @@ package sim
 
 import (
 	"flag"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/cryptotest"
 )
 
 var (
-	seeds  = flag.Int("seeds", 50, "how many schedules to run")
+	seeds  = flag.Int("seeds", 300, "how many schedules to run")
 	first  = flag.Uint64("seed", 1, "the first seed")
-	budget = flag.Uint64("defects", 0, "plant defects, and let each take so many schedules to be noticed")
+	nodes  = flag.Int("nodes", 0, "how many nodes; 0: by the seed")
+	chaos  = flag.Duration("chaos", 0, "for how long things go wrong; 0: by the seed")
+	only   = flag.String("only", "", "the faults that strike, by their names, with commas between them; none; empty: all of the seed")
+	defect = flag.String("defect", "", "plant this mistake")
+	budget = flag.Uint64("defects", 0, "plant every mistake in turn, and let each take so many schedules to be noticed")
 	all    = flag.Bool("all", false, "go on after a seed that breaks a promise")
-	traced = flag.Bool("timeline", false, "print the timeline of every seed")
+	traced = flag.Bool("timeline", false, "print the timeline of every seed, and do not shrink")
 )
+
+// options are those of a seed, by the flags.
+func options(seed uint64) Options {
+	return Options{Seed: seed, Nodes: *nodes, Chaos: *chaos, Only: faultsOf(*only), Defect: Defect(*defect), Trace: *traced}
+}
+
+func faultsOf(text string) []string {
+	switch text {
+	case "":
+		return nil
+	case "none":
+		return []string{}
+	}
+	return strings.Split(text, ",")
+}
 
 // run runs a seed; raft's random numbers come from it too.
 func run(t *testing.T, o Options) (r Result) {
@@ -24,32 +45,70 @@ func run(t *testing.T, o Options) (r Result) {
 	return r
 }
 
-func text(lines []Line) string {
-	var b strings.Builder
-	for _, l := range lines {
-		b.WriteString(l.String() + "\n")
-	}
-	return b.String()
+func shrunk(t *testing.T, r Result, o Options) Shrunk {
+	return Shrink(r, o, 500, func(o Options) Result { return run(t, o) })
 }
 
-// TestSeeds runs schedules, and prints the timeline of the first that breaks a promise.
+// TestSeeds runs schedules, and shrinks the first that breaks a promise.
 func TestSeeds(t *testing.T) {
 	var total Counts
 	for i := 0; i < *seeds && (*all || !t.Failed()); i++ {
-		seed := *first + uint64(i)
-		r := run(t, Options{Seed: seed, Trace: *traced})
+		o := options(*first + uint64(i))
+		r := run(t, o)
 		total.Add(r.Counts)
-		if r.Violation != "" {
-			if !*traced && !t.Failed() {
-				r = run(t, Options{Seed: seed, Trace: true})
-			}
-			t.Errorf("seed %d: %s", seed, r.Violation)
+		switch {
+		case r.Violation != "" && !*traced && !t.Failed():
+			t.Errorf("\n%s", shrunk(t, r, o))
+		case r.Violation != "":
+			t.Errorf("seed %d: %s", o.Seed, r.Violation)
 		}
-		if len(r.Timeline) > 0 {
-			t.Log("\n" + text(r.Timeline))
+		if *traced {
+			t.Logf("\n%s", Timeline(r, len(r.Timeline)))
 		}
 	}
 	t.Logf("%d schedules: %+v", *seeds, total)
+}
+
+// TestKept runs the seeds of testdata/seeds.txt: those that broke a promise once,
+// and those that reach what few others do.
+func TestKept(t *testing.T) {
+	text, err := os.ReadFile("testdata/seeds.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if words, why, ok := strings.Cut(strings.TrimSpace(line), "#"); ok && words != "" {
+			o := kept(t, strings.Fields(words))
+			if r := run(t, o); r.Violation != "" {
+				t.Errorf("%s (%s)\n%s", strings.TrimSpace(words), strings.TrimSpace(why), shrunk(t, r, o))
+			}
+		}
+	}
+}
+
+// kept reads the options of a line, which are written as the flags are.
+func kept(t *testing.T, words []string) (o Options) {
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	f.Uint64Var(&o.Seed, "seed", 0, "")
+	f.IntVar(&o.Nodes, "nodes", 0, "")
+	f.DurationVar(&o.Chaos, "chaos", 0, "")
+	list := f.String("only", "", "")
+	if err := f.Parse(words); err != nil || o.Seed == 0 || f.NArg() > 0 {
+		t.Fatalf("seeds.txt: %v: %v", words, err)
+	}
+	o.Only = faultsOf(*list)
+	return o
+}
+
+// planted are the mistakes, and how many times the budget each may take; for
+// some another safeguard makes up.
+var planted = []struct {
+	defect Defect
+	within uint64
+	spare  bool
+}{
+	{SealForgotten, 5, false}, {SealLeaky, 1, false}, {ReleaseUnswept, 1, false}, {PromoteUnguarded, 5, false}, {NeverArmed, 1, false},
+	{VoteForgotten, 1, false}, {TakenUnarmed, 1, true}, {GuardFireOnce, 1, true}, // what is started again is armed, by "arm-stopped" at the latest
 }
 
 // TestDefects plants mistakes into the hands: each is noticed, but for those that
@@ -58,14 +117,7 @@ func TestDefects(t *testing.T) {
 	if *budget == 0 {
 		t.Skip("takes minutes: -defects 300")
 	}
-	for _, d := range []struct {
-		defect Defect
-		within uint64 // times the budget
-		spare  bool   // something else makes up for it
-	}{
-		{SealForgotten, 5, false}, {SealLeaky, 1, false}, {ReleaseUnswept, 1, false}, {PromoteUnguarded, 5, false}, {NeverArmed, 1, false},
-		{VoteForgotten, 1, false}, {TakenUnarmed, 1, true}, {GuardFireOnce, 1, true}, // what is started again is armed, by "arm-stopped" at the latest
-	} {
+	for _, d := range planted {
 		t.Run(string(d.defect), func(t *testing.T) {
 			for seed := *first; seed < *first+*budget*d.within; seed++ {
 				if r := run(t, Options{Seed: seed, Defect: d.defect}); r.Violation != "" {
@@ -78,4 +130,36 @@ func TestDefects(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestShrunk plants a mistake, and shrinks the first schedule that notices it to
+// a handful of faults, which can be replayed from what is printed.
+func TestShrunk(t *testing.T) {
+	for seed := uint64(1); seed <= 300; seed++ {
+		o := Options{Seed: seed, Defect: SealLeaky}
+		r := run(t, o)
+		if r.Violation == "" {
+			continue
+		}
+		s := shrunk(t, r, o)
+		t.Logf("\n%s", s)
+		again := s.Options
+		again.Trace = false
+		switch r2 := run(t, again); {
+		case len(s.Result.Faults) > 5:
+			t.Errorf("%d faults are left of %d", len(s.Result.Faults), s.From)
+		case r2.Violation != s.Result.Violation || r2.Kind() != r.Kind():
+			t.Errorf("replayed: %q, not %q as it was shrunk, and %q at first", r2.Violation, s.Result.Violation, r.Violation)
+		}
+		if sound := run(t, Options{Seed: seed, Nodes: again.Nodes, Chaos: again.Chaos, Only: again.Only}); sound.Violation != "" {
+			t.Errorf("without the mistake: %s", sound.Violation)
+		}
+		for _, want := range []string{fmt.Sprintf("-seed %d ", seed), " n1 ", "FAULT", "VIOLATION", "-defect '" + string(SealLeaky)} {
+			if !strings.Contains(s.String(), want) {
+				t.Errorf("%q is not in what is printed", want)
+			}
+		}
+		return
+	}
+	t.Error("not noticed")
 }
