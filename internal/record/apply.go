@@ -248,10 +248,13 @@ func (c SetPause) apply(r *Record, at time.Time) string {
 		what := map[bool]string{true: "pause", false: "unpause"}[c.On]
 		r.note(Decision{Term: r.Term, At: at, What: what, Why: c.Reason})
 	}
-	r.Pause = Pause{On: c.On, By: c.By, Reason: c.Reason, Auto: c.On && c.Auto}
-	if c.On && r.Lease.State == Held {
-		r.unlimit()
+	if c.On && !r.Pause.On && r.Lease.Taken() {
+		// Anew where there is no limit yet: a timed renewal from between two pauses would
+		// end it, and its holder, who has seen the second one, counts no time.
+		r.Lease.State = Indefinite
+		r.Lease.Unlimited++
 	}
+	r.Pause = Pause{On: c.On, By: c.By, Reason: c.Reason, Auto: c.On && c.Auto}
 	return "" // lifting it leaves the lease indefinite, until its holder takes a timed one (B10)
 }
 

@@ -47,7 +47,7 @@ type Lease struct {
 	Why         string           `json:"why"`         // what opened the vacancy
 	Timeline    cluster.Timeline `json:"timeline"`    // that the holder was granted
 	Promoted    bool             `json:"promoted"`    // and has: others may follow it
-	Unlimited   uint64           `json:"unlimited"`   // how often the lease was made one without a limit
+	Unlimited   uint64           `json:"unlimited"`   // how often the limit was taken off the lease
 	Former      Former           `json:"former"`      // while granted: who held it before
 }
 

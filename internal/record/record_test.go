@@ -132,6 +132,25 @@ func TestPauseMakesTheLeaseIndefinite(t *testing.T) {
 	refused(t, r, SetPause{On: false, By: "node 1", Auto: true}, "not that daemon's own")
 }
 
+// A holder that asked for a timed lease between two pauses, and has seen the second
+// begin and not end, counts no time: what it asked for must not be granted any more.
+func TestARenewalFromBetweenTwoPausesEndsNeither(t *testing.T) {
+	r := group(t, 3)
+	taken(t, r, SetPause{On: true, By: "op", Reason: "maintenance"})
+	taken(t, r, SetPause{By: "op"})
+	between := Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 1, Timed: true, Unlimited: r.Lease.Unlimited}
+	taken(t, r, SetPause{On: true, By: "op", Reason: "again"})
+	taken(t, r, SetPause{By: "op"})
+	taken(t, r, between) // late
+	if r.Lease.State != Indefinite {
+		t.Fatalf("the lease is %s, and its holder does not know", r.Lease.State)
+	}
+	taken(t, r, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 2, Timed: true, Unlimited: r.Lease.Unlimited})
+	if r.Lease.State != Held {
+		t.Errorf("the lease is %s", r.Lease.State)
+	}
+}
+
 func TestWhoWins(t *testing.T) {
 	far := bid(1, 2, 500)
 	for name, c := range map[string]struct {
