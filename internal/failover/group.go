@@ -123,7 +123,10 @@ func (v *View) observeGroup(g Group, now time.Time) {
 // life of this daemon had proposed does not count from when this one did: a
 // record that catches up after a restart tells of it late.
 func (v *View) adopt(r *record.Record) {
-	if v.Tenure.Term != r.Term {
+	switch {
+	case r.Term < v.Tenure.Term:
+		return // the leader's answer was faster than this node's disk
+	case r.Term > v.Tenure.Term:
 		v.Tenure = Tenure{Term: r.Term}
 	}
 	if r.Pause.On {

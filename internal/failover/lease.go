@@ -63,9 +63,11 @@ func MayWrite(v *View, now time.Time) bool {
 // unlimited reports whether this node's lease has no end. Once this node has asked
 // for a timed one, it counts that one's time: the answer may be lost. One that is
 // being given back has an end at any time. And a life of this daemon that finds a
-// guard with a deadline does not know what the one before had asked for.
+// guard with a deadline does not know what the one before had asked for. A record
+// that is behind what was answered says nothing.
 func (v *View) unlimited(r *record.Record) bool {
-	return r.Lease.State == record.Indefinite && !(v.Tenure.Term == r.Term && (v.Tenure.Timed || v.Tenure.Given || v.Tenure.Inherited))
+	known := v.Tenure.Term < r.Term || v.Tenure.Term == r.Term && !v.Tenure.Timed && !v.Tenure.Given && !v.Tenure.Inherited
+	return r.Lease.State == record.Indefinite && known
 }
 
 // Deadline returns until when the guard shall let the server live; false where
