@@ -180,8 +180,11 @@ func Heard(v *View, id cluster.NodeID, now time.Time) bool { return newFacts(v, 
 func RuleInForce(v *View, now time.Time) (rule record.Rule, why, hint string) {
 	f := newFacts(v, now)
 	if f.quorumKnown() {
-		if v.Group.Record == nil {
+		switch rec := v.Group.Record; {
+		case rec == nil:
 			return record.Quorum, "this node is no member of the group yet, and waits", ""
+		case rec.Rule != record.Quorum:
+			return record.Quorum, "this node's record is behind the others', and it waits", ""
 		}
 		return record.Quorum, fmt.Sprintf("%d voters", v.Group.Record.Voters()), ""
 	}

@@ -65,16 +65,17 @@ func (StartServer) action() {}
 func (Rejoin) action()      {}
 
 // quorumKnown reports whether the quorum rule is in force as far as this node
-// knows. A node that is no member, or not yet, decides nothing by itself then.
+// knows. A node that is no member, or not yet, decides nothing by itself then, nor
+// does one whose record is behind another's.
 func (f facts) quorumKnown() bool {
-	if f.Group.Record != nil {
-		return f.Group.Record.Rule == record.Quorum
-	}
-	if f.Group.Known {
+	rec := f.Group.Record
+	if rec == nil && f.Group.Known || rec != nil && rec.Rule == record.Quorum {
 		return true
 	}
 	for _, n := range f.Nodes {
-		if r := f.Peers[n.ID].Report; f.fresh(n.ID) && r.PromotionRule == record.Quorum && (r.Group == "" || r.Group != f.Disowned) {
+		r := f.Peers[n.ID].Report
+		news := rec == nil && (r.Group == "" || r.Group != f.Disowned) || rec != nil && r.Group == rec.Group && r.Index > rec.Index
+		if f.fresh(n.ID) && r.PromotionRule == record.Quorum && news {
 			return true
 		}
 	}
@@ -209,6 +210,10 @@ var quorumRules = slices.Concat([]rule{ownRules[0],
 			return "this node is no member of the group, and its server takes writes", f.Group.Record == nil && f.writable()
 		},
 		func(f facts) []Action { return []Action{Demote{"this node is no member of the group"}} }},
+	{"record-behind", "The other daemons' records say that the quorum rule has begun, and this node's does not yet: it waits.",
+		func(f facts) (string, bool) {
+			return "this node's record is behind the others'", f.Group.Record != nil && f.Group.Record.Rule != record.Quorum
+		}, nil},
 	{"lease-ran-out", "This server takes writes, and its lease is not sure any more: it is stopped before others may be promoted.",
 		func(f facts) (string, bool) {
 			hangs := f.holds() && f.local.State == ServerUnreachable

@@ -29,3 +29,38 @@ func TestAnswerBeforeTheRecord(t *testing.T) {
 		t.Error("the lease of the new term does not count from when it was asked for")
 	}
 }
+
+// behind leaves a view with the record from before the quorum rule began, at index
+// 4; node 3, whose record is at that index, says that it is in force.
+func behind(index uint64) func(*View) {
+	return func(v *View) {
+		v.Group.Record, v.Group.Known = record.New("g", "", record.Member{Node: 1}), false
+		v.Group.Record.Index = 4
+		p := v.Peers[3]
+		p.Report.Group, p.Report.PromotionRule, p.Report.Index = "g", record.Quorum, index
+		v.Peers[3] = p
+	}
+}
+
+// TestRecordBehind says that a member whose disk stalled when the quorum rule began
+// does not decide by the other one, where a majority might grant the lease to
+// somebody else; and that the word of a record that is behind its own counts for nothing.
+func TestRecordBehind(t *testing.T) {
+	v := quorumView()
+	behind(5)(v)
+	v.Peers[1] = Peer{At: t0, Since: t0, Report: Report{Node: 1, Server: ServerCrashed, Group: "g", PromotionRule: record.Quorum, Index: 5}}
+	for at := t0; at.Before(t0.Add(5 * time.Second)); at = at.Add(500 * time.Millisecond) {
+		for id, p := range v.Peers {
+			p.At = at
+			v.Peers[id] = p
+		}
+		if d := Decide(v, at); d.Rule != "record-behind" || d.Actions != nil {
+			t.Fatalf("decided by %s: %+v", d.Rule, d.Actions)
+		}
+	}
+	behind(4)(v)
+	delete(v.Peers, 1)
+	if d := Decide(v, t0); d.Rule == "record-behind" {
+		t.Error("a record that is no newer was believed")
+	}
+}
