@@ -204,7 +204,11 @@ func (f facts) majorityTrip() time.Duration {
 
 // quorumRules are those of a member under the quorum rule; of the others, the
 // first says that they wait.
-var quorumRules = slices.Concat([]rule{ownRules[0],
+var quorumRules = slices.Concat([]rule{
+	{"not-registered", "This node has no record in repmgr.nodes, and does not hold the lease, which a holder has to give back all the same.",
+		func(f facts) (string, bool) {
+			return fmt.Sprintf("node %d is not registered", f.Self), !f.known && !f.holds()
+		}, nil},
 	{"primary-without-record", "This server takes writes, the cluster is under the quorum rule, and this node has no record to show that it may.",
 		func(f facts) (string, bool) {
 			return "this node is no member of the group, and its server takes writes", f.Group.Record == nil && f.writable()
@@ -331,7 +335,7 @@ var holderRules = []rule{
 	{"end-quorum", "Fewer than three voters are left by the records, or promotion_rule='visibility': the quorum rule is ended before a voter goes.",
 		func(f facts) (string, bool) {
 			why := f.whyEnd()
-			return why, why != "" && f.holds() && f.writable() && f.sure() && f.lease().State == record.Held
+			return why, why != "" && f.known && f.holds() && f.writable() && f.sure() && f.lease().State == record.Held
 		},
 		func(f facts) []Action { return []Action{EndQuorum{f.whyEnd()}} }},
 	{"primary-holds", "This server takes writes and this node holds the lease.",

@@ -100,6 +100,9 @@ type ruleCase struct {
 var quorumCases = []ruleCase{
 	{"not-registered", quorumView, nil, func(v *View) { v.Nodes = v.Nodes[:1] }},
 	{"primary-without-record", holderView, nil, func(v *View) { v.Group.Record = nil }},
+	{"give-up", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Nodes = v.Nodes[1:] }}, // its row was deleted
+	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline = t0; v.Nodes = v.Nodes[1:] }},
+	{"primary-holds", holderView, nil, func(v *View) { v.Nodes = v.Nodes[1:] }},
 	{"record-behind", quorumView, nil, behind(9)},
 	{"record-behind", holderView, nil, func(v *View) { behind(9)(v); v.Tenure = Tenure{} }}, // it began it itself, and its disk is slow
 	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline = t0 }},
