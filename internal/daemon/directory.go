@@ -31,7 +31,7 @@ func (d *Daemon) withDirectory(local failover.Local) failover.Local {
 		d.noteEnded(false)
 		local.Ended = false
 	}
-	if local.Role == cluster.Primary {
+	if local.State == failover.ServerRunning { // a standby's too: it may have left the cluster's history while it was away
 		local.Line = d.lineOf(own, local.Position.Timeline)
 	}
 	return local
