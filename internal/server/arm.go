@@ -33,35 +33,30 @@ func (o Own) Arm() error {
 
 // Armed tells whether the data directory starts read-only and follows nobody.
 func (o Own) Armed() (bool, error) {
-	text, err := readAll(filepath.Join(o.dir(), "postgresql.auto.conf"))
-	if err != nil {
-		return false, fault.Wrap(err, fault.BadConfig, "recovery settings of %s", o.dir())
+	detached, err := o.Detached()
+	if err != nil || !detached {
+		return false, err
 	}
-	signal, err := pg.HasStandbySignal(o.dir())
-	return signal && emptied(string(text)), err
+	return pg.HasStandbySignal(o.dir())
 }
 
 // Detached tells whether the data directory's own settings say that it receives
-// WAL from nobody.
+// WAL from nobody: the last of them counts, and what a comment says does not.
 func (o Own) Detached() (bool, error) {
-	text, err := readAll(filepath.Join(o.dir(), "postgresql.auto.conf"))
-	if err != nil {
-		return false, fault.Wrap(err, fault.BadConfig, "recovery settings of %s", o.dir())
-	}
-	return emptied(string(text)), nil
+	value, set, err := pg.ReadSetting(o.dir(), signalled)
+	return set && value == "", err
 }
 
 // StartReadOnly arms the directory, unless its server comes up read-only anyway: a
-// standby's primary_conninfo stays as it is.
+// standby's primary_conninfo stays as it is. With recovery.signal alone a server
+// takes writes once it has recovered. One whose rewind was broken off is refused.
 func (o Own) StartReadOnly() error {
-	for _, name := range []string{"standby.signal", "recovery.signal"} {
-		_, err := os.Stat(filepath.Join(o.dir(), name))
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return fault.Wrap(err, fault.BadConfig, "data directory %s", o.dir())
-		}
+	if err := o.mustBeWhole(); err != nil {
+		return err
+	}
+	standby, err := pg.HasStandbySignal(o.dir())
+	if err != nil || standby {
+		return err
 	}
 	return o.Arm()
 }
@@ -80,8 +75,8 @@ func (o Own) StartAsPrimary(ctx context.Context) error {
 	if control.State != "shut down" {
 		return fault.New(fault.NoRestart, "the server is not started as a primary: its control file says %q", control.State)
 	}
-	if broken, err := RewindInterrupted(o.Config.StateDir()); err != nil || broken {
-		return fault.Wrap(err, fault.NoRestart, "the server is not started as a primary: a rewind of it was broken off")
+	if err := o.mustBeWhole(); err != nil {
+		return err
 	}
 	if err := os.Remove(filepath.Join(o.dir(), "standby.signal")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fault.Wrap(err, fault.SysFailure, "standby.signal of %s", o.dir())

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
 	"repmgr/internal/host"
 	"repmgr/internal/pg"
 )
@@ -59,6 +61,36 @@ func TestCoreArmedPrimary(t *testing.T) {
 	check(t, primary.Disarm())
 	primary.start(t)
 	primary.exec(t, "INSERT INTO t VALUES (1)")
+}
+
+// What tools leave in comments is no setting: pgBackRest comments out what it replaces.
+func TestCommentsDoNotCount(t *testing.T) {
+	o := Own{Config: &conf.Config{DataDirectory: t.TempDir()}}
+	file := filepath.Join(o.dir(), "postgresql.auto.conf")
+	check(t, os.WriteFile(file, []byte("# Removed by pgBackRest restore # primary_conninfo = 'host=a'\nPrimary_Conninfo 'host=b'\n"), 0o600))
+	if armed, err := o.Armed(); err != nil || armed {
+		t.Errorf("armed at first: %v, %v", armed, err)
+	}
+	check(t, o.Arm())
+	armed, err := o.Armed()
+	detached, errDetached := o.Detached()
+	if err := errors.Join(err, errDetached); err != nil || !armed || !detached {
+		t.Errorf("armed: %v, detached: %v, %v", armed, detached, err)
+	}
+	check(t, pg.WriteSetting(o.dir(), "primary_conninfo", "host=c"))
+	if armed, err := o.Armed(); err != nil || armed {
+		t.Errorf("armed while it follows: %v, %v", armed, err)
+	}
+}
+
+// A server that only recovers to a point takes writes from there on: the gate arms it.
+func TestGateArmsTargetedRecovery(t *testing.T) {
+	o := Own{Config: &conf.Config{DataDirectory: t.TempDir()}}
+	check(t, os.WriteFile(filepath.Join(o.dir(), "recovery.signal"), nil, 0o600))
+	check(t, o.StartReadOnly())
+	if armed, err := o.Armed(); err != nil || !armed {
+		t.Errorf("armed: %v, %v", armed, err)
+	}
 }
 
 func TestCoreDemote(t *testing.T) {

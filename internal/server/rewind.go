@@ -49,6 +49,51 @@ func RewindInterrupted(stateDir string) (bool, error) {
 	return true, nil
 }
 
+// mustBeWhole refuses a directory whose rewind was broken off: it is neither the
+// old server nor the new.
+func (o Own) mustBeWhole() error {
+	broken, err := RewindInterrupted(o.Config.StateDir())
+	if err == nil && broken {
+		err = fault.New(fault.NoRestart, "a rewind of the server was broken off: its data directory is neither the old one nor the new, and must not be started").
+			WithDetail("%s says so.", filepath.Join(o.Config.StateDir(), markerName)).
+			WithHint("Clone it: repmgr standby clone --force.")
+	}
+	return err
+}
+
+// closed is the permission that keeps every server from starting in a data
+// directory, whoever starts it: PostgreSQL refuses one that others may search
+// (checkDataDir in miscinit.c), and pg_rewind does not mind. What lies in there
+// stays closed to others by its own permissions.
+const closed fs.FileMode = 0o001
+
+// close closes the data directory to servers, and makes sure that none was faster.
+func (o Own) close() (open func() error, err error) {
+	info, err := os.Stat(o.dir())
+	if err != nil {
+		return nil, fault.Wrap(err, fault.RejoinFail, "data directory %s", o.dir())
+	}
+	chmod := func(mode fs.FileMode) error {
+		err := os.Chmod(o.dir(), mode)
+		if err == nil {
+			err = host.SyncDir(o.dir())
+		}
+		if err != nil {
+			return fault.Wrap(err, fault.RejoinFail, "permissions of %s", o.dir())
+		}
+		return nil
+	}
+	mode := info.Mode().Perm() &^ closed
+	open = func() error { return chmod(mode) }
+	if err := chmod(mode | closed); err != nil {
+		return nil, errors.Join(err, open())
+	}
+	if err := o.mustBeDown(fault.RejoinFail, "rewind it"); err != nil {
+		return nil, errors.Join(err, open())
+	}
+	return open, nil
+}
+
 // ClearRewind removes the marker and what was kept for a rewind, after a clone.
 func ClearRewind(stateDir string) error {
 	err := os.RemoveAll(filepath.Join(stateDir, configName))
@@ -80,8 +125,8 @@ func CanRewind(control pg.Control) error {
 // Rewind takes a stopped server back to where its history left the primary's and
 // brings it up to the primary by pg_rewind; what it threw away is returned. Its own
 // configuration stays. The server is armed afterwards, and not started. From the
-// marker on an error means that the directory must be cloned; what can be refused is
-// refused before. A server that can follow as it is only gets its settings.
+// marker on an error means that the directory must be cloned, and nothing starts in
+// it before; what can be refused is refused before. A server that can follow as it is only gets its settings.
 func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 	relation, err := o.prepareRewind(ctx, r)
 	if err != nil {
@@ -101,9 +146,13 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 	if err := o.saveConfig(r); err != nil {
 		return Discarded{}, err
 	}
+	open, err := o.close()
+	if err != nil {
+		return Discarded{}, err
+	}
 	text := fmt.Sprintf("rewind to timeline %d of %q was begun\n", r.History.Timeline, r.Source.Redacted())
 	if err := host.WriteFileDurable(filepath.Join(r.StateDir, markerName), []byte(text), 0o600); err != nil {
-		return Discarded{}, err
+		return Discarded{}, errors.Join(err, ClearRewind(r.StateDir), open())
 	}
 	if err := o.pgRewind(ctx, r); err != nil {
 		return d, fault.Wrap(err, fault.RejoinFail, "the rewind was broken off: the data directory must not be started").
@@ -116,6 +165,9 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 		return d, err
 	}
 	flushSource(ctx, r, o.log)
+	if err := open(); err != nil {
+		return d, err
+	}
 	return d, ClearRewind(r.StateDir)
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -74,6 +75,9 @@ func TestCoreRewind(t *testing.T) {
 			}
 			if left, _ := os.ReadDir(state); len(left) > 0 {
 				t.Errorf("left: %v", left)
+			}
+			if info, err := os.Stat(old.dir); err != nil || info.Mode().Perm() != 0o700 {
+				t.Errorf("permissions of the data directory: %v, %v", info.Mode(), err)
 			}
 			old.start(t)
 			primary.awaitStreaming(t, old)
@@ -228,6 +232,10 @@ func TestCoreRewindInterrupted(t *testing.T) {
 		t.Fatalf("after it was broken off: %v, %v", interrupted, err)
 	}
 	check(t, os.Chmod(file, 0o600))
+	byHand := exec.Command(testBin+"/pg_ctl", "start", "-w", "-t", "60", "-D", old.dir, "-l", old.dir+".log")
+	if out, err := byHand.CombinedOutput(); err == nil {
+		t.Errorf("a directory whose rewind was broken off was started by hand:\n%s", out)
+	}
 	if _, err := old.Rewind(within(t), request); err == nil || !strings.Contains(err.Error(), "cloned") {
 		t.Fatalf("again: %v", err)
 	}
@@ -275,7 +283,10 @@ func TestStartRefusesInterruptedRewind(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := Own{Config: &conf.Config{DataDirectory: t.TempDir(), StateDirectory: state}}
-	if err := o.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "broken off") {
-		t.Errorf("got %v", err)
+	_, sealed := o.Seal(t.Context())
+	for what, err := range map[string]error{"start": o.Start(t.Context()), "gate": o.StartReadOnly(), "seal": sealed} {
+		if err == nil || !strings.Contains(err.Error(), "broken off") {
+			t.Errorf("%s: got %v", what, err)
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -31,7 +30,7 @@ const (
 // on a new connection, and requires that no WAL receiver lives. Sealing again
 // gives the same position, unless restore_command has brought in more (A4).
 func (o Own) Seal(ctx context.Context) (Position, error) {
-	if err := o.emptyConninfo(); err != nil {
+	if err := errors.Join(o.mustBeWhole(), o.emptyConninfo()); err != nil {
 		return Position{}, err
 	}
 	if err := o.reload(); err != nil {
@@ -99,26 +98,10 @@ func (o Own) Sealed(ctx context.Context) (bool, error) {
 // emptyConninfo sets primary_conninfo to the empty string, unless the file says
 // so already.
 func (o Own) emptyConninfo() error {
-	text, err := readAll(filepath.Join(o.dir(), "postgresql.auto.conf"))
-	if err == nil && emptied(string(text)) {
+	if detached, err := o.Detached(); err == nil && detached {
 		return nil
 	}
 	return pg.WriteEmptySetting(o.dir(), signalled)
-}
-
-// emptied tells whether the file sets primary_conninfo once, as WriteEmptySetting
-// writes it. What is written otherwise is written again.
-func emptied(text string) bool {
-	count := 0
-	for _, line := range strings.Split(text, "\n") {
-		if strings.Contains(strings.ToLower(line), signalled) {
-			if line != signalled+" = ''" {
-				return false
-			}
-			count++
-		}
-	}
-	return count == 1
 }
 
 // connectSealed opens sessions until one starts out with the empty setting: the

@@ -62,12 +62,7 @@ func (o Own) Start(ctx context.Context) error {
 		_ = h.Close()
 		return o.awaitConnections(ctx)
 	}
-	broken, err := RewindInterrupted(o.Config.StateDir())
-	if err == nil && broken {
-		err = fault.New(fault.NoRestart, "the server is not started: a rewind of it was broken off, and its data directory is neither the old one nor the new").
-			WithHint("Clone it: repmgr standby clone --force.")
-	}
-	if err := errors.Join(err, o.DropPlaceholders(), o.clearZombie()); err != nil {
+	if err := errors.Join(o.mustBeWhole(), o.DropPlaceholders(), o.clearZombie()); err != nil {
 		return err
 	}
 	ctl, err := o.ctl()
