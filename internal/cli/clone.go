@@ -15,6 +15,7 @@ import (
 	"repmgr/internal/ops"
 	"repmgr/internal/plan"
 	"repmgr/internal/registry"
+	"repmgr/internal/server"
 )
 
 func standbyClone(ctx context.Context, s *Session) error {
@@ -74,8 +75,29 @@ func standbyClone(ctx context.Context, s *Session) error {
 	if err != nil || s.Opt.DryRun {
 		return err
 	}
+	if err := s.replacesRewind(dir); err != nil {
+		return err
+	}
 	s.Talk.Say(Entry{Level: Notice, Text: fmt.Sprintf("the standby in %s is ready to be started", dir),
 		Hint: "start it, for example with \"pg_ctl -D " + dir + " start\", and then run \"repmgr standby register\""})
+	return nil
+}
+
+// replacesRewind lets the server start again whose rewind was broken off: it was
+// cloned. Nothing is known of a directory that is not the configuration's.
+func (s *Session) replacesRewind(dir string) error {
+	if dir != s.Conf.DataDirectory {
+		return nil
+	}
+	state := s.Conf.StateDir()
+	if broken, err := server.RewindInterrupted(state); err != nil || !broken {
+		return err
+	}
+	if err := server.ClearRewind(state); err != nil {
+		return err
+	}
+	s.Talk.Say(Entry{Level: Notice, Text: "a rewind of this server had been broken off; the clone has replaced it",
+		Hint: "the configuration that it had is kept in " + server.ConfigAside(state)})
 	return nil
 }
 

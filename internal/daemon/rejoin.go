@@ -47,7 +47,7 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	err = d.bringBack(ctx, own, up, history)
 	if err != nil && cfg.AutoRejoin == "clone" {
 		d.log.Warn("the server cannot be rewound, it is cloned anew: " + err.Error())
-		err = d.cloneAnew(ctx, cfg, up)
+		err = d.cloneAnew(ctx, up)
 	}
 	if err == nil {
 		err = d.guardian.letStart(ctx)
@@ -130,17 +130,21 @@ func (d *Daemon) tellDiscarded(cfg *conf.Config, up cluster.Node, gone server.Di
 	d.announce(event{name: "repmgrd_commits_discarded", about: up, failed: gone.Commits > 0, details: text})
 }
 
-// cloneAnew runs what an operator would run.
-func (d *Daemon) cloneAnew(ctx context.Context, cfg *conf.Config, up cluster.Node) error {
+// cloneAnew runs what an operator would run. The server keeps its configuration.
+func (d *Daemon) cloneAnew(ctx context.Context, up cluster.Node) error {
 	exe, err := os.Executable()
 	if err != nil {
+		return err
+	}
+	own := d.ownServer()
+	if err := own.BeginClone(); err != nil {
 		return err
 	}
 	line := pg.QuoteAll([]string{filepath.Join(filepath.Dir(exe), "repmgr"), "-f", d.opt.ConfigFile, "-d", up.Conninfo, "standby", "clone", "--force"})
 	if err := d.command(ctx, "standby clone", line, up.ID); err != nil {
 		return err
 	}
-	return server.ClearRewind(cfg.StateDir())
+	return own.EndClone()
 }
 
 // recordAsStandby makes the own record say what this node is now.

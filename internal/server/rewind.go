@@ -94,20 +94,33 @@ func (o Own) close() (open func() error, err error) {
 	return open, nil
 }
 
-// ClearRewind removes the marker and what was kept for a rewind, after a clone.
+// ClearRewind removes the marker, after a clone. What was kept of the server's
+// configuration stays, in ConfigAside.
 func ClearRewind(stateDir string) error {
-	err := os.RemoveAll(filepath.Join(stateDir, configName))
-	if err == nil {
-		err = os.Remove(filepath.Join(stateDir, markerName))
-	}
+	err := os.Remove(filepath.Join(stateDir, markerName))
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+		return nil
 	}
 	if err == nil {
 		err = host.SyncDir(stateDir)
 	}
 	if err != nil {
 		return fault.Wrap(err, fault.RejoinFail, "the marker of the rewind could not be removed")
+	}
+	return nil
+}
+
+// ConfigAside is the directory that keeps the configuration of a server while it is
+// rewound, and after that was broken off.
+func ConfigAside(stateDir string) string { return filepath.Join(stateDir, configName) }
+
+// end removes the marker and what was kept, when all is done.
+func (r RewindRequest) end() error {
+	if err := ClearRewind(r.StateDir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(ConfigAside(r.StateDir)); err != nil {
+		return fault.Wrap(err, fault.RejoinFail, "what was kept of the server's configuration could not be removed")
 	}
 	return nil
 }
@@ -152,7 +165,7 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 	}
 	text := fmt.Sprintf("rewind to timeline %d of %q was begun\n", r.History.Timeline, r.Source.Redacted())
 	if err := host.WriteFileDurable(filepath.Join(r.StateDir, markerName), []byte(text), 0o600); err != nil {
-		return Discarded{}, errors.Join(err, ClearRewind(r.StateDir), open())
+		return Discarded{}, errors.Join(err, open(), r.end())
 	}
 	if err := o.pgRewind(ctx, r); err != nil {
 		return d, fault.Wrap(err, fault.RejoinFail, "the rewind was broken off: the data directory must not be started").
@@ -168,7 +181,7 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 	if err := open(); err != nil {
 		return d, err
 	}
-	return d, ClearRewind(r.StateDir)
+	return d, r.end()
 }
 
 // flushSource makes the source flush its WAL. A server that was rewound takes no
@@ -223,6 +236,9 @@ func (o Own) prepareRewind(ctx context.Context, r RewindRequest) (Relation, erro
 	return relation, err
 }
 
+// recoveryBound is how long a crashed server may replay its WAL before a rewind.
+const recoveryBound = 30 * time.Minute
+
 // recoverCleanly starts a crashed server as a standby that follows nobody, lets it
 // replay what it has, and stops it: pg_rewind, which would do that by itself, fails
 // on an armed directory (A24). It replays its own timeline only: what an archive
@@ -240,19 +256,30 @@ func (o Own) recoverCleanly(ctx context.Context, end Position) error {
 	}
 	options := []string{"primary_conninfo=", "restore_command=", fmt.Sprintf("recovery_target_timeline=%d", end.Timeline),
 		"recovery_min_apply_delay=0", "archive_mode=off"}
+	if file := o.configFile(); file != "" && o.Config.ConfigDirectory == "" {
+		options = append(options, pg.Quote("config_file="+file))
+	}
 	ctl.Options = strings.TrimSpace(ctl.Options + " -o " + pg.Quote("-c "+strings.Join(options, " -c ")))
 	o.log("the server was not stopped in order: it is started to recover, read-only, and stopped")
-	ctx, cancel := bounded(ctx)
+	outer := context.WithoutCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, recoveryBound)
 	defer cancel()
-	if err := o.service(ctx, "", ctl.Start("", remaining(ctx)), "recover the server"); err != nil {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), startBound)
-		defer cancel()
-		return errors.Join(o.whyNotStarted(err), o.Kill(last)) // it may have started all the same
+	replayed := false
+	if err = o.service(ctx, "", ctl.Start("", remaining(ctx)), "recover the server"); err == nil {
+		replayed, err = o.awaitReplay(ctx, end.LSN)
+	} else {
+		err = o.whyNotStarted(err)
 	}
-	replayed, err := o.awaitReplay(ctx, end.LSN)
+	last, cancel := context.WithTimeout(outer, startBound)
+	defer cancel()
+	if err != nil {
+		return errors.Join(err, o.Kill(last)) // it may have started all the same
+	}
 	ctl.Options = o.Config.PgCtlOptions
-	stop := o.service(context.WithoutCancel(ctx), "", ctl.Stop(pg.Fast, startBound), "stop the server after its recovery")
-	if err := errors.Join(err, stop); err != nil {
+	if err := o.service(last, "", ctl.Stop(pg.Fast, startBound), "stop the server after its recovery"); err != nil {
+		return err
+	}
+	if err := o.awaitGone(last); err != nil {
 		return err
 	}
 	if !replayed {
@@ -279,8 +306,8 @@ func (o Own) checkpointOwn(ctx context.Context, timeline cluster.Timeline) error
 		return err
 	}
 	args := []string{"--single", "-D", o.dir(), "-c", "archive_mode=off"}
-	if _, err := os.Stat(filepath.Join(o.dir(), "postgresql.conf")); err != nil { // Debian keeps it elsewhere
-		args = append(args, "-c", "config_file=/dev/null")
+	if file := o.configFile(); file != "" {
+		args = append(args, "-c", "config_file="+file)
 	}
 	o.log(fmt.Sprintf("the server has no checkpoint on timeline %d: it makes one in single-user mode", timeline))
 	cmd := exec.CommandContext(ctx, program, append(args, "template1")...)
@@ -461,20 +488,27 @@ func (o Own) ownFiles(keep []string) ([]string, error) {
 // saveConfig copies the server's own files aside.
 func (o Own) saveConfig(r RewindRequest) error {
 	names, err := o.ownFiles(r.Keep)
-	aside := filepath.Join(r.StateDir, configName)
+	aside := ConfigAside(r.StateDir)
 	if err == nil {
 		err = os.RemoveAll(aside)
 	}
+	made := map[string]bool{r.StateDir: true}
 	for _, name := range names {
+		to := filepath.Join(aside, name)
 		if err == nil {
-			err = os.MkdirAll(filepath.Dir(filepath.Join(aside, name)), 0o700)
+			err = os.MkdirAll(filepath.Dir(to), 0o700)
 		}
 		if err == nil {
-			_, err = copyFile(context.Background(), filepath.Join(o.dir(), name), filepath.Join(aside, name))
+			_, err = copyFile(context.Background(), filepath.Join(o.dir(), name), to)
+		}
+		for dir := filepath.Dir(to); !made[dir] && len(dir) >= len(aside); dir = filepath.Dir(dir) {
+			made[dir] = true
 		}
 	}
-	if err == nil {
-		err = host.SyncDir(r.StateDir)
+	for dir := range made { // else a power cut may take the names of what was synced
+		if err == nil {
+			err = host.SyncDir(dir)
+		}
 	}
 	if err != nil {
 		return fault.Wrap(err, fault.RejoinFail, "the server's configuration could not be kept in %s", aside)
@@ -484,7 +518,7 @@ func (o Own) saveConfig(r RewindRequest) error {
 
 // restoreConfig puts them back.
 func (o Own) restoreConfig(r RewindRequest) error {
-	aside := filepath.Join(r.StateDir, configName)
+	aside := ConfigAside(r.StateDir)
 	err := filepath.WalkDir(aside, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -512,4 +546,35 @@ func (o Own) restoreConfig(r RewindRequest) error {
 			WithHint("It is in %s. Do not start the server with another's.", aside)
 	}
 	return nil
+}
+
+// BeginClone keeps the server's configuration, before its directory is emptied for a
+// clone, and marks the directory: what is there from now on must be cloned. What an
+// earlier rewind or clone that was broken off had kept stays.
+func (o Own) BeginClone() error {
+	r := RewindRequest{StateDir: o.Config.StateDir()}
+	if broken, err := RewindInterrupted(r.StateDir); err != nil || broken {
+		return err
+	}
+	if err := o.saveConfig(r); err != nil {
+		return err
+	}
+	return host.WriteFileDurable(filepath.Join(r.StateDir, markerName), []byte("a clone was begun\n"), 0o600)
+}
+
+// EndClone gives the clone the configuration back that the server had. What it
+// follows is as the clone was made.
+func (o Own) EndClone() error {
+	r := RewindRequest{StateDir: o.Config.StateDir()}
+	recovery, err := pg.ReadRecovery(o.dir())
+	if err != nil {
+		return err
+	}
+	if err := o.restoreConfig(r); err != nil {
+		return err
+	}
+	if err := pg.WriteRecovery(o.dir(), recovery); err != nil {
+		return err
+	}
+	return r.end()
 }

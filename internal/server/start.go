@@ -40,6 +40,30 @@ func (o Own) ctl() (pg.Ctl, error) {
 	return pg.Ctl{Bindir: filepath.Dir(program), Dir: dir, Options: o.Config.PgCtlOptions}, nil
 }
 
+// configFile is the server's configuration file, where that is not in the data
+// directory, as on Debian: the server was told so when it was started last, and
+// keeps its command line in postmaster.opts. Empty: it is there, or not known.
+func (o Own) configFile() string {
+	if _, err := os.Stat(filepath.Join(o.dir(), "postgresql.conf")); err == nil {
+		return ""
+	}
+	if o.Config.ConfigDirectory != "" {
+		return filepath.Join(o.Config.ConfigDirectory, "postgresql.conf")
+	}
+	text, _ := readAll(filepath.Join(o.dir(), "postmaster.opts"))
+	words, err := pg.SplitWords(strings.TrimSpace(string(text)))
+	if err != nil {
+		return ""
+	}
+	for _, word := range words {
+		name, value, _ := strings.Cut(strings.TrimPrefix(word, "--"), "=")
+		if strings.ReplaceAll(name, "-", "_") == "config_file" {
+			return value
+		}
+	}
+	return ""
+}
+
 // Start starts the server by service_start_command or pg_ctl, and returns when it
 // takes connections. One that runs already is only waited for; one whose rewind was
 // broken off is refused (A24). History files that
@@ -140,6 +164,12 @@ func (o Own) Stop(ctx context.Context, mode pg.StopMode) error {
 	if err := o.service(ctx, configured, ctl.Stop(mode, remaining(ctx)), "stop the server"); err != nil {
 		return err
 	}
+	return o.awaitGone(ctx)
+}
+
+// awaitGone waits until no process is left of a server that was stopped: the
+// postmaster removes its file a moment before it ends.
+func (o Own) awaitGone(ctx context.Context) error {
 	gone, err := eachWhile(ctx, func() (bool, error) {
 		all, err := host.Processes(o.dir())
 		return len(all) == 0, err
