@@ -19,6 +19,7 @@ import (
 type guardian struct {
 	d       *Daemon
 	changed chan struct{}
+	telling sync.Mutex // held from the look at what is wanted until the guard knows it
 
 	mu       sync.Mutex
 	wanted   bool          // a guard shall be there
@@ -74,7 +75,7 @@ func (g *guardian) run(ctx context.Context) {
 // first looks for the guard of an earlier life before anything is decided: its
 // deadline tells until when that life's lease was sure.
 func (g *guardian) first(ctx context.Context) failover.GuardSeen {
-	held, err := guard.Ensure(ctx, g.options())
+	held, err := g.ensure(ctx)
 	if err != nil {
 		g.d.complain(slog.LevelError, err)
 		return failover.GuardSeen{}
@@ -99,7 +100,7 @@ func seenOf(s guard.Status) failover.GuardSeen {
 // attend makes sure that there is a guard, and passes every change of the
 // deadline on, until the guard or ctx ends.
 func (g *guardian) attend(ctx context.Context) error {
-	held, err := guard.Ensure(ctx, g.options())
+	held, err := g.ensure(ctx)
 	if err != nil {
 		return err
 	}
@@ -163,6 +164,8 @@ func (g *guardian) hold(held *guard.Guard) {
 
 // tell passes on what is wanted now.
 func (g *guardian) tell(ctx context.Context, held *guard.Guard, told time.Duration) (time.Duration, error) {
+	g.telling.Lock()
+	defer g.telling.Unlock()
 	g.mu.Lock()
 	deadline, stand := g.deadline, g.stand
 	g.mu.Unlock()
@@ -221,8 +224,10 @@ func (g *guardian) await(ctx context.Context) error {
 }
 
 // extendNow has the guard know the deadline before this returns: a promotion
-// must not be ordered earlier.
+// must not be ordered earlier, and nothing older may take the deadline away after it.
 func (g *guardian) extendNow(ctx context.Context) error {
+	g.telling.Lock()
+	defer g.telling.Unlock()
 	g.mu.Lock()
 	held, deadline, stand := g.guard, g.deadline, g.stand
 	g.mu.Unlock()
@@ -237,16 +242,18 @@ func (g *guardian) extendNow(ctx context.Context) error {
 	return held.Extend(ctx, deadline)
 }
 
-func (g *guardian) options() guard.Options {
+// ensure attaches to the guard, or starts one.
+func (g *guardian) ensure(ctx context.Context) (*guard.Guard, error) {
 	cfg := g.d.eyes.cfg.Load()
 	o := guard.Options{StateDir: cfg.StateDir(), DataDirectory: cfg.DataDirectory, Watchdog: cfg.WatchdogDevice}
 	if exe, err := os.Executable(); err == nil {
 		o.Command = []string{exe, guardFlag, o.StateDir, o.DataDirectory, o.Watchdog}
 	}
 	if f, err := os.OpenFile(filepath.Join(o.StateDir, "guard.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
+		defer f.Close() // a guard that is started has its own
 		o.Log = f
 	}
-	return o
+	return guard.Ensure(ctx, o)
 }
 
 // guardFlag makes repmgrd a guard instead: for this daemon's own use.

@@ -10,12 +10,17 @@ import (
 	"testing"
 	"time"
 
+	"repmgr/internal/daemon"
 	"repmgr/internal/failover"
 	"repmgr/internal/lab"
 )
 
-// TestMain leaves nothing behind, however the run ends.
+// TestMain leaves nothing behind, however the run ends. It is also the guard of a
+// daemon that a test makes by itself.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "--guard" {
+		os.Exit(daemon.Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
 	lab.CloseOnInterrupt()
 	status := m.Run()
 	lab.CloseAll()

@@ -232,7 +232,7 @@ func TestCoreRewindInterrupted(t *testing.T) {
 		t.Fatalf("after it was broken off: %v, %v", interrupted, err)
 	}
 	check(t, os.Chmod(file, 0o600))
-	byHand := exec.Command(testBin+"/pg_ctl", "start", "-w", "-t", "60", "-D", old.dir, "-l", old.dir+".log")
+	byHand := exec.Command(testBin+"/pg_ctl", "start", "-w", "-t", "60", "-D", old.dir, "-l", old.dir+".log", "-o", "-p "+strconv.Itoa(old.port))
 	if out, err := byHand.CombinedOutput(); err == nil {
 		t.Errorf("a directory whose rewind was broken off was started by hand:\n%s", out)
 	}
