@@ -207,7 +207,7 @@ func (f facts) majorityTrip() time.Duration {
 var quorumRules = slices.Concat([]rule{
 	{"not-registered", "This node has no record in repmgr.nodes, and does not hold the lease, which a holder has to give back all the same.",
 		func(f facts) (string, bool) {
-			return fmt.Sprintf("node %d is not registered", f.Self), !f.known && !f.holds()
+			return f.say("node %d is not registered", f.Self), !f.known && !f.holds()
 		}, nil},
 	{"primary-without-record", "This server takes writes, the cluster is under the quorum rule, and this node has no record to show that it may.",
 		func(f facts) (string, bool) {
