@@ -10,7 +10,7 @@ ARGS         ?=
 TESTARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-majors demo bench lint docs clean postgres majors
+.PHONY: help build test test-majors demo soak bench lint docs clean postgres majors
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-majors: postgres majors ## the core scenarios (tests named TestCore…) on 
 demo: postgres build ## a three-node cluster whose primary dies before your eyes (ARGS=--keep keeps it)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
 	@bin/lab demo $(ARGS)
+
+soak: postgres build ## saturate a cluster for an hour and see that nothing fails over (ARGS='--for 10m')
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
+	@bin/lab soak $(ARGS)
 
 bench: postgres build ## measure failover, the daemon at rest and cluster show, beside repmgr 5 if installed
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab

@@ -1,5 +1,5 @@
 // Command lab shows real clusters on this machine: `lab demo` lets a primary die
-// before the reader's eyes, `lab bench` measures how long that takes, beside
+// before the reader's eyes, `lab bench` measures how long that takes, `lab soak` works a cluster hard, beside
 // other programs of the kind. Both leave nothing behind.
 package main
 
@@ -22,7 +22,7 @@ const interrupted = 130
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	root := &cobra.Command{Use: "lab", Short: "Real clusters on this machine", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(demoCommand(), benchCommand())
+	root.AddCommand(demoCommand(), benchCommand(), soakCommand())
 	err := root.ExecuteContext(ctx)
 	cut := ctx.Err() != nil
 	stop()

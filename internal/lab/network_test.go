@@ -1,8 +1,11 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"path/filepath"
 	"testing"
 	"time"
@@ -55,6 +58,42 @@ func TestCutCableAndLostLink(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// A long line is long in both directions, and loses nothing of a megabyte.
+func TestDelay(t *testing.T) {
+	t.Parallel()
+	l, ctx := open(t, Options{Nodes: 2, Namespaces: true, Unsynced: true})
+	const trip = 200 * time.Millisecond
+	must(t, l.Delay(trip))
+	var listener net.Listener
+	must(t, inNamespace(l.Node(1).namespace, func() (err error) {
+		listener, err = net.Listen("tcp", l.Node(1).Host+":0")
+		return err
+	}))
+	defer listener.Close()
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			_, _ = io.Copy(conn, bytes.NewReader(make([]byte, 1<<20)))
+			conn.Close()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	dial := dialer(l.Node(2).namespace)
+	conn, err := dial(ctx, "tcp", listener.Addr().String()) // who is where is asked first
+	must(t, err)
+	defer conn.Close()
+	if got, err := io.Copy(io.Discard, conn); err != nil || got != 1<<20 {
+		t.Errorf("got %d bytes, %v", got, err)
+	}
+	before := time.Now()
+	again, err := dial(ctx, "tcp", listener.Addr().String())
+	must(t, err)
+	again.Close()
+	if took := time.Since(before); took < trip {
+		t.Errorf("a connection was made in %s, the way there and back takes %s", took, trip)
+	}
 }
 
 func TestAPowerFailureSendsNoLastWord(t *testing.T) {
