@@ -189,6 +189,8 @@ var faults = []kind{
 		w.log(n, "the disk stalls for %s", d)
 		n.disk.stalled = w.now + d
 	}},
+	{"an operator pauses the cluster", (*World).pause},
+	{"a priority is changed", (*World).reprioritize},
 	{"the startup process is slow", func(w *World, n *node) { n.server.slow = w.chance(70) }},
 }
 
@@ -202,14 +204,18 @@ func (w *World) heal() {
 	}
 	for _, n := range w.nodes {
 		n.powerOn()
+		n.setPriority(n.usual)
 		n.daemon.frozen, n.server.frozen, n.server.hung, n.disk.stalled = min(n.daemon.frozen, w.now), min(n.server.frozen, w.now), 0, 0
 		w.after(nil, w.between(0, 2*time.Second), n.daemon.boot)
 		w.after(nil, w.between(0, 2*time.Second), n.operator)
 	}
 }
 
-// operator starts a server that has been down for a while.
+// operator ends a pause, and starts a server that has been down for a while.
 func (n *node) operator() {
+	if n.w.check.rec.Pause.On {
+		n.w.unpause()
+	}
 	if !n.server.up && n.daemon.view.Doing == nil {
 		n.startByHand()
 	}

@@ -106,6 +106,11 @@ func (h hand) begin() {
 			h.arm()
 			h.done("")
 		})
+	case failover.Disarm:
+		h.then(20*time.Millisecond, func() {
+			h.s.armed = false
+			h.done("")
+		})
 	case failover.Demote:
 		h.then(60*time.Millisecond, func() { h.demote(); h.done("") })
 	case failover.GiveUp:

@@ -81,6 +81,7 @@ type World struct {
 	Options
 	rng      *rand.Rand // of whatever happens now
 	policy   failover.Policy
+	wild     bool // clocks run as they like: only what standbys acknowledge is safe
 	now      time.Duration
 	queue    queue
 	number   uint64
@@ -246,7 +247,12 @@ func (w *World) drawPolicy() {
 		w.policy.SyncMode = record.SyncOn
 	case 2:
 		if eligible > w.policy.SyncCount {
-			w.policy.SyncMode = record.SyncStrict
+			w.policy.SyncMode, w.wild = record.SyncStrict, w.chance(30)
+		}
+	}
+	for _, n := range w.nodes {
+		if w.wild {
+			n.rate = 0.3 + 2.7*w.rng.Float64()
 		}
 	}
 }
@@ -292,7 +298,7 @@ func (w *World) build() {
 		n.guard.extend(n.clock().Add(failover.Hold(standard.LeaseTTL))) // as who begins the rule does
 		n.daemon.boot()
 	}
-	w.log(name("world"), "%d nodes, witness %d, clocks %v, chaos until %s, synchronous_mode=%s, count %d", count, witness, w.rates(), w.Chaos, w.policy.SyncMode, w.policy.SyncCount)
+	w.log(name("world"), "%d nodes, witness %d, clocks %v, chaos until %s, synchronous_mode=%s, count %d, wild clocks: %v", count, witness, w.rates(), w.Chaos, w.policy.SyncMode, w.policy.SyncCount, w.wild)
 }
 
 // machine makes a node, by a stream of its own: it is the same whoever else there is.
@@ -307,6 +313,7 @@ func (w *World) machine(id cluster.NodeID) *node {
 			n.priority = 0
 		}
 	})
+	n.usual = n.priority
 	n.streams()
 	return n
 }
@@ -325,6 +332,7 @@ type node struct {
 	raftID   uint64
 	witness  bool
 	priority int
+	usual    int     // its priority, when no fault has changed it
 	rate     float64 // of its clock
 	base     time.Duration
 	off      bool // no power
