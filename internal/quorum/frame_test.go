@@ -157,3 +157,17 @@ func stepped(t *testing.T, f Frame) {
 		}
 	}
 }
+
+// TestStrangersCostNoMemory says that who is no member is not remembered.
+func TestStrangersCostNoMemory(t *testing.T) {
+	g, err := New(Options{ID: 1, Stored: Found(1, nil), ElectionTicks: 10, HeartbeatTicks: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := uint64(2); id < 1000; id++ {
+		_ = g.Step(&raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), From: new(id), To: new(uint64(1)), Term: new(uint64(1))})
+	}
+	if n := len(g.heard) + len(g.held) + len(g.forgetful) + len(g.sending); n != 0 {
+		t.Errorf("%d strangers are remembered", n)
+	}
+}

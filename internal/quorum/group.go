@@ -133,7 +133,9 @@ func (g *Group) Step(m *raftpb.Message) error {
 		if err := check(m, g.id); err != nil {
 			return err
 		}
-		g.heard[m.GetFrom()] = g.now
+		if slices.Contains(slices.Concat(g.conf.GetVoters(), g.conf.GetLearners()), m.GetFrom()) {
+			g.heard[m.GetFrom()] = g.now // others cost no memory
+		}
 		if g.forgot(m) {
 			return fmt.Errorf("%w: %x once acknowledged index %d and has less now", ErrMessage, m.GetFrom(), g.held[m.GetFrom()])
 		}
