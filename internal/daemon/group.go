@@ -51,7 +51,7 @@ type group struct {
 	status  quorum.Status
 	current *record.Record // as published; never changed in place
 	group   string
-	nodes   map[uint64]cluster.NodeID     // whose raft id it is, by the certificate of who sent it
+	nodes   map[cluster.NodeID]uint64     // the raft id under which each node spoke last, by its certificate
 	waiting map[uint64]chan quorum.Answer // by request
 }
 
@@ -70,7 +70,7 @@ func openGroup(d *Daemon) (*group, error) {
 		return nil, err
 	}
 	q := &group{d: d, store: store, asking: map[uint64]uint64{}, frames: make(chan arrived, 1024), calls: make(chan func()),
-		nodes: map[uint64]cluster.NodeID{}, waiting: map[uint64]chan quorum.Answer{}}
+		nodes: map[cluster.NodeID]uint64{}, waiting: map[uint64]chan quorum.Answer{}}
 	if err := q.load(); err != nil {
 		_ = store.Close()
 		return nil, err
@@ -171,6 +171,10 @@ func (q *group) handle(a arrived) {
 		if f.Message == nil || f.To != q.identity.RaftID {
 			return
 		}
+		if f.Group == q.d.peers.disowned() {
+			q.stranger(a.from, f.Group)
+			return
+		}
 		id := raftstore.Identity{Group: f.Group, RaftID: q.identity.RaftID, Node: q.d.cfg.NodeID}
 		err := q.store.Create(id, quorum.Stored{})
 		if err == nil {
@@ -197,7 +201,7 @@ func (q *group) handle(a arrived) {
 		}
 	}
 	q.mu.Lock()
-	q.nodes[f.From] = a.from
+	q.nodes[a.from] = f.From
 	q.mu.Unlock()
 	switch {
 	case f.Message != nil:
@@ -205,9 +209,8 @@ func (q *group) handle(a arrived) {
 			q.d.log.Debug("group: " + err.Error())
 		}
 	case f.Proposal != nil:
-		q.asking[f.Proposal.Request] = f.From
-		if err := q.member.Propose(f.Proposal.Data); err != nil {
-			q.answer(quorum.Answer{Request: f.Proposal.Request, Refused: err.Error(), Leader: q.member.Status().Leader})
+		if err := q.proposeFor(f.From, f.Proposal.Request, f.Proposal.Data); err != nil {
+			q.send(f.From, quorum.Frame{Answer: &quorum.Answer{Request: f.Proposal.Request, Refused: err.Error(), Leader: q.member.Status().Leader}})
 		}
 	case f.Answer != nil:
 		q.answered(*f.Answer)
@@ -330,7 +333,11 @@ func (q *group) send(to uint64, f quorum.Frame) {
 	}
 	if node == 0 {
 		q.mu.Lock()
-		node = q.nodes[to]
+		for from, id := range q.nodes {
+			if id == to {
+				node = from
+			}
+		}
 		q.mu.Unlock()
 	}
 	q.d.peers.sendFrame(node, f)
@@ -408,7 +415,7 @@ func (q *group) seen() failover.Group {
 	default: // it was removed
 		g.Known = q.rec.Rule == record.Quorum
 	}
-	if !g.Leads {
+	if s.Role != quorum.Leader {
 		clear(q.asking)
 	}
 	q.mu.Lock()
@@ -463,7 +470,7 @@ func (q *group) propose(ctx context.Context, c record.Change) (refused string, e
 	case leader != own:
 		q.d.peers.sendFrame(node, frame)
 	default:
-		if err := q.do(ctx, func() error { return q.proposeHere(request, data) }); err != nil {
+		if err := q.do(ctx, func() error { return q.proposeFor(own, request, data) }); err != nil {
 			return "", err
 		}
 	}
@@ -480,11 +487,16 @@ func (q *group) propose(ctx context.Context, c record.Change) (refused string, e
 
 var errNoLeader = errors.New("no leader of the group is known: a majority cannot be reached")
 
-func (q *group) proposeHere(request uint64, data []byte) error {
-	q.asking[request] = q.identity.RaftID
-	err := q.member.Propose(data)
-	if err != nil {
-		delete(q.asking, request)
+// proposeFor proposes an entry for the member with that raft id, which is told what
+// became of it. What this program does not understand would put every member out
+// of order that applies it (safety notes, B38).
+func (q *group) proposeFor(from, request uint64, data []byte) error {
+	_, _, err := record.DecodeEntry(data)
+	if err == nil {
+		err = q.member.Propose(data)
+	}
+	if err == nil {
+		q.asking[request] = from
 	}
 	return err
 }

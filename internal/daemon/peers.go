@@ -132,6 +132,13 @@ func (p *peers) ended() bool {
 	return p.memory.Ended
 }
 
+// disowned is the group that an operator gave up for lost here; empty: none.
+func (p *peers) disowned() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.Disowned
+}
+
 func (p *peers) clusterID() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
+	"repmgr/internal/quorum"
+	"repmgr/internal/record"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// aGroup is the group of a daemon, node 1, whose goroutine runs. What it tells the loop is lost.
+func aGroup(t *testing.T, set func(*Daemon)) *group {
+	t.Helper()
+	d := &Daemon{cfg: &conf.Config{NodeID: 1, StateDirectory: t.TempDir(), LeaseTTL: time.Second}, log: slog.New(slog.DiscardHandler), in: make(chan message)}
+	d.eyes, d.peers = newEyes(d), newPeers(d)
+	set(d)
+	q, err := openGroup(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	d.goes(func() {
+		for ctx.Err() == nil {
+			select {
+			case <-d.in:
+			case <-ctx.Done():
+			}
+		}
+	})
+	d.goes(func() { q.run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		go d.drain()
+		d.group.Wait()
+		_ = q.close()
+	})
+	return q
+}
+
+// answered proposes until the group has a leader that answers.
+func answered(t *testing.T, q *group, c record.Change) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		_, err := q.propose(t.Context(), c)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestWhatTheLeaderDoesNotUnderstand says that one peer's nonsense, or a newer
+// program's entry, does not put the whole group out of order.
+func TestWhatTheLeaderDoesNotUnderstand(t *testing.T) {
+	q := aGroup(t, func(*Daemon) {})
+	if err := q.found(t.Context(), "g", "s", record.Member{Node: 1, Name: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, q, record.SetPause{On: true})
+	for i, text := range []string{`{"v":1,"kind":"dance","body":{}}`, `{"v":2,"kind":"close","body":{"vacancy":1}}`, "nonsense"} {
+		q.receive(2, quorum.Frame{Group: "g", From: 22, To: q.identity.RaftID, Proposal: &quorum.Proposal{Request: uint64(i), Data: []byte(text)}})
+	}
+	answered(t, q, record.SetPause{})
+	if rec, _ := q.known(); rec.Pause.On {
+		t.Error("the record stands still")
+	}
+}
+
+// TestInvitations says that a node takes part in the group that invites it, unless
+// that is one which an operator gave up for lost here.
+func TestInvitations(t *testing.T) {
+	for disowned, joins := range map[string]bool{"": true, "other": true, "g": false} {
+		q := aGroup(t, func(d *Daemon) { d.peers.memory.Disowned = disowned })
+		own := q.identity.RaftID
+		beat := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(22)), To: new(own), Term: new(uint64(1))}
+		q.receive(2, quorum.Frame{Group: "g", From: 22, To: own, Message: beat})
+		var member bool
+		if err := q.do(t.Context(), func() error {
+			for len(q.frames) > 0 {
+				q.handle(<-q.frames)
+			}
+			member = q.member != nil
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if member != joins {
+			t.Errorf("disowned %q: a member: %v", disowned, member)
+		}
+	}
+}
+
+// TestNamesOfPeersAreBounded says that a peer which speaks under ever new raft ids
+// costs no memory.
+func TestNamesOfPeersAreBounded(t *testing.T) {
+	q := aGroup(t, func(*Daemon) {})
+	if err := q.found(t.Context(), "g", "s", record.Member{Node: 1, Name: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	var known int
+	if err := q.do(t.Context(), func() error {
+		for id := uint64(1000); id < 2000; id++ {
+			q.handle(arrived{cluster.NodeID(2 + id%2), quorum.Frame{Group: "g", From: id, To: q.identity.RaftID, Answer: &quorum.Answer{}}})
+		}
+		known = len(q.nodes)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if known != 2 {
+		t.Errorf("%d raft ids of two nodes are kept", known)
+	}
+}
