@@ -144,7 +144,7 @@ func (d *Daemon) reportGroup(r *failover.Report) {
 	if g.Record == nil {
 		return
 	}
-	r.Group, r.PromotionRule, r.Index, r.Term, r.Voters = g.Record.Group, g.Record.Rule, g.Record.Index, g.Record.Term, g.Record.Voters()
+	r.Group, r.PromotionRule, r.Term, r.Voters = g.Record.Group, g.Record.Rule, g.Record.Term, g.Record.Voters()
 	if g.Record.Rule == record.Quorum { // what the node was told before that rule began does not count
 		r.Paused, r.PauseReason = g.Record.Pause.On, g.Record.Pause.Reason
 	}

@@ -391,7 +391,7 @@ func (d *Daemon) publish(now time.Time) failover.Report {
 // sameNews compares two reports without what moves all the time.
 func sameNews(a, b failover.Report) bool {
 	for _, r := range []*failover.Report{&a, &b} {
-		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Index, r.Why = 0, nil, 0, 0, 0, ""
+		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Why = 0, nil, 0, 0, ""
 	}
 	return reflect.DeepEqual(a, b)
 }

@@ -36,16 +36,6 @@ var electionRules = []rule{
 			return f.say("node %d is lost and this node's record names no upstream: it may be out of date", f.upstream),
 				f.self.Upstream == 0 && !f.Policy.AlwaysPromote
 		}, nil},
-	{"wait-record-behind", "Another node says that the quorum rule has begun, and this node's record does not know it yet.",
-		func(f facts) (string, bool) {
-			for _, n := range f.Nodes {
-				r := f.Peers[n.ID].Report
-				if f.fresh(n.ID) && r.PromotionRule == record.Quorum && (f.Group.Record == nil || r.Term > f.Group.Record.Term) {
-					return f.say("node %d is in term %d of the quorum rule", n.ID, r.Term), true
-				}
-			}
-			return "", false
-		}, nil},
 	{"never-promoted", "The primary is lost, and this node has priority 0.",
 		func(f facts) (string, bool) {
 			return f.say("node %d is lost and this node's priority is %d", f.upstream, f.self.Priority), f.self.Priority <= 0

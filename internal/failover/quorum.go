@@ -74,7 +74,7 @@ func (f facts) quorumKnown() bool {
 	}
 	for _, n := range f.Nodes {
 		r := f.Peers[n.ID].Report
-		news := rec == nil && (r.Group == "" || r.Group != f.Disowned) || rec != nil && r.Group == rec.Group && r.Index > rec.Index
+		news := rec == nil && (r.Group == "" || r.Group != f.Disowned) || rec != nil && r.Group == rec.Group && r.Term > rec.Term // it begins with a new term
 		if f.fresh(n.ID) && r.PromotionRule == record.Quorum && news {
 			return true
 		}

@@ -103,8 +103,8 @@ var quorumCases = []ruleCase{
 	{"give-up", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Nodes = v.Nodes[1:] }}, // its row was deleted
 	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline = t0; v.Nodes = v.Nodes[1:] }},
 	{"primary-holds", holderView, nil, func(v *View) { v.Nodes = v.Nodes[1:] }},
-	{"record-behind", quorumView, nil, behind(9)},
-	{"record-behind", holderView, nil, func(v *View) { behind(9)(v); v.Tenure = Tenure{} }}, // it began it itself, and its disk is slow
+	{"record-behind", quorumView, nil, behind(1)},
+	{"record-behind", holderView, nil, func(v *View) { behind(1)(v); v.Tenure = Tenure{} }}, // it began it itself, and its disk is slow
 	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline = t0 }},
 	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline, v.Local.State = t0, ServerUnreachable }},
 	{"lease-ran-out", holderView, moved, nil},

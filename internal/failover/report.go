@@ -76,7 +76,6 @@ type Report struct {
 	RaftID        uint64      `json:"raft_id,omitempty"`        // of its state directory; zero: it takes no part
 	Group         string      `json:"group,omitempty"`          // uuid of its founding; empty: no member
 	PromotionRule record.Rule `json:"promotion_rule,omitempty"` // empty: no member
-	Index         uint64      `json:"index,omitempty"`          // how far its record is
 	Term          uint64      `json:"term,omitempty"`
 	Voters        int         `json:"voters,omitempty"` // in its record
 

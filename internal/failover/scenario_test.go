@@ -254,7 +254,7 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 	case "raft":
 		l.report.RaftID = uint64(l.node.ID)
 	case "governs":
-		l.report.PromotionRule, l.report.Term = record.Quorum, uint64(num)
+		l.report.Group, l.report.PromotionRule, l.report.Term = "g", record.Quorum, uint64(num)
 	case "trip":
 		l.trip = age
 	case "voters":

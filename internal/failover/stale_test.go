@@ -30,14 +30,13 @@ func TestAnswerBeforeTheRecord(t *testing.T) {
 	}
 }
 
-// behind leaves a view with the record from before the quorum rule began, at index
-// 4; node 3, whose record is at that index, says that it is in force.
-func behind(index uint64) func(*View) {
+// behind leaves a view with the record from before the quorum rule began; node 3
+// says that it is in force, in that term.
+func behind(term uint64) func(*View) {
 	return func(v *View) {
 		v.Group.Record, v.Group.Known = record.New("g", "", record.Member{Node: 1}), false
-		v.Group.Record.Index = 4
 		p := v.Peers[3]
-		p.Report.Group, p.Report.PromotionRule, p.Report.Index = "g", record.Quorum, index
+		p.Report.Group, p.Report.PromotionRule, p.Report.Term = "g", record.Quorum, term
 		v.Peers[3] = p
 	}
 }
@@ -47,8 +46,8 @@ func behind(index uint64) func(*View) {
 // somebody else; and that the word of a record that is behind its own counts for nothing.
 func TestRecordBehind(t *testing.T) {
 	v := quorumView()
-	behind(5)(v)
-	v.Peers[1] = Peer{At: t0, Since: t0, Report: Report{Node: 1, Server: ServerCrashed, Group: "g", PromotionRule: record.Quorum, Index: 5}}
+	behind(1)(v)
+	v.Peers[1] = Peer{At: t0, Since: t0, Report: Report{Node: 1, Server: ServerCrashed, Group: "g", PromotionRule: record.Quorum, Term: 1}}
 	for at := t0; at.Before(t0.Add(5 * time.Second)); at = at.Add(500 * time.Millisecond) {
 		for id, p := range v.Peers {
 			p.At = at
@@ -58,7 +57,7 @@ func TestRecordBehind(t *testing.T) {
 			t.Fatalf("decided by %s: %+v", d.Rule, d.Actions)
 		}
 	}
-	behind(4)(v)
+	behind(0)(v)
 	delete(v.Peers, 1)
 	if d := Decide(v, t0); d.Rule == "record-behind" {
 		t.Error("a record that is no newer was believed")
