@@ -50,8 +50,7 @@ type eyes struct {
 	crowdedAt time.Time // when it was last told that there is no connection left
 
 	process *host.Handle // the postmaster, if it was found
-	pid     int
-	downPID int // what postmaster.pid named when the server was found down
+	downPID int          // what postmaster.pid named when the server was found down
 }
 
 func newEyes(d *Daemon) *eyes {
@@ -156,7 +155,7 @@ func (e *eyes) watchLocal(ctx context.Context) {
 			wait.Stop()
 			return
 		case <-died:
-			e.d.log.Warn("the postmaster is gone", "detail", fmt.Sprintf("process %d", e.pid))
+			e.d.log.Warn("the postmaster is gone", "detail", fmt.Sprintf("process %d", e.process.PID))
 			e.forgetProcess()
 		case <-e.kicks:
 		case <-wait.C:
@@ -295,16 +294,17 @@ func (e *eyes) disconnect() {
 
 // watchProcess takes a handle on the postmaster, so that its death is seen at once.
 func (e *eyes) watchProcess() {
-	pm, err := pg.ReadPostmaster(e.cfg.Load().DataDirectory)
-	if err != nil || pm.PID == e.pid && e.process != nil {
+	e.forgetProcess()
+	dir := e.cfg.Load().DataDirectory
+	process, err := host.OpenProcess(host.Postmaster(dir))
+	if err != nil {
 		return // without a handle the death is seen by the next look
 	}
-	process, err := host.OpenProcess(pm.PID)
-	if err != nil {
+	if host.Postmaster(dir) != process.PID { // asked while it is held: its number cannot change hands
+		process.Close()
 		return
 	}
-	e.forgetProcess()
-	e.process, e.pid = process, pm.PID
+	e.process = process
 }
 
 func (e *eyes) forgetProcess() {
@@ -369,10 +369,10 @@ func (e *eyes) whyDown(ctx context.Context) failover.ServerState {
 	case pg.Rejecting:
 		return failover.ServerStarting
 	}
-	pm, err := pg.ReadPostmaster(cfg.DataDirectory)
-	if err == nil && host.Alive(pm.PID) {
+	if host.Postmaster(cfg.DataDirectory) != 0 {
 		return failover.ServerUnreachable
 	}
+	pm, _ := pg.ReadPostmaster(cfg.DataDirectory) // none names no process
 	switch e.state {
 	case failover.ServerStopped, failover.ServerCrashed, failover.ServerFenced:
 		if pm.PID == e.downPID {

@@ -44,7 +44,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 			err = d.awaitStandby(ctx, cfg)
 		}
 		if err == nil && a.Name != "" {
-			err = renameStandby(cfg, a.Name)
+			err = d.renameStandby(cfg, a.Name)
 		}
 	default:
 		err = registry.Follow(ctx, w, registry.FollowRequest{Target: a.Upstream}, d.planEvent)
@@ -70,7 +70,7 @@ func (d *Daemon) world(cfg *conf.Config, lost cluster.NodeID, name string) *regi
 }
 
 // renameStandby lets the own server stream under another application_name.
-func renameStandby(cfg *conf.Config, name string) error {
+func (d *Daemon) renameStandby(cfg *conf.Config, name string) error {
 	recovery, err := pg.ReadRecovery(cfg.DataDirectory)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func renameStandby(cfg *conf.Config, name string) error {
 	if err := pg.WriteSetting(cfg.DataDirectory, "primary_conninfo", info.With("application_name", name).String()); err != nil {
 		return err
 	}
-	return reloadServer(cfg)
+	return d.ownServer().Reload()
 }
 
 // planEvent logs a plan's progress.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -131,16 +130,7 @@ func (d *Daemon) fence(ctx context.Context, cfg *conf.Config, a failover.Fence) 
 	_ = d.peers.note(func(r *remembered) { r.FencedBy = a.By }) // kept on disk after the stop: that cannot wait
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fenceGrace+20*time.Second)
 	defer cancel()
-	if pm, err := pg.ReadPostmaster(cfg.DataDirectory); err == nil {
-		if h, err := host.OpenProcess(pm.PID); err == nil {
-			defer h.Close()
-			_ = h.Signal(syscall.SIGQUIT) // what it leaves is killed below
-			select {
-			case <-h.Done():
-			case <-time.After(fenceGrace):
-			}
-		}
-	}
+	d.ownServer().Quit(ctx, fenceGrace) // what it leaves is killed below
 	if err := host.KillAll(ctx, cfg.DataDirectory); err != nil {
 		return err
 	}

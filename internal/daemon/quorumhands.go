@@ -15,6 +15,7 @@ import (
 	"repmgr/internal/pg"
 	"repmgr/internal/record"
 	"repmgr/internal/registry"
+	"repmgr/internal/server"
 )
 
 // Bounds of the quorum rule's orders.
@@ -99,6 +100,9 @@ func (d *Daemon) beginQuorum(ctx context.Context, cfg *conf.Config) error {
 		return err
 	}
 	own := d.ownServer()
+	if err := mustSee(own); err != nil {
+		return err
+	}
 	if err := own.Arm(); err != nil {
 		return err
 	}
@@ -115,6 +119,18 @@ func (d *Daemon) beginQuorum(ctx context.Context, cfg *conf.Config) error {
 		return errors.Join(err, own.Disarm())
 	}
 	return err // it may have begun: the record will say
+}
+
+// mustSee refuses the lease to a daemon that could not end its server: one of
+// another user, or in another container, does not see its processes, and would take
+// it for dead (safety notes, B26).
+func mustSee(own server.Own) error {
+	h, err := own.Postmaster()
+	if err != nil {
+		return fault.Wrap(err, fault.BadConfig, "this daemon does not see the processes of its server, and could not end them").
+			WithHint("Run repmgrd as the server's operating system user, and in the same PID namespace (in the same container, or with a shared one).")
+	}
+	return h.Close()
 }
 
 // endQuorum ends the quorum rule. The server is disarmed after that, by the rule
@@ -246,7 +262,9 @@ func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp
 	began := time.Now()
 	own := d.ownServer()
 	d.noteEnded(true)
-	if err := own.Kill(ctx); err != nil {
+	bound, cancel := context.WithTimeout(ctx, killBound)
+	defer cancel()
+	if err := own.Kill(bound); err != nil {
 		return err
 	}
 	if err := errors.Join(own.CancelPromotion(), own.Arm()); err != nil {

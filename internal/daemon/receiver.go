@@ -2,13 +2,10 @@ package daemon
 
 import (
 	"context"
-	"fmt"
-	"syscall"
 	"time"
 
 	"repmgr/internal/conf"
 	"repmgr/internal/fault"
-	"repmgr/internal/host"
 	"repmgr/internal/pg"
 	"repmgr/internal/registry"
 )
@@ -59,7 +56,7 @@ func (d *Daemon) withhold(ctx context.Context, cfg *conf.Config) error {
 	if err := pg.WriteEmptySetting(cfg.DataDirectory, "primary_conninfo"); err != nil {
 		return err
 	}
-	return reloadServer(cfg)
+	return d.ownServer().Reload()
 }
 
 // primaryConninfo is the own server's primary_conninfo, wherever it is set.
@@ -93,7 +90,7 @@ func (d *Daemon) resumeReceiver(cfg *conf.Config) error {
 		if err := pg.WriteSetting(cfg.DataDirectory, "primary_conninfo", w.Conninfo); err != nil {
 			return err
 		}
-		if err := reloadServer(cfg); err != nil {
+		if err := d.ownServer().Reload(); err != nil {
 			return err
 		}
 	}
@@ -107,21 +104,4 @@ func (d *Daemon) forgetReceiver() error {
 		return nil
 	}
 	return d.peers.remember(func(r *remembered) { r.Withheld = withheld{} })
-}
-
-// reloadServer has the own server read its settings again.
-func reloadServer(cfg *conf.Config) error {
-	postmaster, err := pg.ReadPostmaster(cfg.DataDirectory)
-	if err != nil {
-		return err
-	}
-	process, err := host.OpenProcess(postmaster.PID)
-	if err != nil {
-		return err
-	}
-	defer process.Close()
-	if err := process.Signal(syscall.SIGHUP); err != nil {
-		return fmt.Errorf("reload the server: %w", err)
-	}
-	return nil
 }

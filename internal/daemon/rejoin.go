@@ -32,12 +32,19 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 		return err
 	}
 	own := d.ownServer()
-	d.noteEnded(true)
+	// On disk before the stop and after it, since a look meanwhile may have found it
+	// running: a daemon that did not know would leave a server alone that was stopped in order.
+	ended := func(r *remembered) { r.Ended = true }
 	if running, err := host.Processes(cfg.DataDirectory); err == nil && len(running) > 0 {
+		if err := d.peers.remember(ended); err != nil {
+			return err
+		}
 		if err := own.Stop(ctx, pg.Fast); err != nil {
 			return err
 		}
-		d.noteEnded(true) // a look meanwhile may have found it running
+	}
+	if err := d.peers.remember(ended); err != nil {
+		return err
 	}
 	// Recorded before a rewind, the record is among what the server has when it
 	// answers first: an older one would make it look as if it followed nobody.

@@ -89,6 +89,18 @@ func (s *stateDir) save(r remembered) error {
 	return host.WriteFileDurable(filepath.Join(s.path, "cluster.json"), text, 0o600)
 }
 
+// isDaemon tells whether a process lives and runs this program: after a reboot the
+// number of a former daemon is soon another's.
+func isDaemon(pid int) bool {
+	if pid <= 0 || !host.Alive(pid) {
+		return false
+	}
+	own, _ := os.Readlink("/proc/self/exe")
+	its, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	name := func(exe string) string { return filepath.Base(strings.TrimSuffix(exe, " (deleted)")) }
+	return err == nil && name(own) == name(its)
+}
+
 // takePidFile writes the PID file, unless none is asked for. One that names a
 // living process is another daemon's.
 func (d *Daemon) takePidFile() error {
@@ -101,7 +113,7 @@ func (d *Daemon) takePidFile() error {
 	}
 	if old, err := os.ReadFile(path); err == nil {
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(old)))
-		if pid > 0 && pid != os.Getpid() && syscall.Kill(pid, 0) == nil {
+		if pid != os.Getpid() && isDaemon(pid) {
 			return fault.New(fault.BadPidfile, "PID file %q exists and its process %d lives", path, pid).
 				WithHint("Stop that repmgrd, or name another file with --pid-file; if the process is no repmgrd, remove the file.")
 		}

@@ -108,7 +108,7 @@ func DirectoryState(path string) (Directory, error) {
 	if d.Running, err = Processes(path); err != nil {
 		return Directory{}, err
 	}
-	d.PID = livePostmaster(path)
+	d.PID = Postmaster(path)
 	return d, nil
 }
 
@@ -135,10 +135,10 @@ func content(path string) (Content, error) {
 	return DataDirectory, nil
 }
 
-// livePostmaster is the process that postmaster.pid names, if it lives, is no
-// zombie and may be a postmaster: a later process that was given its number is
-// told by its executable, where this user may look at it.
-func livePostmaster(dataDir string) int {
+// Postmaster is the process that postmaster.pid names, if it lives, is no
+// zombie and may be a postmaster; zero if there is none. A later process that was
+// given its number is told by where it works, where this user may look at it.
+func Postmaster(dataDir string) int {
 	pid := readPostmasterPID(dataDir)
 	if pid == 0 {
 		return 0

@@ -64,13 +64,13 @@ func scan(dir fs.FileInfo, titled bool) ([]Process, error) {
 // directory is compared by device and inode, since the link's text is another
 // behind a symbolic link or a bind mount.
 func inspect(pid int, dir fs.FileInfo) (Process, bool) {
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	cwd, err := os.Stat(filepath.Join(proc, "cwd"))
-	if err != nil || !os.SameFile(cwd, dir) {
+	// The program first: to ask for a working directory may mean to wait for a file
+	// system that hangs, and any process may stand in one.
+	if !runsPostgres(pid) {
 		return Process{}, false
 	}
-	exe, err := os.Readlink(filepath.Join(proc, "exe"))
-	if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "postgres" {
+	cwd, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
+	if err != nil || !os.SameFile(cwd, dir) {
 		return Process{}, false
 	}
 	p, state, err := readStat(pid)

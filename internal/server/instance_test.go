@@ -253,7 +253,7 @@ func (i *instance) following(up *instance) pg.Recovery {
 func (i *instance) follow(t testing.TB, up *instance) {
 	t.Helper()
 	check(t, pg.WriteRecovery(i.dir, i.following(up)))
-	check(t, i.reload())
+	check(t, i.Reload())
 }
 
 // pair is a primary and a standby that streams from it.

@@ -29,19 +29,28 @@ const (
 // outlives it. It leaves no shutdown checkpoint, which standbys would not have (A23).
 func (o Own) Demote(ctx context.Context) error {
 	memory := o.sharedMemory()
-	if h, err := o.postmaster(); err == nil { // none: its orphans are killed
-		if h.Signal(unix.SIGQUIT) == nil {
-			timer := time.NewTimer(immediateGrace)
-			select {
-			case <-h.Done():
-			case <-timer.C:
-			case <-ctx.Done():
-			}
-			timer.Stop()
-		}
-		_ = h.Close()
-	}
+	o.Quit(ctx, immediateGrace)
 	return o.kill(ctx, memory)
+}
+
+// Quit orders an immediate stop, and waits for the postmaster's end, at most that
+// long. What outlives it has to be killed.
+func (o Own) Quit(ctx context.Context, grace time.Duration) {
+	h, err := o.Postmaster()
+	if err != nil { // there is none, and may be orphans
+		return
+	}
+	defer h.Close()
+	if h.Signal(unix.SIGQUIT) != nil {
+		return
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-h.Done():
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // Kill ends every process of the server and returns when that is proved: nobody

@@ -128,7 +128,7 @@ func TestDemoteOfFrozenPostmaster(t *testing.T) {
 	t.Parallel()
 	primary := newInstance(t, "")
 	primary.start(t)
-	h, err := primary.postmaster()
+	h, err := primary.Postmaster()
 	check(t, err)
 	defer h.Close()
 	check(t, h.Signal(unix.SIGSTOP))
@@ -170,7 +170,7 @@ func TestStartRefusesBesideOrphans(t *testing.T) {
 	until(t, "the loop runs", func() bool {
 		return primary.value(t, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO %'") == "1"
 	})
-	h, err := primary.postmaster()
+	h, err := primary.Postmaster()
 	check(t, err)
 	defer h.Close()
 	check(t, h.Kill())

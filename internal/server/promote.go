@@ -115,7 +115,7 @@ func (o Own) promoteFile() string { return filepath.Join(o.dir(), "promote") }
 // orderPromotion does what pg_promote does, without the session that it needs and
 // its steps of 100 ms (A20).
 func (o Own) orderPromotion() error {
-	h, err := o.postmaster()
+	h, err := o.Postmaster()
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (o Own) Seal(ctx context.Context) (Position, error) {
 	if err := errors.Join(o.mustBeWhole(), o.emptyConninfo()); err != nil {
 		return Position{}, err
 	}
-	if err := o.reload(); err != nil {
+	if err := o.Reload(); err != nil {
 		return Position{}, sealFault(err)
 	}
 	c, err := o.connectSealed(ctx)

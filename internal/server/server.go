@@ -90,10 +90,10 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// postmaster takes hold of the postmaster: the process that postmaster.pid names
+// Postmaster takes hold of the postmaster: the process that postmaster.pid names
 // and that is a postgres at work in the data directory's inode (B26). None is an
 // error that is os.ErrProcessDone.
-func (o Own) postmaster() (*host.Handle, error) {
+func (o Own) Postmaster() (*host.Handle, error) {
 	file, err := pg.ReadPostmaster(o.dir())
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -119,10 +119,10 @@ func (o Own) postmaster() (*host.Handle, error) {
 		WithDetail("postmaster.pid names process %d, which is no postgres that works there.", file.PID)
 }
 
-// reload makes the server read its configuration files again, as their owner and
+// Reload makes the server read its configuration files again, as their owner and
 // not by SQL, whose pg_reload_conf() has to be granted.
-func (o Own) reload() error {
-	h, err := o.postmaster()
+func (o Own) Reload() error {
+	h, err := o.Postmaster()
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (o Own) Start(ctx context.Context) error {
 		return err
 	}
 	if len(all) > 0 {
-		h, err := o.postmaster()
+		h, err := o.Postmaster()
 		if err != nil {
 			return fault.Wrap(err, fault.NoRestart, "could not start the server: processes of a former postmaster are left").
 				WithDetail("%d work in %s, %d (%s) among them.", len(all), o.dir(), all[0].PID, all[0].Title).
@@ -249,7 +249,7 @@ func (o Own) awaitConnections(ctx context.Context) error {
 		if last = err; strings.Contains(err.Error(), "Hot standby mode is disabled") {
 			return true, nil
 		}
-		h, gone := o.postmaster()
+		h, gone := o.Postmaster()
 		if gone != nil {
 			if errors.Is(gone, os.ErrProcessDone) {
 				return false, fault.Wrap(err, fault.NoRestart, "the server has ended while it was started").WithHint("Look into its log.")

@@ -32,7 +32,7 @@ func (o Own) SetSync(ctx context.Context, names string) error {
 		err = pg.WriteSetting(o.dir(), syncNames, names)
 	}
 	if err == nil {
-		err = o.reload()
+		err = o.Reload()
 	}
 	if err != nil {
 		return syncFault(err)
@@ -60,7 +60,7 @@ func (o Own) RestoreSync(ctx context.Context, value string, set bool, managed fu
 	if err != nil {
 		return syncFault(err)
 	}
-	if err := o.reload(); err != nil {
+	if err := o.Reload(); err != nil {
 		if errors.Is(err, os.ErrProcessDone) {
 			return nil
 		}
