@@ -91,13 +91,13 @@ const toTheEnd = ^cluster.LSN(0)
 type span struct {
 	timeline cluster.Timeline
 	from, to cluster.LSN
-	skim     bool // only the first records and the last are asked for
+	skim     bool // only where records begin and end is asked for
 }
 
 // EndOfWAL is the end of the last valid record in pg_wal from a position on, on
 // that timeline alone; from itself if there is none. The server may run or not.
-// PostgreSQL's own reader, pg_waldump, says what is valid: that is where a
-// promotion would end (A6). The position may be any, also within a record.
+// What is valid is what PostgreSQL's own reader takes: that is where a promotion
+// would end (A6). The position may be any, also within a record.
 func (o Own) EndOfWAL(ctx context.Context, timeline cluster.Timeline, from cluster.LSN) (cluster.LSN, error) {
 	s, err := o.segments()
 	if err != nil {
@@ -114,12 +114,22 @@ const skimmed = 1000
 var lastRecord = regexp.MustCompile(`error in WAL record at ([0-9A-F]+/[0-9A-F]+)`)
 
 // walk reads a span and calls each, which may be nil, for its records. The end
-// is that of the last of them. Without any, found is false.
+// is that of the last of them. Without any, found is false. Where only positions
+// are asked for, no process is started, unless the WAL is unusual; of long spans
+// some records are left out then, and the first may be seen twice.
 func (o Own) walk(ctx context.Context, s segments, w span, each func(record)) (end cluster.LSN, found bool, err error) {
 	if !w.skim {
 		end, found, _, err = o.read(ctx, s, w, each)
 		return end, found, err
 	}
+	if end, found, err = o.scan(ctx, s, w, each); err == nil {
+		return end, found, nil
+	}
+	return o.skim(ctx, s, w, each)
+}
+
+// skim is walk by pg_waldump, of whose records each sees the first and the last.
+func (o Own) skim(ctx context.Context, s segments, w span, each func(record)) (end cluster.LSN, found bool, err error) {
 	count, at := 0, w.from
 	end, found, _, err = o.read(ctx, s, w, func(r record) {
 		count, at = count+1, r.LSN
@@ -249,15 +259,14 @@ func parseRecord(line string, segment cluster.LSN) (record, error) {
 	}
 	r := record{Manager: m[1], LSN: at, XID: uint32(xid), Desc: strings.TrimSpace(m[5])}
 	r.End = endOfRecord(at, cluster.LSN(length), segment)
-	if r.Manager == "XLOG" && r.Desc == "SWITCH" { // takes the rest of its segment
-		r.End = (at/segment + 1) * segment
+	if r.Manager == "XLOG" && r.Desc == "SWITCH" {
+		r.End = segmentEnd(r.End, segment)
 	}
 	return r, nil
 }
 
 // begins is where the record after a position begins: after the page's header.
 func begins(at, segment cluster.LSN) cluster.LSN {
-	const shortHeader, longHeader = 24, 40
 	switch {
 	case at%segment == 0:
 		return at + longHeader
@@ -270,14 +279,20 @@ func begins(at, segment cluster.LSN) cluster.LSN {
 // endOfRecord is where the next record may begin, as xlogreader.c counts: a
 // record goes on over pages, each with a header, and fills up to 8 bytes.
 func endOfRecord(at, length, segment cluster.LSN) cluster.LSN {
-	const align = 8
 	for length > 0 {
 		at = begins(at, segment)
 		n := min(length, walPage-at%walPage)
 		at, length = at+n, length-n
 	}
-	return (at + align - 1) / align * align
+	return aligned(at)
 }
+
+// aligned is MAXALIGN: what comes next begins at a multiple of 8 bytes.
+func aligned(at cluster.LSN) cluster.LSN { return (at + 7) &^ 7 }
+
+// segmentEnd is where a segment switch ends that ends there by its length: it takes the
+// rest of the segment.
+func segmentEnd(end, segment cluster.LSN) cluster.LSN { return (end + segment - 1) / segment * segment }
 
 // readAll reads a file; one that does not exist is empty and no error.
 func readAll(path string) ([]byte, error) {
