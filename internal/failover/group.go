@@ -41,6 +41,8 @@ type Tenure struct {
 	Deadline  time.Time // until when the lease is sure; zero: it is not
 	Given     bool      // it was given back, and a release may be accepted at any time
 	GivenSeq  uint64    // unless a renewal after this one was
+	// ReleasedAt is when that release was answered; zero: it was not.
+	ReleasedAt time.Time
 }
 
 // Sealed is this node's final position in a vacancy: it receives nothing any more.

@@ -126,7 +126,8 @@ func (f facts) leaseSeen() time.Time {
 }
 
 // missingBid returns a member that may bid, was heard of since the vacancy
-// began or shortly before, and has not bid.
+// began or shortly before, and has not bid. One whose daemon says that its server
+// is down has nothing to bid: that it declines is not waited for.
 func (f facts) missingBid() (cluster.NodeID, bool) {
 	for _, m := range f.Group.Record.Members {
 		inSet := slices.ContainsFunc(f.Group.Record.Sync.Sets, func(s record.Set) bool { return s.Has(m.Node) })
@@ -134,8 +135,11 @@ func (f facts) missingBid() (cluster.NodeID, bool) {
 			continue
 		}
 		_, bid := f.Group.Record.BidOf(m.Node)
-		heard := m.Node == f.Self || f.fresh(m.Node) && !f.Peers[m.Node].Silent
-		if !bid && heard {
+		heard, server := m.Node == f.Self, f.local.State
+		if !heard {
+			heard, server = f.fresh(m.Node) && !f.Peers[m.Node].Silent, f.Peers[m.Node].Report.Server
+		}
+		if !bid && heard && !server.down() {
 			return m.Node, true
 		}
 	}

@@ -250,11 +250,19 @@ var quorumRules = slices.Concat([]rule{
 		}, nil},
 }, holderRules, vacancyRules, memberRules)
 
+// releasedWithin is how long this node's record may lag behind a release that was
+// answered before it is asked for again.
+const releasedWithin = 250 * time.Millisecond
+
 // holderRules are for the node that holds the lease.
 var holderRules = []rule{
 	{"holder-paused", "The holder's server does not run, and the cluster is paused: it is left to the operators.",
 		func(f facts) (string, bool) {
 			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.holds() && f.Group.Record.Pause.On && f.local.State != ServerRunning
+		}, nil},
+	{"given-back", "The holder's server is gone and the lease was given back; this node's record does not say so yet.",
+		func(f facts) (string, bool) {
+			return "the lease was given back", f.holds() && f.down() && !f.Tenure.ReleasedAt.IsZero() && f.now.Sub(f.Tenure.ReleasedAt) < releasedWithin
 		}, nil},
 	{"give-up", "The holder's server is gone or hangs: what is left of it is ended, and the lease given back.",
 		func(f facts) (string, bool) {
@@ -534,8 +542,10 @@ func (f facts) unrecorded() bool {
 }
 
 // down reports whether no process of the own server is left.
-func (f facts) down() bool {
-	return f.local.State == ServerCrashed || f.local.State == ServerFenced || f.local.State == ServerStopped
+func (f facts) down() bool { return f.local.State.down() }
+
+func (s ServerState) down() bool {
+	return s == ServerCrashed || s == ServerFenced || s == ServerStopped
 }
 
 // mayStart reports whether a server that is down may be started by the daemon:

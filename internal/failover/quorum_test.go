@@ -118,6 +118,8 @@ var quorumCases = []ruleCase{
 	{"wait-record", quorumView, nil, func(v *View) { v.Seal = Sealed{Group: v.Group.Record.Group, Vacancy: 5} }},
 	{"holder-paused", holderView, []record.Change{paused}, down(ServerStopped)},
 	{"give-up", holderView, nil, down(ServerCrashed)},
+	{"given-back", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Tenure.ReleasedAt = t0.Add(-200 * time.Millisecond) }},
+	{"give-up", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Tenure.ReleasedAt = t0.Add(-300 * time.Millisecond) }},
 	{"start-read-only", holderView, nil, func(v *View) { down(ServerFenced)(v); v.Tenure.Deadline = t0 }},
 	{"holder-grace", holderView, nil, func(v *View) { down(ServerStopped)(v); v.Local.Since = t0 }},
 	{"wait-lease", holderView, nil, func(v *View) { v.Local.Role, v.Tenure.Deadline = cluster.Standby, t0 }},
@@ -204,6 +206,13 @@ var leaderCases = []ruleCase{
 	{"presides", leaderView, nil, func(v *View) { forLong(v); v.LeadSince = t0 }},
 	{"void", leaderView, granted, forLong},
 	{"await-bids", leaderView, []record.Change{expired, bidOf2}, func(v *View) { v.Group.LeaseAt = t0.Add(-100 * time.Millisecond) }},
+	{"close", leaderView, []record.Change{expired, bidOf2}, func(v *View) { // who has no server has no bid
+		v.Group.LeaseAt = t0.Add(-100 * time.Millisecond)
+		for id, p := range v.Peers {
+			p.Report.Server = ServerCrashed
+			v.Peers[id] = p
+		}
+	}},
 	{"close", leaderView, []record.Change{expired, bidOf2}, nil},
 	{"no-winner", leaderView, []record.Change{expired}, nil},
 	{"wait-claimed", leaderView, granted, nil},
@@ -323,6 +332,10 @@ func TestGivenBack(t *testing.T) {
 	v.Observe(Done{Action: d.Actions[0], Err: "not answered"}, t0)
 	if again := Decide(v, t0.Add(time.Second)); again.Rule != "give-up" {
 		t.Errorf("a release that was not answered is not tried again: %+v", again)
+	}
+	v.Observe(Done{Action: d.Actions[0]}, t0.Add(time.Second))
+	if again := Decide(v, t0.Add(time.Second)); again.Rule != "given-back" {
+		t.Errorf("a release that was answered is asked for again: %+v", again)
 	}
 	v.Local.State, v.Local.Role = ServerRunning, cluster.Standby
 	if d := Decide(v, t0.Add(time.Second)); d.Rule != "wait-lease" {

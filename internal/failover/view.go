@@ -391,6 +391,9 @@ func (v *View) observeRecord(a Action, now time.Time) {
 	}
 	v.Nodes = nodes
 	v.DoneAt = now
+	if g, ok := a.(GiveUp); ok && g.Term == v.Tenure.Term {
+		v.Tenure.ReleasedAt = now
+	}
 	v.observeServer(a)
 }
 
