@@ -157,6 +157,7 @@ func (e *eyes) watchLocal(ctx context.Context) {
 		case <-died:
 			e.d.log.Warn("the postmaster is gone", "detail", fmt.Sprintf("process %d", e.process.PID))
 			e.forgetProcess()
+			e.disconnect() // an orphan may answer for a while yet
 		case <-e.kicks:
 		case <-wait.C:
 		}
@@ -401,13 +402,13 @@ func (e *eyes) howEnded(ctx context.Context, cfg *conf.Config) failover.ServerSt
 		e.d.complain(slog.LevelWarn, fault.Wrap(err, fault.SysFailure, "processes of the dead server could not be ended"))
 		return failover.ServerUnreachable
 	}
-	control, err := pg.ReadControl(ctx, cfg.PgBindir, cfg.DataDirectory)
+	systemID, inOrder, err := pg.ReadEnd(ctx, cfg.PgBindir, cfg.DataDirectory)
 	switch {
-	case err != nil, e.last.SystemID != "" && control.SystemID != e.last.SystemID:
+	case err != nil, e.last.SystemID != "" && systemID != e.last.SystemID:
 		return failover.ServerUnknown
 	case e.d.peers.fencedBy() != 0:
 		return failover.ServerFenced
-	case control.ShutDownCleanly():
+	case inOrder:
 		return failover.ServerStopped
 	}
 	return failover.ServerCrashed

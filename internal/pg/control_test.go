@@ -17,6 +17,10 @@ func TestReadControl(t *testing.T) {
 	read := func(bindir string) Control {
 		c, err := ReadControl(t.Context(), bindir, s.dir)
 		check(t, err)
+		// Without a program, so that it is the file that was read.
+		if id, inOrder, err := ReadEnd(t.Context(), "/nonexistent", s.dir); err != nil || id != c.SystemID || inOrder != c.ShutDownCleanly() {
+			t.Errorf("the file itself says %s, %v (%v); pg_controldata %+v", id, inOrder, err, c)
+		}
 		return c
 	}
 	c := read(testBin)
@@ -42,6 +46,14 @@ func TestReadControl(t *testing.T) {
 	mustRun(t, testBin+"/initdb", "-D", sums, "--no-sync", "--data-checksums")
 	if c, err := ReadControl(t.Context(), testBin, sums); err != nil || !c.Checksums || c.State != "shut down" || !c.ShutDownCleanly() || c.MinRecovery != 0 {
 		t.Errorf("%+v (%v)", c, err)
+	}
+	path := filepath.Join(sums, "global", "pg_control")
+	text, err := os.ReadFile(path)
+	check(t, err)
+	text[40]++
+	check(t, os.WriteFile(path, text, 0o600))
+	if _, _, err := ReadEnd(t.Context(), "/nonexistent", sums); !isFault(err, fault.BadConfig, "pg_bindir") {
+		t.Errorf("a damaged file was believed: %v", err)
 	}
 	if major, err := MajorVersion(s.dir); err != nil || major != testMajor(t) {
 		t.Errorf("major version %d (%v)", major, err)
