@@ -38,6 +38,17 @@ func Processes(dataDir string) ([]Process, error) {
 	return scan(want, true)
 }
 
+// WorksIn tells whether that process is one of those that Processes lists, without
+// looking at all others.
+func WorksIn(dataDir string, pid int) (bool, error) {
+	want, err := os.Stat(dataDir)
+	if err != nil {
+		return false, fault.Wrap(err, fault.SysFailure, "process %d of %s", pid, dataDir)
+	}
+	_, ok := inspect(pid, want)
+	return ok, nil
+}
+
 // scan is Processes, if wanted without the titles.
 func scan(dir fs.FileInfo, titled bool) ([]Process, error) {
 	entries, err := os.ReadDir("/proc")

@@ -36,17 +36,19 @@ const nudgeEvery = 50 * time.Millisecond
 // ordered goes on if the server had noticed it (A19): stop the server then (B22).
 // Where another timeline came out, Promoted tells which, beside the error.
 func (o Own) PromoteTo(ctx context.Context, timeline cluster.Timeline) (Promoted, error) {
+	return o.PromoteIn(ctx, nil, timeline)
+}
+
+// PromoteIn is PromoteTo in a session that is there already, which it closes; nil,
+// or one that has ended: in a new one.
+func (o Own) PromoteIn(ctx context.Context, kept *pg.Conn, timeline cluster.Timeline) (Promoted, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.promotionBound())
 	defer cancel()
-	c, err := o.connect(ctx)
+	c, standby, err := o.inRecovery(ctx, kept)
 	if err != nil {
 		return Promoted{}, err
 	}
 	defer hangUp(c)
-	var standby bool
-	if err := o.ask(ctx, c, "pg_catalog.pg_is_in_recovery()", &standby); err != nil {
-		return Promoted{}, err
-	}
 	p, err := c.Progress(ctx)
 	if err != nil {
 		return Promoted{}, err
@@ -64,6 +66,25 @@ func (o Own) PromoteTo(ctx context.Context, timeline cluster.Timeline) (Promoted
 		return Promoted{}, errors.Join(err, o.CancelPromotion())
 	}
 	return o.verify(ctx, c, timeline)
+}
+
+// inRecovery asks in the session that was kept, or in a new one.
+func (o Own) inRecovery(ctx context.Context, kept *pg.Conn) (c *pg.Conn, standby bool, err error) {
+	const question = "pg_catalog.pg_is_in_recovery()"
+	if kept != nil {
+		if err := o.ask(ctx, kept, question, &standby); err == nil {
+			return kept, standby, nil
+		}
+		hangUp(kept)
+	}
+	if c, err = o.connect(ctx); err != nil {
+		return nil, false, err
+	}
+	if err := o.ask(ctx, c, question, &standby); err != nil {
+		hangUp(c)
+		return nil, false, err
+	}
+	return c, standby, nil
 }
 
 // promotionBound is promote_check_timeout.

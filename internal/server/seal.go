@@ -30,17 +30,36 @@ const (
 // on a new connection, and requires that no WAL receiver lives. Sealing again
 // gives the same position, unless restore_command has brought in more (A4).
 func (o Own) Seal(ctx context.Context) (Position, error) {
+	at, c, err := o.SealAndStay(ctx)
+	if err == nil {
+		hangUp(c)
+	}
+	return at, err
+}
+
+// SealAndStay is Seal, and leaves the session open that it had to open: PromoteIn
+// needs no other. Whoever calls it closes that.
+func (o Own) SealAndStay(ctx context.Context) (Position, *pg.Conn, error) {
 	if err := errors.Join(o.mustBeWhole(), o.emptyConninfo()); err != nil {
-		return Position{}, err
+		return Position{}, nil, err
 	}
 	if err := o.Reload(); err != nil {
-		return Position{}, sealFault(err)
+		return Position{}, nil, sealFault(err)
 	}
 	c, err := o.connectSealed(ctx)
 	if err != nil {
-		return Position{}, err
+		return Position{}, nil, err
 	}
-	defer hangUp(c)
+	at, err := o.settled(ctx, c)
+	if err != nil {
+		hangUp(c)
+		return Position{}, nil, err
+	}
+	return at, c, nil
+}
+
+// settled waits until nothing is received any more, and finds the end.
+func (o Own) settled(ctx context.Context, c *pg.Conn) (Position, error) {
 	since := time.Now()
 	p, err := o.endReceiver(ctx, c)
 	if err != nil {

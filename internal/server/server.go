@@ -105,14 +105,12 @@ func (o Own) Postmaster() (*host.Handle, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, fault.SysFailure, "postmaster of %s", o.dir())
 	}
-	all, err := host.Processes(o.dir()) // after the process is held: its number cannot change hands
+	works, err := host.WorksIn(o.dir(), file.PID) // after the process is held: its number cannot change hands
+	if works {
+		return h, nil
+	}
 	if err == nil {
 		err = os.ErrProcessDone
-		for _, p := range all {
-			if p.PID == file.PID {
-				return h, nil
-			}
-		}
 	}
 	_ = h.Close()
 	return nil, fault.Wrap(err, fault.SysFailure, "postmaster of %s", o.dir()).
