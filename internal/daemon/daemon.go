@@ -48,6 +48,7 @@ type Daemon struct {
 	peers       *peers
 	notifier    *notifier
 	quorum      *group
+	sealed      sealedSession
 	guardian    *guardian
 	syncing     sync.Mutex // held while synchronous_standby_names is written
 	server      *api.Server

@@ -243,7 +243,11 @@ func (d *Daemon) finish(m finished, now time.Time) {
 		d.gateOpened(m.err)
 	}
 	d.loop.view.Observe(done, now)
-	d.eyes.stale.Store(true)
+	switch m.action.(type) {
+	case failover.Seal, failover.GiveUp, failover.Arm: // they change no record, and what comes next is urgent
+	default:
+		d.eyes.stale.Store(true)
+	}
 	d.eyes.kick()
 }
 

@@ -163,10 +163,11 @@ func (d *Daemon) seal(ctx context.Context, a failover.Seal) error {
 	ctx, cancel := context.WithTimeout(ctx, sealBound)
 	defer cancel()
 	own := d.ownServer()
-	at, err := own.Seal(ctx)
+	at, session, err := own.SealAndStay(ctx)
 	if err != nil {
 		return err
 	}
+	d.sealed.keep(session)
 	rec, _ := d.quorum.known()
 	s := failover.Sealed{Group: rec.Group, Vacancy: a.Vacancy, Incarnation: incarnationOf(own.Config.DataDirectory), Timeline: at.Timeline, LSN: at.LSN, Line: d.lineOf(own, at.Timeline)}
 	if s.Line == "" {
@@ -191,7 +192,7 @@ func (d *Daemon) promoteTo(ctx context.Context, cfg *conf.Config, a failover.Pro
 	}
 	own := d.ownServer()
 	old, _ := d.formerPrimary()
-	p, err := own.PromoteTo(ctx, a.Timeline)
+	p, err := own.PromoteIn(ctx, d.sealed.take(), a.Timeline)
 	if err != nil {
 		d.announce(event{name: "repmgrd_promote_error", failed: true, unkept: true, details: err.Error(), about: old})
 		return err
@@ -267,7 +268,7 @@ func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp
 	if err := own.Kill(bound); err != nil {
 		return err
 	}
-	if err := errors.Join(own.CancelPromotion(), own.Arm()); err != nil {
+	if err := own.CancelPromotion(); err != nil { // it is armed: Kill saw to that
 		return err
 	}
 	release := record.Release{Term: a.Term, Node: cfg.NodeID, Incarnation: incarnationOf(cfg.DataDirectory), Seq: a.Seq, Why: a.Why}
