@@ -163,8 +163,14 @@ func (d *Daemon) seal(ctx context.Context, a failover.Seal) error {
 	ctx, cancel := context.WithTimeout(ctx, sealBound)
 	defer cancel()
 	own := d.ownServer()
-	at, session, err := own.SealAndStay(ctx)
+	session, err := own.Detach(ctx)
 	if err != nil {
+		return err
+	}
+	session = d.eyes.exchange(ctx, session)
+	at, err := own.Settle(ctx, session)
+	if err != nil {
+		registry.Close(session)
 		return err
 	}
 	d.sealed.keep(session)

@@ -22,6 +22,8 @@ const (
 	// settle is the least time between the setting being in force and the last look
 	// for a WAL receiver: one may have been asked for just before.
 	settle = 10 * time.Millisecond
+	// namedWithin is how long the last look waits for a new process to say what it is.
+	namedWithin = time.Second
 )
 
 // Seal stops a standby from receiving WAL, so that a restart does not change it,
@@ -30,36 +32,30 @@ const (
 // on a new connection, and requires that no WAL receiver lives. Sealing again
 // gives the same position, unless restore_command has brought in more (A4).
 func (o Own) Seal(ctx context.Context) (Position, error) {
-	at, c, err := o.SealAndStay(ctx)
-	if err == nil {
-		hangUp(c)
+	c, err := o.Detach(ctx)
+	if err != nil {
+		return Position{}, err
 	}
-	return at, err
+	defer hangUp(c)
+	return o.Settle(ctx, c)
 }
 
-// SealAndStay is Seal, and leaves the session open that it had to open: PromoteIn
-// needs no other. Whoever calls it closes that.
-func (o Own) SealAndStay(ctx context.Context) (Position, *pg.Conn, error) {
+// Detach is the first half of Seal: nobody is asked for WAL any more, which was read
+// back in the new session that is returned. Whoever calls it closes that.
+func (o Own) Detach(ctx context.Context) (*pg.Conn, error) {
 	if err := errors.Join(o.mustBeWhole(), o.emptyConninfo()); err != nil {
-		return Position{}, nil, err
+		return nil, err
 	}
 	if err := o.Reload(); err != nil {
-		return Position{}, nil, sealFault(err)
+		return nil, sealFault(err)
 	}
-	c, err := o.connectSealed(ctx)
-	if err != nil {
-		return Position{}, nil, err
-	}
-	at, err := o.settled(ctx, c)
-	if err != nil {
-		hangUp(c)
-		return Position{}, nil, err
-	}
-	return at, c, nil
+	return o.connectSealed(ctx)
 }
 
-// settled waits until nothing is received any more, and finds the end.
-func (o Own) settled(ctx context.Context, c *pg.Conn) (Position, error) {
+// Settle is the second half: it waits until no WAL receiver lives, and finds the
+// end of the WAL. It asks for what is in shared memory, so that any session with
+// the own server will do; in a new one the first question takes long.
+func (o Own) Settle(ctx context.Context, c *pg.Conn) (Position, error) {
 	since := time.Now()
 	p, err := o.endReceiver(ctx, c)
 	if err != nil {
@@ -81,18 +77,33 @@ func (o Own) settled(ctx context.Context, c *pg.Conn) (Position, error) {
 	if rest := settle - time.Since(since); rest > 0 && !pause(ctx, rest) {
 		return Position{}, sealFault(ctx.Err())
 	}
-	again, err := c.Progress(ctx)
-	if err != nil {
-		return Position{}, err
+	return at, o.stillEnded(ctx, c, p)
+}
+
+// stillEnded is the last look: no WAL receiver lives, and none has brought anything
+// since. A process that nothing is known of yet, as any new session is for a
+// moment, is waited for; a receiver is not.
+func (o Own) stillEnded(ctx context.Context, c *pg.Conn, before pg.Progress) error {
+	ctx, cancel := context.WithTimeout(ctx, namedWithin)
+	defer cancel()
+	still, err := eachWhile(ctx, func() (bool, error) {
+		p, err := c.Progress(ctx)
+		if err != nil {
+			return false, err
+		}
+		if p.Receiving || p.Received != before.Received || !p.InRecovery {
+			return false, startedAgain()
+		}
+		return o.receiverGone(p)
+	})
+	if err == nil && !still {
+		err = startedAgain()
 	}
-	gone, err := o.receiverGone(again)
-	if err != nil {
-		return Position{}, err
-	}
-	if !gone || again.Received != p.Received {
-		return Position{}, fault.New(fault.FollowFail, "the server is not sealed: a WAL receiver was started again").WithHint("Try again.")
-	}
-	return at, nil
+	return err
+}
+
+func startedAgain() *fault.Error {
+	return fault.New(fault.FollowFail, "the server is not sealed: a WAL receiver was started again").WithHint("Try again.")
 }
 
 // Sealed tells whether a running standby receives no WAL and will not: the empty
