@@ -405,10 +405,13 @@ func TestRememberedMembers(t *testing.T) {
 	gone.ID, gone.Conninfo = 9, fmt.Sprintf("host=127.0.0.1 port=%d user=repmgr dbname=repmgr", hang(t))
 	moved := record(n2, 1, cluster.Standby)
 	moved.Conninfo = strange
+	hung := moved
+	hung.Conninfo = gone.Conninfo
 	for name, nodes := range map[string][]cluster.Node{
 		"as they are":        {record(n1, 0, cluster.Primary), record(n2, 1, cluster.Standby)},
 		"one is hung now":    {record(n2, 1, cluster.Standby), gone},
 		"one was elsewhere":  {moved},
+		"one was nowhere":    {hung},
 		"two, one conninfo":  {record(n2, 1, cluster.Standby), {ID: 5, Conninfo: n2.Conninfo()}},
 		"one that is no way": {{ID: 2, Conninfo: "host='"}},
 	} {

@@ -155,7 +155,7 @@ func (s Show) CSV(w io.Writer) {
 
 func clusterShow(ctx context.Context, s *Session) error {
 	promotion := s.localPromotion(ctx)
-	early := s.connectEarly(ctx)
+	early := s.lookEarly(ctx)
 	defer early.End()
 	c, err := s.Connect(ctx)
 	if err != nil {
@@ -167,7 +167,7 @@ func clusterShow(ctx context.Context, s *Session) error {
 		return err
 	}
 	from := s.startFrom(c, nodes)
-	from.early = early.Keep(nodes)
+	from.early = early
 	if slices.ContainsFunc(nodes, cluster.Node.WithoutServer) {
 		from.daemons, _ = s.daemons(ctx, c) // who may not read the authority cannot ask them: the sight says so
 	}

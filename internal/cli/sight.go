@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,29 +33,27 @@ func registered(ctx context.Context, c *pg.Conn) ([]cluster.Node, error) {
 	return nodes, nil
 }
 
-// start is the connection that the command starts from and the node it leads to,
-// so that this node need not be connected to twice. The zero start is none.
+// start is the connection that the command starts from and the record of the node
+// that it leads to, so that this node need not be connected to twice. The zero
+// start is none.
 type start struct {
 	conn  *pg.Conn
-	node  cluster.NodeID
-	early map[cluster.NodeID]func() (*pg.Conn, error) // sessions that are being opened already
+	node  cluster.Node
+	early registry.Early[cluster.Sight] // of nodes that are being looked at already
 
 	daemons fleet // the way to those that have no server
 }
 
-// connectEarly begins to open sessions with the other nodes that the daemon of
-// this node remembers, so that they are there when the records have been read.
-// The records decide: what they do not ask for is closed.
-func (s *Session) connectEarly(ctx context.Context) *registry.Early {
-	var others []string
+// lookEarly begins to look at the other nodes that the daemon of this node
+// remembers, while the records are being read.
+func (s *Session) lookEarly(ctx context.Context) registry.Early[cluster.Sight] {
+	var others []cluster.Node
 	if s.ConfPath != "" {
-		for _, n := range registry.Remembered(s.Conf.StateDir()) {
-			if n.ID != s.Conf.NodeID && !n.WithoutServer() {
-				others = append(others, n.Conninfo)
-			}
-		}
+		others = slices.DeleteFunc(registry.Remembered(s.Conf.StateDir()), func(n cluster.Node) bool {
+			return n.ID == s.Conf.NodeID || n.WithoutServer()
+		})
 	}
-	return registry.ConnectEarly(ctx, others)
+	return registry.AskEarly(ctx, others, start{}.lookAt)
 }
 
 // startFrom tells which of the nodes c leads to: the configured one, if its
@@ -64,7 +63,7 @@ func (s *Session) startFrom(c *pg.Conn, nodes []cluster.Node) start {
 	if s.ConfPath == "" || !found || own.Conninfo != s.Conf.Conninfo {
 		return start{}
 	}
-	return start{conn: c, node: own.ID}
+	return start{conn: c, node: own}
 }
 
 // look asks every node at the same time, so that it takes as long as the slowest.
@@ -81,22 +80,22 @@ func look(ctx context.Context, nodes []cluster.Node, from start) []cluster.Sight
 
 // lookAt is one node's sight.
 func (f start) lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
-	if f.conn != nil && f.node == n.ID {
-		return lookBy(ctx, f.conn, n)
+	if f.conn != nil && f.node.ID == n.ID {
+		return lookBy(ctx, f.conn, n, func(context.Context) (cluster.Node, error) { return f.node, nil })
 	}
 	if n.WithoutServer() {
 		return f.daemons.sight(ctx, n)
 	}
-	connect := func() (*pg.Conn, error) { return registry.Connect(ctx, n) }
-	if f.early[n.ID] != nil {
-		connect = f.early[n.ID]
+	if seen, asked := f.early.Answer(n); asked {
+		seen.Node = n
+		return seen
 	}
-	c, err := connect()
+	c, err := registry.Connect(ctx, n)
 	if err != nil {
 		return cluster.Sight{Node: n, Reach: reachOf(err), Failure: err.Error()}
 	}
 	defer registry.Close(c)
-	return lookBy(ctx, c, n)
+	return lookBy(ctx, c, n, func(ctx context.Context) (cluster.Node, error) { return registry.Node(ctx, c, n.ID) })
 }
 
 // sight is that of a witness without PostgreSQL, whose daemon alone can be asked.
@@ -111,9 +110,10 @@ func (f fleet) sight(ctx context.Context, n cluster.Node) cluster.Sight {
 	return cluster.Sight{Node: n, Own: &n, Reach: cluster.Up}
 }
 
-// lookBy is the sight of a node that is connected to. A question that is not
-// answered leaves its part unknown, and the others count all the same.
-func lookBy(ctx context.Context, c *pg.Conn, n cluster.Node) cluster.Sight {
+// lookBy is the sight of a node that is connected to, and whose own copy of its
+// record own reads. A question that is not answered leaves its part unknown, and
+// the others count all the same.
+func lookBy(ctx context.Context, c *pg.Conn, n cluster.Node, own func(context.Context) (cluster.Node, error)) cluster.Sight {
 	s := cluster.Sight{Node: n, Reach: cluster.Up}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -127,8 +127,8 @@ func lookBy(ctx context.Context, c *pg.Conn, n cluster.Node) cluster.Sight {
 		s.Recovery = cluster.InRecovery
 	}
 	s.Timeline, s.Received, s.Replayed, s.ReplayPaused = p.Timeline, p.Received, p.Replayed, p.ReplayPaused
-	if own, err := registry.Node(ctx, c, n.ID); err == nil {
-		s.Own = &own
+	if copied, err := own(ctx); err == nil {
+		s.Own = &copied
 	}
 	s.Senders = senders(ctx, c)
 	return s

@@ -11,7 +11,6 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/host"
-	"repmgr/internal/pg"
 )
 
 // Remembered are the members that the local daemon wrote down in its state
@@ -74,68 +73,42 @@ func RememberedQuorum(stateDir string) (bool, error) {
 	return file.Quorum, err
 }
 
-// Early are sessions that are being opened before the records say to whom: each
-// is used if a record turns out to have its conninfo, and closed if not.
-type Early struct {
-	cancel   context.CancelFunc
-	attempts map[string]*attempt // by conninfo
+// Early are questions that are put to the members that are remembered while the
+// records are still being read. An answer counts only for a record of the same
+// node id and conninfo: the records decide who is asked.
+type Early[T any] struct {
+	cancel  context.CancelFunc
+	answers map[way]chan T
 }
 
-// attempt is one session on its way; done is closed once it is there or failed.
-type attempt struct {
-	done chan struct{}
-	conn *pg.Conn
-	err  error
+// way is a node as it was reached.
+type way struct {
+	id       cluster.NodeID
+	conninfo string
 }
 
-// ConnectEarly begins to open a session for each of the conninfos.
-func ConnectEarly(ctx context.Context, conninfos []string) *Early {
-	e := &Early{attempts: map[string]*attempt{}}
+// AskEarly begins to ask all of nodes at the same time, each for AskTimeout at most.
+func AskEarly[T any](ctx context.Context, nodes []cluster.Node, ask func(context.Context, cluster.Node) T) Early[T] {
+	e := Early[T]{answers: map[way]chan T{}}
 	ctx, e.cancel = context.WithTimeout(ctx, AskTimeout)
-	for _, conninfo := range conninfos {
-		if e.attempts[conninfo] != nil {
-			continue
-		}
-		a := &attempt{done: make(chan struct{})}
-		e.attempts[conninfo] = a
-		go func() {
-			defer close(a.done)
-			a.conn, a.err = Connect(ctx, cluster.Node{Conninfo: conninfo})
-		}()
+	for _, n := range nodes {
+		answer := make(chan T, 1)
+		e.answers[way{n.ID, n.Conninfo}] = answer
+		go func() { answer <- ask(ctx, n) }()
 	}
 	return e
 }
 
-// Keep gives up the sessions that no record asks for, and returns the others by
-// node id. Two records with one conninfo do not share a session.
-func (e *Early) Keep(nodes []cluster.Node) map[cluster.NodeID]func() (*pg.Conn, error) {
-	kept := map[cluster.NodeID]func() (*pg.Conn, error){}
-	for _, n := range nodes {
-		if a := e.attempts[n.Conninfo]; a != nil {
-			delete(e.attempts, n.Conninfo)
-			kept[n.ID] = func() (*pg.Conn, error) {
-				<-a.done
-				return a.conn, a.err
-			}
-		}
+// Answer waits for what n answered; false if it was not asked, or not in that way.
+// It may be called once for each node.
+func (e Early[T]) Answer(n cluster.Node) (T, bool) {
+	answer, asked := e.answers[way{n.ID, n.Conninfo}]
+	if !asked {
+		var none T
+		return none, false
 	}
-	e.drop()
-	return kept
+	return <-answer, true
 }
 
-// drop closes what was not kept, whenever it arrives.
-func (e *Early) drop() {
-	for _, a := range e.attempts {
-		go func() {
-			<-a.done
-			Close(a.conn)
-		}()
-	}
-	clear(e.attempts)
-}
-
-// End gives up every attempt that is still on its way.
-func (e *Early) End() {
-	e.cancel()
-	e.drop()
-}
+// End gives up every question whose answer nobody waits for.
+func (e Early[T]) End() { e.cancel() }
