@@ -197,11 +197,14 @@ func (a *app) perform(ctx context.Context, v verb, args []string) error {
 	defer closeLog()
 	a.warn()
 	a.relevance(v)
-	if err := v.run(ctx, s); err != nil {
-		if errors.Is(err, errSaid) {
-			return err
-		}
+	err = v.run(ctx, s)
+	if err != nil && !errors.Is(err, errSaid) {
 		a.talk.Fault(err)
+	}
+	if v.changes && s.Format() == "json" && !s.printed {
+		err = errors.Join(s.Result(s.outcome(err)), err)
+	}
+	if err != nil {
 		return said(fault.CodeOf(err))
 	}
 	return nil

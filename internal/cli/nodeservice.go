@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -125,21 +124,17 @@ func nodeService(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
+	action := s.Opt.Action
 	line := map[string]string{}
+	all := ServiceCommands{Version: 1, one: action != ""}
 	for _, c := range commands {
 		line[c[0]] = c[1]
-	}
-	action := s.Opt.Action
-	switch {
-	case s.Opt.ListActions && action != "":
-		fmt.Fprintln(s.Stdout, line[action])
-		return nil
-	case s.Opt.ListActions:
-		fmt.Fprintf(s.Stdout, "Following commands would be executed for each action:\n\n")
-		for _, c := range commands {
-			fmt.Fprintf(s.Stdout, "    %7s: \"%s\"\n", c[0], c[1])
+		if action == "" || action == c[0] {
+			all.Commands = append(all.Commands, ServiceCommand{c[0], c[1]})
 		}
-		return nil
+	}
+	if s.Opt.ListActions {
+		return s.Result(all)
 	}
 	lines, gated := []string{line[action]}, false
 	if governed, err := s.governed(ctx); err != nil {

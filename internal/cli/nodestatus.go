@@ -364,12 +364,11 @@ func (n *NodeStatus) upstream(ctx context.Context, c *pg.Conn, own cluster.Node,
 // asked by scripts before they start something else on the data directory.
 func shutdownState(ctx context.Context, s *Session) error {
 	state, lsn := stateOfServer(ctx, s)
-	line := "--state=" + state
+	answer := ShutdownState{Version: 1, State: state}
 	if lsn != 0 {
-		line += " --last-checkpoint-lsn=" + lsn.String()
+		answer.Checkpoint = lsn.String()
 	}
-	fmt.Fprintln(s.Stdout, line)
-	return nil
+	return s.Result(answer)
 }
 
 func stateOfServer(ctx context.Context, s *Session) (state string, lsn cluster.LSN) {

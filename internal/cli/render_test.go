@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/plan"
 	"repmgr/internal/registry"
 )
 
@@ -228,6 +231,31 @@ func TestJSONIsValid(t *testing.T) {
 	if out := render(t, "json", false, show, issuesOf(show.Nodes)); !json.Valid([]byte(out)) {
 		t.Errorf("not valid json:\n%s", out)
 	}
+}
+
+// TestOutcome shows how a verb that changes something ended.
+func TestOutcome(t *testing.T) {
+	s := &Session{Verb: "standby follow", Opt: defaultOptions(), Talk: &Talk{w: io.Discard}}
+	for _, e := range []plan.Event{
+		{Step: 1, Of: 4, What: plan.Skipped, Text: "do what is done"},
+		{Step: 2, Of: 4, What: plan.Doing, Text: "write"},
+		{Step: 3, Of: 4, What: plan.Doing, Text: "reload"},
+		{Step: 3, Of: 4, What: plan.Failed, Text: "reload", Err: io.EOF},
+		{Step: 2, Of: 4, What: plan.Undone, Text: "write"},
+	} {
+		s.tell(e)
+	}
+	err := fault.New(fault.FollowFail, "it does not follow").WithDetail("found this").WithHint("do that")
+	golden(t, "outcome.json", render(t, "json", false, s.outcome(err), nil))
+	if got := s.outcome(said(fault.RepmgrdPause)); got.Status != 26 || got.Error != nil {
+		t.Errorf("told already: got %+v", got)
+	}
+	if out := render(t, "text", false, s.outcome(err), nil) + render(t, "csv", false, s.outcome(err), nil); out != "" {
+		t.Errorf("beside what was said stands %q", out)
+	}
+	commands := ServiceCommands{Version: 1, Commands: []ServiceCommand{{"start", "systemctl start pg"}, {"stop", "systemctl stop pg"}}}
+	golden(t, "actions.json", render(t, "json", false, commands, nil))
+	golden(t, "actions.txt", render(t, "text", false, commands, nil))
 }
 
 // TestFrozenOptions keeps the command line stable: scripts depend on each option.

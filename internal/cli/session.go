@@ -24,6 +24,9 @@ type Session struct {
 	Conf     *conf.Config // never nil; defaults if there is no file
 	ConfPath string       // absolute; empty if there is no file
 	Talk     *Talk
+
+	steps   []PlanStep // of the plan that was carried out
+	printed bool       // a result stands on stdout
 }
 
 // Result is an answer that can be printed in each format; its JSON is what
@@ -46,6 +49,7 @@ func (s *Session) Format() string {
 
 // Result prints r on stdout in the format that was asked for.
 func (s *Session) Result(r Result) error {
+	s.printed = true
 	switch s.Format() {
 	case "csv":
 		r.CSV(s.Stdout)

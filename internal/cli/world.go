@@ -96,6 +96,7 @@ const wakeTimeout = 500 * time.Millisecond
 
 // tell says one line of a plan's progress.
 func (s *Session) tell(e plan.Event) {
+	s.note(e)
 	step := fmt.Sprintf("step %d of %d: %s", e.Step, e.Of, e.Text)
 	switch e.What {
 	case plan.Doing:
