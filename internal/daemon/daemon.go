@@ -30,6 +30,7 @@ type Options struct {
 	LogLevel   string                                       // overrides log_level
 	History    bool                                         // -m: monitoring_history on
 	Ready      func()                                       // called once when the daemon watches; nil: nobody asks
+	Among      bool                                         // other daemons run in this process: see together.go
 }
 
 // Daemon is one running repmgrd. All its fields but those in "shared" belong to
@@ -55,6 +56,7 @@ type Daemon struct {
 	state       *stateDir
 	pidFile     string
 	leaving     atomic.Bool // it pauses the cluster, and ends
+	fail        context.CancelCauseFunc
 
 	cleanups []cleanup
 	group    sync.WaitGroup
@@ -103,13 +105,16 @@ func Run(ctx context.Context, opt Options) error {
 		case <-ctx.Done():
 		}
 	}()
-	if err := d.Start(ctx, cancel); err != nil {
+	if err := d.contained(func() error { return d.Start(ctx, cancel) }); err != nil {
+		cancel(err)
 		return errors.Join(err, d.Stop())
 	}
 	for {
 		select {
 		case <-hup:
-			d.reload()
+			if err := d.contained(func() error { d.reload(); return nil }); err != nil {
+				cancel(err)
+			}
 		case <-ctx.Done():
 			cause := context.Cause(ctx)
 			var reason *fault.Error // of fail; a signal's cause is another error
@@ -131,7 +136,7 @@ func New(opt Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{opt: opt, cfg: cfg, sink: &logSink{}, incarnation: rand.Uint64(), in: make(chan message, 256), wake: make(chan struct{}, 1)}
+	d := &Daemon{opt: opt, cfg: cfg, sink: newSink(opt), incarnation: rand.Uint64(), in: make(chan message, 256), wake: make(chan struct{}, 1)}
 	if opt.History {
 		cfg.MonitoringHistory = true
 	}
@@ -139,26 +144,34 @@ func New(opt Options) (*Daemon, error) {
 		return nil, err
 	}
 	d.log = slog.New(logHandler{sink: d.sink})
+	d.onStop("log", d.sink.close)
 	for _, w := range warnings {
 		d.log.Warn(w.String())
 	}
-	if d.state, err = openStateDir(cfg.StateDir()); err != nil {
-		return nil, err
+	if err := d.contained(d.open); err != nil {
+		return nil, errors.Join(err, d.Stop())
+	}
+	return d, nil
+}
+
+// open takes the state directory and what is in it.
+func (d *Daemon) open() (err error) {
+	if d.state, err = openStateDir(d.cfg.StateDir()); err != nil {
+		return err
 	}
 	d.onStop("state directory", d.state.close)
 	if err := d.takePidFile(); err != nil {
-		return nil, errors.Join(err, d.Stop())
+		return err
 	}
 	d.eyes = newEyes(d)
 	d.peers = newPeers(d)
 	d.notifier = newNotifier(d)
 	d.guardian = newGuardian(d)
 	if d.quorum, err = openGroup(d); err != nil {
-		return nil, errors.Join(err, d.Stop())
+		return err
 	}
-	d.onStop("state of the group", d.quorum.close)
 	d.loop = newLoopState(d)
-	return d, nil
+	return nil
 }
 
 func (d *Daemon) onStop(name string, do func() error) {
@@ -170,12 +183,16 @@ func (d *Daemon) goes(f func()) {
 	d.group.Add(1)
 	go func() {
 		defer d.group.Done()
-		f()
+		if err := d.contained(func() error { f(); return nil }); err != nil {
+			go d.drain()
+			d.fail(err)
+		}
 	}()
 }
 
 // Start listens, then watches and decides until ctx ends; fail ends it early.
 func (d *Daemon) Start(ctx context.Context, fail context.CancelCauseFunc) error {
+	d.fail = fail
 	if err := d.eyes.first(ctx); err != nil {
 		return err
 	}

@@ -69,13 +69,10 @@ func openGroup(d *Daemon) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.onStop("state of the group", store.Close)
 	q := &group{d: d, store: store, asking: map[uint64]uint64{}, frames: make(chan arrived, 1024), calls: make(chan func()),
 		nodes: map[cluster.NodeID]uint64{}, waiting: map[uint64]chan quorum.Answer{}}
-	if err := q.load(); err != nil {
-		_ = store.Close()
-		return nil, err
-	}
-	return q, nil
+	return q, q.load()
 }
 
 func (q *group) load() error {
@@ -152,8 +149,6 @@ func (q *group) run(ctx context.Context) {
 		}
 	}
 }
-
-func (q *group) close() error { return q.store.Close() }
 
 // receive takes in a frame that node sent; one more than can be taken is lost,
 // as the network might have lost it.

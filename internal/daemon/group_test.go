@@ -38,7 +38,7 @@ func aGroup(t *testing.T, set func(*Daemon)) *group {
 		cancel()
 		go d.drain()
 		d.group.Wait()
-		_ = q.close()
+		_ = q.store.Close()
 	})
 	return q
 }

@@ -52,11 +52,20 @@ func nameOf(level slog.Level) string {
 // logSink is where log lines go: standard error, a file that can be opened
 // anew after a rotation, or syslog.
 type logSink struct {
+	begin  string // of each line: whose it is, where several daemons run in one process
 	mu     sync.Mutex
 	level  slog.LevelVar
 	out    io.Writer
 	file   *os.File // the open log_file; nil: none
 	syslog *syslog.Writer
+}
+
+func newSink(opt Options) *logSink {
+	s := &logSink{out: os.Stderr}
+	if opt.Among {
+		s.begin = opt.ConfigFile + ": "
+	}
+	return s
 }
 
 // configure takes level, facility and file from the configuration, and opens
@@ -74,14 +83,9 @@ func (s *logSink) configure(cfg *conf.Config, levelOverride string) error {
 			return fault.Wrap(err, fault.BadConfig, "log_file cannot be written").WithHint("Let the daemon's user write to %q, or set log_file to another path.", cfg.LogFile)
 		}
 	}
+	_ = s.close() // nobody is left to be told
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file != nil {
-		s.file.Close()
-	}
-	if s.syslog != nil {
-		s.syslog.Close()
-	}
 	s.file, s.syslog, s.out = file, sys, os.Stderr
 	if file != nil {
 		s.out = file
@@ -92,6 +96,21 @@ func (s *logSink) configure(cfg *conf.Config, levelOverride string) error {
 	}
 	s.level.Set(levelOf(level))
 	return nil
+}
+
+// close lets the log file or syslog go; what is logged after that goes to standard error.
+func (s *logSink) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var err error
+	if s.file != nil {
+		err = s.file.Close()
+	}
+	if s.syslog != nil {
+		err = s.syslog.Close()
+	}
+	s.file, s.syslog, s.out = nil, nil, os.Stderr
+	return err
 }
 
 var facilities = map[string]syslog.Priority{
@@ -119,7 +138,7 @@ func (h logHandler) WithGroup(string) slog.Handler { return h }
 
 // Handle writes one record.
 func (h logHandler) Handle(_ context.Context, r slog.Record) error {
-	text, extra := r.Message, []string(nil)
+	text, extra := h.sink.begin+r.Message, []string(nil)
 	add := func(a slog.Attr) bool {
 		switch v := a.Value.Resolve().String(); {
 		case v == "":
@@ -142,7 +161,7 @@ func (h logHandler) Handle(_ context.Context, r slog.Record) error {
 	stamp := r.Time.Local().Format(time.DateTime)
 	lines := fmt.Sprintf("[%s] [%s] %s\n", stamp, nameOf(r.Level), text)
 	for i := 0; i < len(extra); i += 2 {
-		lines += fmt.Sprintf("[%s] [%s] %s\n", stamp, extra[i], extra[i+1])
+		lines += fmt.Sprintf("[%s] [%s] %s%s\n", stamp, extra[i], h.sink.begin, extra[i+1])
 	}
 	_, err := io.WriteString(h.sink.out, lines)
 	return err

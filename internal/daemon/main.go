@@ -19,7 +19,8 @@ import (
 
 // flags are repmgrd's options as they were given.
 type flags struct {
-	config, pidFile, logLevel           string
+	configs                             []string
+	pidFile, logLevel                   string
 	daemonize, showPidFile, noPidFile   bool
 	help, version, verbose, withHistory bool
 }
@@ -27,7 +28,7 @@ type flags struct {
 func (f *flags) set() *pflag.FlagSet {
 	s := pflag.NewFlagSet("repmgrd", pflag.ContinueOnError)
 	s.SortFlags = false
-	s.StringVarP(&f.config, "config-file", "f", "", "path of the configuration file")
+	s.StringArrayVarP(&f.configs, "config-file", "f", nil, "path of the configuration file; several for a witness of several clusters")
 	s.BoolVarP(&f.daemonize, "daemonize", "d", true, "go into the background")
 	s.StringVarP(&f.pidFile, "pid-file", "p", "", "write the process's number to this file")
 	s.BoolVarP(&f.showPidFile, "show-pid-file", "s", false, "print the path of the PID file and exit")
@@ -49,6 +50,9 @@ Options:
 %s
 Example:
   repmgrd -f /etc/repmgr.conf --daemonize=false
+
+A witness without PostgreSQL may serve several clusters, with a file for each:
+  repmgrd -f /etc/repmgr/one.conf -f /etc/repmgr/two.conf
 
 SIGHUP reads the configuration again and opens the log file anew, SIGTERM ends
 the daemon. Ending it never stops PostgreSQL.
@@ -84,7 +88,7 @@ func Main(ctx context.Context, args []string, out, errs io.Writer) int {
 	case set.NArg() > 0:
 		err = fault.New(fault.BadConfig, "repmgrd takes no arguments, %q was found", set.Arg(0))
 	default:
-		err = f.run(ctx, out)
+		err = f.run(ctx, set, out)
 	}
 	if err != nil {
 		tell(errs, err)
@@ -106,11 +110,45 @@ func tell(w io.Writer, err error) {
 	}
 }
 
-func (f *flags) run(ctx context.Context, out io.Writer) error {
-	path, err := f.find()
+func (f *flags) run(ctx context.Context, set *pflag.FlagSet, out io.Writer) error {
+	paths, err := f.find()
 	if err != nil {
 		return err
 	}
+	var all []Options
+	for _, path := range paths {
+		opt, err := f.options(path)
+		if err != nil {
+			return err
+		}
+		if f.showPidFile {
+			fmt.Fprintln(out, strings.TrimPrefix(opt.PidFile, "-"))
+		}
+		all = append(all, opt)
+	}
+	if len(all) > 1 {
+		if err := f.together(all); err != nil {
+			return err
+		}
+	}
+	ready := func() {}
+	switch {
+	case f.showPidFile:
+		return nil
+	case os.Getenv(readyVariable) != "":
+		ready = detach
+	case f.daemonize:
+		return startDetached(again(set, paths), filepath.Dir(paths[0]))
+	}
+	if len(all) > 1 {
+		return runTogether(ctx, all, ready)
+	}
+	all[0].Ready = ready
+	return Run(ctx, all[0])
+}
+
+// options are those of the daemon with that configuration file.
+func (f *flags) options(path string) (opt Options, err error) {
 	load := func() (*conf.Config, []conf.Warning, error) {
 		cfg, warnings, err := conf.Load(conf.Files{ReadFile: os.ReadFile, ReadDir: os.ReadDir}, path)
 		if err != nil {
@@ -118,42 +156,41 @@ func (f *flags) run(ctx context.Context, out io.Writer) error {
 		}
 		return cfg, warnings, nil
 	}
-	opt := Options{Load: load, ConfigFile: path, LogLevel: f.logLevel, History: f.withHistory, PidFile: f.pidFile}
+	opt = Options{Load: load, ConfigFile: path, LogLevel: f.logLevel, History: f.withHistory}
 	if f.verbose && opt.LogLevel == "" {
 		opt.LogLevel = "DEBUG"
 	}
-	if opt.PidFile, err = f.pidPath(load); err != nil {
-		return err
-	}
-	switch {
-	case f.showPidFile:
-		fmt.Fprintln(out, strings.TrimPrefix(opt.PidFile, "-"))
-		return nil
-	case os.Getenv(readyVariable) != "":
-		opt.Ready = detach
-	case f.daemonize:
-		return startDetached(ctx, path)
-	}
-	return Run(ctx, opt)
+	opt.PidFile, err = f.pidPath(load)
+	return opt, err
 }
 
-// find is the configuration file's absolute path.
-func (f *flags) find() (string, error) {
+// find is the configuration files' absolute paths: those that were named, or the
+// first that is found.
+func (f *flags) find() ([]string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
-		return "", fault.Wrap(err, fault.BadConfig, "the working directory cannot be told")
+		return nil, fault.Wrap(err, fault.BadConfig, "the working directory cannot be told")
+	}
+	var named []string
+	for _, config := range f.configs {
+		if config != "" {
+			named = append(named, conf.SearchPath(config, dir, "")...)
+		}
+	}
+	if len(named) > 0 {
+		return named, nil
 	}
 	sysconf := ""
 	if exe, err := os.Executable(); err == nil {
 		sysconf = filepath.Join(filepath.Dir(filepath.Dir(exe)), "etc")
 	}
-	places := conf.SearchPath(f.config, dir, sysconf)
+	places := conf.SearchPath("", dir, sysconf)
 	for _, path := range places {
-		if _, err := os.Stat(path); err == nil || f.config != "" {
-			return path, nil
+		if _, err := os.Stat(path); err == nil {
+			return []string{path}, nil
 		}
 	}
-	return "", fault.New(fault.BadConfig, "no configuration file was found").WithDetail("Looked for %s.", strings.Join(places, ", ")).WithHint("Name one with -f.")
+	return nil, fault.New(fault.BadConfig, "no configuration file was found").WithDetail("Looked for %s.", strings.Join(places, ", ")).WithHint("Name one with -f.")
 }
 
 // pidPath is where the PID file goes: the option's, the parameter's, or
@@ -179,9 +216,24 @@ func (f *flags) pidPath(load func() (*conf.Config, []conf.Warning, error)) (stri
 // for the word that it watches.
 const readyVariable = "REPMGRD_READY_FD"
 
+// again are the options as they were given, but with absolute paths of the
+// configuration files: a detached daemon works in another directory.
+func again(set *pflag.FlagSet, paths []string) []string {
+	var args []string
+	set.Visit(func(f *pflag.Flag) {
+		if f.Name != "config-file" {
+			args = append(args, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	for _, path := range paths {
+		args = append(args, "--config-file="+path)
+	}
+	return args
+}
+
 // startDetached starts this program again in a session of its own and waits
 // until it watches, or has said on standard error why it cannot.
-func startDetached(ctx context.Context, config string) error {
+func startDetached(args []string, dir string) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return fault.Wrap(err, fault.SysFailure, "repmgrd cannot go into the background")
@@ -191,11 +243,11 @@ func startDetached(ctx context.Context, config string) error {
 		return fault.Wrap(err, fault.SysFailure, "repmgrd cannot go into the background")
 	}
 	defer read.Close()
-	child := exec.Command(exe, append(os.Args[1:], "--config-file", config)...)
+	child := exec.Command(exe, args...)
 	child.Env = append(os.Environ(), readyVariable+"=3")
 	child.ExtraFiles = []*os.File{write}
 	child.Stderr = os.Stderr
-	child.Dir = filepath.Dir(config)
+	child.Dir = dir
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = child.Start()
 	write.Close()

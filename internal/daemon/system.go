@@ -12,13 +12,16 @@ import (
 func version() string { return cluster.Version }
 
 // beat tells systemd that the daemon is up, and its watchdog that the loop goes
-// round: a loop that stands still is not vouched for.
+// round: a loop that stands still is not vouched for. Of several daemons in one
+// process each vouches for it, and what becomes of the process is not theirs to tell.
 func (d *Daemon) beat(ctx context.Context) {
-	_, _ = sd.SdNotify(false, sd.SdNotifyReady) // without systemd there is nobody to tell
+	if !d.opt.Among {
+		_, _ = sd.SdNotify(false, sd.SdNotifyReady) // without systemd there is nobody to tell
+		defer sd.SdNotify(false, sd.SdNotifyStopping)
+	}
 	every, err := sd.SdWatchdogEnabled(false)
 	if err != nil || every == 0 {
 		<-ctx.Done()
-		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 		return
 	}
 	tick := time.NewTicker(every / 3)
@@ -26,7 +29,6 @@ func (d *Daemon) beat(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 			return
 		case <-tick.C:
 			if bootTime().Sub(d.shared.load().turned) < every/2 {
