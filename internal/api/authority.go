@@ -103,14 +103,6 @@ func ParseAuthority(certPEM, keyPEM []byte) (Authority, error) {
 // certificate's SHA-256 fingerprint, in hexadecimal. Empty for a zero Authority.
 func (a Authority) ClusterID() string { return a.id }
 
-// Expires is when the authority, and with it every certificate, ends.
-func (a Authority) Expires() time.Time {
-	if a.cert == nil {
-		return time.Time{}
-	}
-	return a.cert.NotAfter
-}
-
 // Issue makes a certificate that is valid for a year. With a node's number its
 // holder is that node; with number zero it is a reader called name, who may ask
 // for the health and the status and change nothing.
@@ -130,10 +122,6 @@ func (a Authority) issue(name string, node cluster.NodeID, now time.Time) (tls.C
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	until := now.Add(nodeLife)
-	if until.After(a.cert.NotAfter) {
-		until = a.cert.NotAfter
-	}
 	subject := pkix.Name{CommonName: fmt.Sprintf("repmgr node %d", node), OrganizationalUnit: []string{name}}
 	if node == 0 {
 		subject.CommonName = "repmgr reader"
@@ -142,7 +130,7 @@ func (a Authority) issue(name string, node cluster.NodeID, now time.Time) (tls.C
 		SerialNumber:          serial,
 		Subject:               subject,
 		NotBefore:             notBefore,
-		NotAfter:              until,
+		NotAfter:              now.Add(nodeLife),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,

@@ -3,7 +3,6 @@ package api
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -64,7 +63,9 @@ func holderOf(cert *x509.Certificate) (holder, bool) {
 }
 
 // verify judges the other side's certificate: signed by this authority, within
-// its time, and naming someone of this cluster.
+// its time, and naming someone of this cluster. The authority's own time does not
+// count: its end would cut every node off from every other at one moment, and end
+// all leases (safety notes, B30). Who has its key may go on issuing.
 func (a Authority) verify(s tls.ConnectionState, now time.Time) (holder, error) {
 	if len(s.PeerCertificates) == 0 {
 		return holder{}, &refusal{what: "it presented no certificate", kind: ErrOtherCluster}
@@ -72,20 +73,16 @@ func (a Authority) verify(s tls.ConnectionState, now time.Time) (holder, error) 
 	cert := s.PeerCertificates[0]
 	h, named := holderOf(cert)
 	_, err := cert.Verify(x509.VerifyOptions{
-		Roots: a.pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: a.pool, CurrentTime: notBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
-	var invalid x509.CertificateInvalidError
 	switch {
+	case err == nil && named && h.Cluster == a.id && now.After(cert.NotAfter):
+		return holder{}, &refusal{what: fmt.Sprintf("its certificate, of %s, expired on %s (here it is %s)",
+			h, cert.NotAfter.UTC().Format(time.DateOnly), now.UTC().Format(time.DateOnly)), kind: ErrOtherCluster}
 	case err == nil && named && h.Cluster == a.id:
 		return h, nil
-	case now.After(a.cert.NotAfter):
-		return holder{}, &refusal{what: fmt.Sprintf("this cluster's certificate authority expired on %s",
-			a.cert.NotAfter.UTC().Format(time.DateOnly)), kind: ErrOtherCluster}
 	case err == nil:
 		return holder{}, &refusal{what: "its certificate names nobody of this cluster", kind: ErrOtherCluster}
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && !now.Before(cert.NotAfter) && h.Cluster == a.id:
-		return holder{}, &refusal{what: fmt.Sprintf("its certificate, of %s, expired on %s",
-			h, cert.NotAfter.UTC().Format(time.DateOnly)), kind: ErrOtherCluster}
 	case named && h.Cluster != a.id:
 		return holder{}, &refusal{what: fmt.Sprintf("its certificate is of another cluster (%.32s, while this one is %s)",
 			h.Cluster, a.id), kind: ErrOtherCluster}
