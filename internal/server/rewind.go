@@ -137,9 +137,9 @@ func CanRewind(control pg.Control) error {
 
 // Rewind takes a stopped server back to where its history left the primary's and
 // brings it up to the primary by pg_rewind; what it threw away is returned. Its own
-// configuration stays. The server is armed afterwards, and not started. From the
-// marker on an error means that the directory must be cloned, and nothing starts in
-// it before; what can be refused is refused before. A server that can follow as it is only gets its settings.
+// configuration stays. The server is armed afterwards, and not started. When
+// pg_rewind has begun to change it an error means that the directory must be cloned,
+// and nothing starts in it before; what can be refused is refused before. A server that can follow as it is only gets its settings.
 func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 	relation, err := o.prepareRewind(ctx, r)
 	if err != nil {
@@ -153,7 +153,7 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 		o.log("the discarded commits cannot be counted: " + err.Error())
 		d.Bytes = relation.Beyond
 	}
-	if err := o.pgRewind(ctx, r, "--dry-run"); err != nil {
+	if _, err := o.pgRewind(ctx, r, "--dry-run"); err != nil {
 		return Discarded{}, err
 	}
 	if err := o.saveConfig(r); err != nil {
@@ -167,7 +167,10 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 	if err := host.WriteFileDurable(filepath.Join(r.StateDir, markerName), []byte(text), 0o600); err != nil {
 		return Discarded{}, errors.Join(err, open(), r.end())
 	}
-	if err := o.pgRewind(ctx, r); err != nil {
+	switch touched, err := o.pgRewind(ctx, r); {
+	case err != nil && !touched:
+		return Discarded{}, errors.Join(err, open(), r.end())
+	case err != nil:
 		return d, fault.Wrap(err, fault.RejoinFail, "the rewind was broken off: the data directory must not be started").
 			WithHint("Clone it from the primary.")
 	}
@@ -378,11 +381,17 @@ func (o Own) checkpointSource(ctx context.Context, r RewindRequest) error {
 	return err
 }
 
-// pgRewind runs pg_rewind and hands its words to Log.
-func (o Own) pgRewind(ctx context.Context, r RewindRequest, more ...string) error {
+// beforeChanges is what pg_rewind says of its progress when it has asked the source
+// for all that it needs to know, and before it changes anything ("need to copy 5 MB",
+// pg_rewind.c, before perform_rewind).
+const beforeChanges = "need to copy"
+
+// pgRewind runs pg_rewind and hands its words to Log. Unless it may have changed
+// the directory, touched is false: then it can be tried again.
+func (o Own) pgRewind(ctx context.Context, r RewindRequest, more ...string) (touched bool, err error) {
 	program, err := o.tool("pg_rewind")
 	if err != nil {
-		return err
+		return false, err
 	}
 	args := append([]string{"-D", o.dir(), "--source-server", r.Source.Without("password").String(), "--no-ensure-shutdown"}, more...)
 	if len(more) == 0 {
@@ -397,32 +406,32 @@ func (o Own) pgRewind(ctx context.Context, r RewindRequest, more ...string) erro
 	cmd.WaitDelay = time.Second
 	out, in, err := os.Pipe()
 	if err != nil {
-		return fault.Wrap(err, fault.RejoinFail, "start of pg_rewind")
+		return false, fault.Wrap(err, fault.RejoinFail, "start of pg_rewind")
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = in, in
 	err = cmd.Start()
 	_ = in.Close()
 	if err != nil {
-		return fault.Wrap(err, fault.RejoinFail, "start of pg_rewind")
+		return false, fault.Wrap(err, fault.RejoinFail, "start of pg_rewind")
 	}
-	said, unneeded := o.tell(out, len(more) == 0)
+	said, touched, unneeded := o.tell(out, len(more) == 0)
 	err = cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
-		return fault.Wrap(ctx.Err(), fault.RejoinFail, "pg_rewind was stopped")
+		return touched, fault.Wrap(ctx.Err(), fault.RejoinFail, "pg_rewind was stopped")
 	case err != nil:
-		return fault.Wrap(err, fault.RejoinFail, "pg_rewind has failed").WithDetail("It said: %s", said)
+		return touched, fault.Wrap(err, fault.RejoinFail, "pg_rewind has failed").WithDetail("It said: %s", said)
 	case unneeded:
-		return fault.New(fault.RejoinFail, "pg_rewind sees no need for a rewind, though the histories have parted").
+		return touched, fault.New(fault.RejoinFail, "pg_rewind sees no need for a rewind, though the histories have parted").
 			WithHint("Clone the server.")
 	}
-	return nil
+	return true, nil
 }
 
 // tell reads pg_rewind's words, of which progress comes with carriage returns, and
-// returns the last of them.
-func (o Own) tell(out io.Reader, aloud bool) (said string, unneeded bool) {
+// returns the last of them, and whether it has begun to change the directory.
+func (o Own) tell(out io.Reader, aloud bool) (said string, touched, unneeded bool) {
 	lines := bufio.NewScanner(out)
 	lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
 		if at := bytes.IndexAny(data, "\r\n"); at >= 0 {
@@ -442,13 +451,14 @@ func (o Own) tell(out io.Reader, aloud bool) (said string, unneeded bool) {
 		if aloud {
 			o.log(line)
 		}
+		touched = touched || strings.Contains(line, beforeChanges)
 		unneeded = unneeded || strings.Contains(line, "no rewind required")
 		if last = append(last, line); len(last) > 10 {
 			last = last[1:]
 		}
 	}
 	_, _ = io.Copy(io.Discard, out)
-	return strings.Join(last, "; "), unneeded
+	return strings.Join(last, "; "), touched, unneeded
 }
 
 // settle writes what the server follows, after a rewind or instead of one, and

@@ -224,6 +224,21 @@ func TestCoreRewindInterrupted(t *testing.T) {
 	if !control.ShutDownCleanly() {
 		check(t, old.recoverCleanly(within(t), Position{1, fork.LSN}))
 	}
+	// Nor does a pg_rewind that ends before it changes anything: the source may be busy.
+	busy := *old.Config
+	busy.PgBindir = toolsWith(t, `case "$*" in
+*--dry-run*) exec `+testBin+`/pg_rewind "$@" ;;
+*) echo "pg_rewind: error: connection to server failed: timeout expired" >&2; exit 1 ;;
+esac`)
+	if _, err := (Own{Config: &busy, Log: old.Log}).Rewind(within(t), request); err == nil || strings.Contains(err.Error(), "must not be started") {
+		t.Fatalf("from a busy source: %v", err)
+	}
+	if interrupted, err := RewindInterrupted(state); err != nil || interrupted {
+		t.Fatalf("after a busy source: %v, %v", interrupted, err)
+	}
+	if info, err := os.Stat(old.dir); err != nil || info.Mode().Perm()&closed != 0 {
+		t.Errorf("the directory is closed to servers after a busy source: %v, %v", info.Mode(), err)
+	}
 	check(t, os.Chmod(file, 0o400))
 	if _, err := old.Rewind(within(t), request); err == nil || !strings.Contains(err.Error(), "must not be started") {
 		t.Fatalf("interrupted: %v", err)
@@ -243,6 +258,21 @@ func TestCoreRewindInterrupted(t *testing.T) {
 	if interrupted, err := RewindInterrupted(state); err != nil || interrupted {
 		t.Fatalf("cleared: %v, %v", interrupted, err)
 	}
+}
+
+// toolsWith is a folder of PostgreSQL's programs with another pg_rewind.
+func toolsWith(t *testing.T, script string) string {
+	t.Helper()
+	dir := tempDir(t)
+	entries, err := os.ReadDir(testBin)
+	check(t, err)
+	for _, e := range entries {
+		if e.Name() != "pg_rewind" {
+			check(t, os.Symlink(filepath.Join(testBin, e.Name()), filepath.Join(dir, e.Name())))
+		}
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "pg_rewind"), []byte("#!/bin/sh\n"+script+"\n"), 0o755))
+	return dir
 }
 
 // The role needs no more than pg_rewind does.
