@@ -22,21 +22,7 @@ import (
 // pg_waldump.
 func TestCoreScanAsWaldump(t *testing.T) {
 	t.Parallel()
-	i := newInstance(t, "wal_level = logical\nfull_page_writes = on")
-	i.start(t)
-	i.exec(t, "CREATE TABLE t (i int, s text)", "CREATE INDEX ON t (i)")
-	for n := range 4 { // records within a page, over pages and over segments, and segments closed early
-		i.exec(t, "INSERT INTO t SELECT g, repeat('x', g % 2000) FROM generate_series(1, 400) g",
-			fmt.Sprintf("SELECT pg_logical_emit_message(false, 'test', repeat('y', %d))", 30000+n*300000),
-			"CHECKPOINT", "UPDATE t SET i = i + 1")
-		if n%2 == 1 {
-			i.exec(t, "SELECT pg_switch_wal()")
-		}
-	}
-	i.exec(t, "INSERT INTO t VALUES (0)")
-	end := i.flushed(t)
-	i.stop(t, pg.Immediate)
-
+	i, end := mixed(t)
 	s, err := i.segments()
 	check(t, err)
 	whole := map[string][]byte{}
@@ -101,6 +87,25 @@ func TestCoreScanAsWaldump(t *testing.T) {
 	if unusual > 20 {
 		t.Errorf("%d of 40 were unusual", unusual)
 	}
+}
+
+// mixed is a stopped server with records of many kinds and lengths, and the end of its WAL.
+func mixed(t *testing.T) (*instance, cluster.LSN) {
+	i := newInstance(t, "wal_level = logical\nfull_page_writes = on")
+	i.start(t)
+	i.exec(t, "CREATE TABLE t (i int, s text)", "CREATE INDEX ON t (i)")
+	for n := range 4 { // records within a page, over pages and over segments, and segments closed early
+		i.exec(t, "INSERT INTO t SELECT g, repeat('x', g % 2000) FROM generate_series(1, 400) g",
+			fmt.Sprintf("SELECT pg_logical_emit_message(false, 'test', repeat('y', %d))", 30000+n*300000),
+			"CHECKPOINT", "UPDATE t SET i = i + 1")
+		if n%2 == 1 {
+			i.exec(t, "SELECT pg_switch_wal()")
+		}
+	}
+	i.exec(t, "INSERT INTO t VALUES (0)")
+	end := i.flushed(t)
+	i.stop(t, pg.Immediate)
+	return i, end
 }
 
 // damage changes segments at places of chance, and says how. The first round is whole.
