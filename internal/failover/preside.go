@@ -71,8 +71,6 @@ var leaderRules = []rule{
 			return v.Why, f.vacant() && v.Winner != 0
 		},
 		func(f facts) []Action { return f.propose(record.Close{Vacancy: f.lease().Vacancy}) }},
-	{"no-winner", "Nobody holds the lease, and the bids do not suffice.",
-		func(f facts) (string, bool) { return f.Group.Record.Verdict().Why, f.vacant() }, nil},
 	{"wait-claimed", "The lease is granted: members do not change now.",
 		func(f facts) (string, bool) {
 			return f.say("node %d may claim it", f.lease().Holder), f.governed() && f.lease().State == record.Granted
@@ -104,6 +102,8 @@ var leaderRules = []rule{
 			to, _ := f.betterLeader()
 			return []Action{HandLead{to}}
 		}},
+	{"no-winner", "Nobody holds the lease, and the bids do not suffice. It comes after the changes of members: one of them may be what is missing.",
+		func(f facts) (string, bool) { return f.Group.Record.Verdict().Why, f.vacant() }, nil},
 	{"presides", "This node leads the group and there is nothing to do.",
 		func(f facts) (string, bool) { return "this node leads the group", true }, nil},
 }

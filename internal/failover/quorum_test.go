@@ -225,6 +225,17 @@ var leaderCases = []ruleCase{
 		p.Report.Priority = 50
 		v.Peers[3] = p
 	}},
+	// While nobody can be granted the lease, what is missing may be a node that is to
+	// be taken in, or one whose settings have changed.
+	{"change-member", leaderView, []record.Change{expired}, func(v *View) {
+		v.Nodes = append(v.Nodes, cluster.Node{ID: 4, Role: cluster.Standby, Active: true})
+		v.Peers[4] = Peer{At: t0, Report: Report{Node: 4, RaftID: 4}}
+	}},
+	{"describe-member", leaderView, []record.Change{expired}, func(v *View) {
+		p := v.Peers[3]
+		p.Report.Priority = 50
+		v.Peers[3] = p
+	}},
 	{"hand-over-lead", func() *View {
 		v := holderView()
 		v.Group.Leads, v.LeadSince = true, t0.Add(-time.Minute)

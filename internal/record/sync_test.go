@@ -142,6 +142,26 @@ func TestSetsOutliveAGrant(t *testing.T) {
 	}
 }
 
+// What a former holder has beyond the members of the set was acknowledged to nobody:
+// where they all bid, one that may not be promoted blocks nobody. Where its bid is
+// what makes the others' suffice, the winner must have what it has.
+func TestAFormerHolderThatMayNotWin(t *testing.T) {
+	r := group(t, 3)
+	taken(t, r, SyncAdd{Term: 1, Node: 1, Mode: SyncOn, Set: SetOf(1, 2, 3)})
+	taken(t, r, SyncDrop{Term: 1, Node: 1, Seq: 1})
+	taken(t, r, Describe{Node: 1, Automatic: true}) // priority 0
+	taken(t, r, Release{Term: 1, Node: 1, Incarnation: "a"})
+	taken(t, r, bid(1, 1, 1020))
+	taken(t, r, bid(1, 2, 1000))
+	if v := r.Verdict(); v.Winner != 0 {
+		t.Errorf("node %d wins, and node 3 may have more: %s", v.Winner, v.Why)
+	}
+	taken(t, r, bid(1, 3, 1010))
+	if v := r.Verdict(); v.Winner != 3 {
+		t.Errorf("node %d wins: %s", v.Winner, v.Why)
+	}
+}
+
 // While one set replaces another, commits may be acknowledged by members of both
 // that are in neither together.
 func TestSetsThatAreMixed(t *testing.T) {

@@ -92,11 +92,15 @@ func (r *Record) pick(bids []Judged, standing map[cluster.NodeID]Standing, best 
 	}
 	w := bids[best]
 	hasAll := slices.ContainsFunc(bids, func(j Judged) bool { return counts(j.Node) && r.isLastHolder(j.Bid) })
-	if why, ok := r.Sync.satisfied(counts); !ok && !hasAll {
+	why, suffices := r.Sync.satisfied(counts)
+	if !suffices && !hasAll {
 		return 0, why
 	}
-	for _, j := range bids { // a member of a set may have what the best candidate does not have (safety notes, B39)
-		mustHave := slices.ContainsFunc(r.Sync.Sets, func(s Set) bool { return s.Has(j.Node) }) || r.isLastHolder(j.Bid) && r.Sync.demanding()
+	// A member of a set may have what the best candidate does not have (safety notes,
+	// B39), and so may the last holder where its bid is what the others' lack. Where
+	// theirs suffice, what it has beyond them was acknowledged to nobody.
+	for _, j := range bids {
+		mustHave := slices.ContainsFunc(r.Sync.Sets, func(s Set) bool { return s.Has(j.Node) }) || r.isLastHolder(j.Bid) && !suffices
 		if mustHave && counts(j.Node) && (j.WALTerm > w.WALTerm || j.WALTerm == w.WALTerm && j.LSN > w.LSN) {
 			return 0, fmt.Sprintf("node %d may not be promoted and has more than node %d, which could be: %s against %s", j.Node, w.Node, j.LSN, w.LSN)
 		}

@@ -4,13 +4,16 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/record"
 )
 
 // sound reports whether guard and daemon of a node both work. They are never
 // broken together: a primary whose guard and daemon both fail is stopped by
-// nothing (safety notes, B25).
+// nothing (safety notes, B25). A guard that was started a moment ago and knows no
+// deadline yet does not work.
 func (n *node) sound() bool {
-	return n.daemon.up && n.daemon.frozen <= n.w.now && n.guard.up && !n.off && !n.daemon.ensuring
+	knows := !n.guard.deadline.IsZero() || !n.server.writes() || n.w.check.rec.Lease.State == record.Indefinite
+	return n.daemon.up && n.daemon.frozen <= n.w.now && n.guard.up && knows && !n.off && !n.daemon.ensuring
 }
 
 // startByHand starts the server, by whoever does that: it asks nobody. Only where
