@@ -4,13 +4,13 @@ GO           ?= go
 STATICCHECK  ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MAJORS       ?= 13 17 18
 BINARIES     := bin/repmgr bin/repmgrd
-# Arguments for the demo and the benchmark, as in: make demo ARGS=--keep
+# Arguments for the demo, the benchmark and the simulator, as in: make demo ARGS=--keep
 ARGS         ?=
 # Arguments for go test, as in: make test TESTARGS='-run TestClone -v'
 TESTARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-majors demo soak bench lint docs clean postgres majors
+.PHONY: help build test test-majors simulate demo soak bench lint docs clean postgres majors
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test-majors: postgres majors ## the core scenarios (tests named TestCore…) on 
 		echo "PostgreSQL $$major"; \
 		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 30m -parallel 4 -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
 	done
+
+# A test binary, since raft's random numbers can be made repeatable in a test only; it starts itself once for every core.
+simulate: ## let clusters live through bad days in virtual time, on all cores (ARGS='--seeds 10000 --seed 1 --for 4m')
+	@$(GO) test -c -o bin/sim.test ./internal/sim
+	@cd internal/sim && ../../bin/sim.test -simulate $(ARGS)
 
 # The demo program runs as one process (no `go run` in between), so that an interrupt reaches it and it can tidy up.
 demo: postgres build ## a three-node cluster whose primary dies before your eyes (ARGS=--keep keeps it)

@@ -133,7 +133,8 @@ func (c *Coverage) Unrefused(sources ...string) (out []string, err error) {
 			}
 		}
 	}
-	return out, nil
+	slices.Sort(out)
+	return slices.Compact(out), nil
 }
 
 // pattern finds a reason as it was counted by the words it was written with.

@@ -253,7 +253,6 @@ func (d *daemon) read() {
 
 // work does what the group has to do: save, then send, then apply.
 func (d *daemon) work() {
-	w := d.n.w
 	for d.saving == nil {
 		b, ok := d.group.Next()
 		if !ok {
@@ -263,18 +262,24 @@ func (d *daemon) work() {
 			d.finish(b)
 			continue
 		}
-		d.saving = &b
-		takes := w.between(100*time.Microsecond, 10*time.Millisecond)
-		if stall := d.n.disk.stalled - w.now; stall > 0 {
-			takes += stall
-		}
-		w.after(&d.process, takes, func() {
-			d.saving = nil
-			d.save(b)
-			d.finish(b)
-			d.work()
-		})
+		d.store(b)
 	}
+}
+
+// store has a batch on disk in a while, and goes on then.
+func (d *daemon) store(b quorum.Batch) {
+	w := d.n.w
+	d.saving = &b
+	takes := w.between(100*time.Microsecond, 10*time.Millisecond)
+	if stall := d.n.disk.stalled - w.now; stall > 0 {
+		takes += stall
+	}
+	w.after(&d.process, takes, func() {
+		d.saving = nil
+		d.save(b)
+		d.finish(b)
+		d.work()
+	})
 }
 
 func (d *daemon) save(b quorum.Batch) {

@@ -112,26 +112,9 @@ func search(o Options, count int, aloud bool) (sum report, cpu time.Duration) {
 	reports, latest := make(chan message), make([]report, *cores)
 	var children []*exec.Cmd
 	for i := range *cores {
-		c := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.timeout=0", fmt.Sprintf("-child=%d", i), fmt.Sprintf("-cores=%d", *cores),
-			fmt.Sprintf("-seed=%d", o.Seed), fmt.Sprintf("-seeds=%d", count), fmt.Sprintf("-nodes=%d", o.Nodes), fmt.Sprintf("-chaos=%s", o.Chaos),
-			"-only="+*only, "-defect="+string(o.Defect), fmt.Sprintf("-for=%s", *within), fmt.Sprintf("-all=%v", *all), fmt.Sprintf("-timeline=%v", *traced))
-		c.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400")
-		c.Stderr = os.Stderr
-		if *traced {
-			c.Stdout = os.Stdout
-		}
-		r, w, err := os.Pipe()
-		if err != nil {
-			panic(err)
-		}
-		c.ExtraFiles = []*os.File{w}
-		if err := c.Start(); err != nil {
-			panic(err)
-		}
-		_ = w.Close()
+		c, lines := begin(i, o, count)
 		children = append(children, c)
 		go func() {
-			lines := bufio.NewReader(r)
 			for {
 				m := message{from: i}
 				line, err := lines.ReadBytes('\n')
@@ -174,6 +157,28 @@ func search(o Options, count int, aloud bool) (sum report, cpu time.Duration) {
 		cpu += c.ProcessState.UserTime() + c.ProcessState.SystemTime()
 	}
 	return sum, cpu
+}
+
+// begin starts a child, and returns what it reports.
+func begin(i int, o Options, count int) (*exec.Cmd, *bufio.Reader) {
+	c := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.timeout=0", fmt.Sprintf("-child=%d", i), fmt.Sprintf("-cores=%d", *cores),
+		fmt.Sprintf("-seed=%d", o.Seed), fmt.Sprintf("-seeds=%d", count), fmt.Sprintf("-nodes=%d", o.Nodes), fmt.Sprintf("-chaos=%s", o.Chaos),
+		"-only="+*only, "-defect="+string(o.Defect), fmt.Sprintf("-for=%s", *within), fmt.Sprintf("-all=%v", *all), fmt.Sprintf("-timeline=%v", *traced))
+	c.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400", "GODEBUG=asyncpreemptoff=1") // one goroutine works, and the garbage is small
+	c.Stderr = os.Stderr
+	if *traced {
+		c.Stdout = os.Stdout
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		panic(err)
+	}
+	defer w.Close()
+	c.ExtraFiles = []*os.File{w}
+	if err := c.Start(); err != nil {
+		panic(err)
+	}
+	return c, bufio.NewReader(r)
 }
 
 func add(reports []report) report {

@@ -53,15 +53,14 @@ func Timeline(r Result, keep int) string {
 	return b.String()
 }
 
-// news tells which lines were not said by the same among the dozen before them.
+// news tells which lines the same node has not said often before.
 func news(lines []Line) []bool {
 	type said struct{ who, text string }
-	last := map[said]int{}
+	times := map[said]int{}
 	out := make([]bool, len(lines))
 	for i, l := range lines {
-		at, again := last[said{l.Who, l.Text}]
-		out[i] = !again || i-at > 12
-		last[said{l.Who, l.Text}] = i
+		times[said{l.Who, l.Text}]++
+		out[i] = times[said{l.Who, l.Text}] <= 3
 	}
 	return out
 }
