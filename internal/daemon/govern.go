@@ -137,19 +137,6 @@ func (d *Daemon) governsSoon() bool {
 	return r.Lease.State == record.Vacant || r.Lease.State == record.Granted || !r.Lease.Promoted
 }
 
-// reportGroup adds to a report what this daemon knows of the group.
-func (d *Daemon) reportGroup(r *failover.Report) {
-	g := d.loop.view.Group
-	r.RaftID = g.RaftID
-	if g.Record == nil {
-		return
-	}
-	r.Group, r.PromotionRule, r.Term, r.Voters = g.Record.Group, g.Record.Rule, g.Record.Term, g.Record.Voters()
-	if g.Record.Rule == record.Quorum { // what the node was told before that rule began does not count
-		r.Paused, r.PauseReason = g.Record.Pause.On, g.Record.Pause.Reason
-	}
-}
-
 // takeUpGroup makes the view know, before anything is decided, what the state
 // directory holds of the group, and what the guard holds of the lease.
 func (d *Daemon) takeUpGroup(ctx context.Context) error {

@@ -402,32 +402,11 @@ func sameNews(a, b failover.Report) bool {
 
 // report is this node in the words that daemons tell each other.
 func (d *Daemon) report(now time.Time) failover.Report {
-	v := d.loop.view
-	self, _ := cluster.Find(v.Nodes, v.Self)
-	r := failover.Report{
-		Node: v.Self, Name: d.cfg.NodeName, Incarnation: d.incarnation, Version: version(), PID: pid, SystemID: v.Local.SystemID,
-		Paused: v.Paused, PauseReason: d.loop.pauseReason,
-		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic,
-		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving,
-		Upstream: self.Upstream, State: "normal", Rule: d.loop.decision.Rule, Why: d.loop.decision.Why,
-	}
-	if failover.Degraded(v, now) {
-		r.State = "degraded"
-	}
-	if v.Loss != nil {
-		bid := v.Loss.Bid
-		r.Bid = &bid
-	}
-	if v.Doing != nil {
-		r.Deciding = failover.Describe(v.Doing)
-	}
-	d.reportGroup(&r)
-	for id, p := range v.Probes {
-		s := failover.Seen{Node: id, Ago: -1}
-		if !p.LastOK.IsZero() {
-			s.Ago = now.Sub(p.LastOK)
-		}
-		r.Saw = append(r.Saw, s)
+	r := failover.Tell(d.loop.view, now)
+	r.Name, r.Incarnation, r.Version, r.PID = d.cfg.NodeName, d.incarnation, version(), pid
+	r.Rule, r.Why = d.loop.decision.Rule, d.loop.decision.Why
+	if r.PromotionRule != record.Quorum {
+		r.PauseReason = d.loop.pauseReason
 	}
 	return r
 }

@@ -24,19 +24,14 @@ type Prospect struct {
 // reports; whether a standby has diverged is known for sure only when it bids.
 func Outlook(v *View, now time.Time) Prospect {
 	f, rec := newFacts(v, now), v.Group.Record
-	switch {
-	case rec == nil:
+	if rec == nil {
 		return Prospect{Why: "this node is no member of the group, and cannot tell"}
-	case rec.Rule != record.Quorum:
+	}
+	if rec.Rule != record.Quorum {
 		return Prospect{Why: "the quorum rule is not in force"}
-	case rec.Pause.On:
-		return Prospect{Why: "the cluster is paused: " + rec.Pause.Reason}
-	case rec.Lease.State == record.Indefinite:
-		return Prospect{Why: fmt.Sprintf("the pause was lifted, and node %d has not taken a timed lease since", rec.Lease.Holder)}
-	case rec.Lease.State == record.Granted:
-		return Prospect{Why: fmt.Sprintf("term %d is granted to node %d, which has not claimed it yet", rec.Term, rec.Lease.Holder)}
-	case rec.Lease.State == record.Vacant:
-		return Prospect{Why: "nobody holds the lease: " + rec.Verdict().Why}
+	}
+	if why := f.standstill(); why != "" {
+		return Prospect{Why: why}
 	}
 	p := f.without(0)
 	if !p.WouldSucceed {
@@ -56,78 +51,14 @@ func Outlook(v *View, now time.Time) Prospect {
 
 // without is the outlook if, beside the holder, that node is lost too.
 func (f facts) without(lost cluster.NodeID) Prospect {
-	rec := f.Group.Record
-	var silent []cluster.NodeID
-	left := 0
-	for _, m := range rec.Members {
-		switch {
-		case !m.Voter || m.Node == rec.Lease.Holder:
-		case m.Node == lost || !f.heard(m.Node):
-			silent = append(silent, m.Node)
-		default:
-			left++
-		}
-	}
-	if need := rec.Voters()/2 + 1; left < need {
-		why := fmt.Sprintf("%d of %d voters would be left, and %d have to agree", left, rec.Voters(), need)
-		if len(silent) > 0 {
-			why += "; not heard of: " + nodesText(silent, "and")
-		}
-		return Prospect{Why: why}
-	}
-	bids, absent := f.foreseen(lost)
-	v := bids.Verdict()
-	switch {
-	case v.Winner != 0:
-		return Prospect{WouldSucceed: true, Node: v.Winner, Why: v.Why}
-	case slices.ContainsFunc(v.Bids, func(j record.Judged) bool { return j.Verdict == "candidate" }):
-		return Prospect{Why: whySetFails(bids, v)}
-	}
-	for _, j := range v.Bids {
-		absent = append(absent, fmt.Sprintf("node %d: %s", j.Node, j.Verdict))
-	}
-	if len(absent) == 0 {
-		absent = []string{"there is none"}
-	}
-	return Prospect{Why: "no standby could be promoted: " + strings.Join(absent, "; ")}
+	o := Outcome{Fault: Gone, Lost: []cluster.NodeID{f.lease().Holder, lost}}
+	f.holderLost(&o)
+	return Prospect{WouldSucceed: o.Promoted, Node: o.Node, Why: o.Why}
 }
 
 // heard reports whether a member can be counted on, as far as this node knows.
 func (f facts) heard(id cluster.NodeID) bool {
 	return id == f.Self || f.fresh(id) && !f.Peers[id].Silent
-}
-
-// foreseen is the record as it would be after the holder's lease ran out and
-// every standby that was heard of had bid, and why the others would not bid.
-func (f facts) foreseen(lost cluster.NodeID) (rec *record.Record, absent []string) {
-	rec = f.Group.Record.Clone()
-	rec.Apply(record.Expire{Term: rec.Term, Seq: rec.Lease.Seq}, time.Time{}, rec.Index)
-	switches, end, _ := rec.Line().Parse() // one that cannot be read makes every bid a diverged one
-	for _, m := range rec.Members {
-		if m.Node == rec.Lease.Holder || m.Witness {
-			continue
-		}
-		r := f.Peers[m.Node].Report
-		server, role, at, receives := r.Server, r.Role, r.Position, r.Receiving
-		if m.Node == f.Self {
-			server, role, at, receives = f.local.State, f.local.Role, f.local.Position, f.local.Receiving
-		}
-		if receives || at.Timeline == 0 {
-			at.Timeline = end
-		}
-		switch {
-		case m.Node == lost || !f.heard(m.Node):
-			absent = append(absent, fmt.Sprintf("node %d was not heard of", m.Node))
-		case server != ServerRunning || role != cluster.Standby:
-			absent = append(absent, fmt.Sprintf("the server of node %d is %s", m.Node, serverText(server, role)))
-		case at.LSN == 0:
-			absent = append(absent, fmt.Sprintf("the position of node %d is not known", m.Node))
-		default:
-			rec.Apply(record.Bid{Vacancy: rec.Lease.Vacancy, Node: m.Node, Timeline: at.Timeline, LSN: at.LSN,
-				Line: record.LineOf(switches, at.Timeline)}, time.Time{}, rec.Index)
-		}
-	}
-	return rec, absent
 }
 
 func serverText(s ServerState, r cluster.Role) string {

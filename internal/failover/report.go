@@ -87,3 +87,42 @@ type Report struct {
 	Why      string `json:"why"`                // and its reason
 	Deciding string `json:"deciding,omitempty"` // what its hands are busy with
 }
+
+// Tell is what a node has to say of itself and of what it makes of the others.
+// What only its daemon knows (name, process, version, the last decision) is left
+// out.
+func Tell(v *View, now time.Time) Report {
+	self, _ := cluster.Find(v.Nodes, v.Self)
+	r := Report{
+		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID,
+		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic,
+		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving,
+		Upstream: self.Upstream, State: "normal",
+	}
+	if Degraded(v, now) {
+		r.State = "degraded"
+	}
+	if v.Loss != nil {
+		bid := v.Loss.Bid
+		r.Bid = &bid
+	}
+	if v.Doing != nil {
+		r.Deciding = Describe(v.Doing)
+	}
+	for id, p := range v.Probes {
+		s := Seen{Node: id, Ago: -1}
+		if !p.LastOK.IsZero() {
+			s.Ago = now.Sub(p.LastOK)
+		}
+		r.Saw = append(r.Saw, s)
+	}
+	g := v.Group.Record
+	if g == nil {
+		return r
+	}
+	r.Group, r.PromotionRule, r.Term, r.Voters = g.Group, g.Rule, g.Term, g.Voters()
+	if g.Rule == record.Quorum { // what the node was told before that rule began does not count
+		r.Paused, r.PauseReason = g.Pause.On, g.Pause.Reason
+	}
+	return r
+}
