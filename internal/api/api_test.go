@@ -27,6 +27,7 @@ type memory struct {
 	view     ClusterView
 	received []failover.Report
 	paused   []pauseRequest
+	faults   []Fault
 	woken    int
 	err      error // of Receive and Pause
 	streams  int   // that are open
@@ -79,6 +80,21 @@ func (m *memory) Pause(_ context.Context, paused bool, reason string) error {
 }
 
 func (m *memory) Startable(context.Context) (StartAnswer, error) { return StartAnswer{}, m.err }
+
+func (m *memory) Drill(_ context.Context, pairs bool) (Drill, error) {
+	d := Drill{Rule: "quorum", Outcomes: make([]failover.Outcome, 1)}
+	if pairs {
+		d.Outcomes = make([]failover.Outcome, 2)
+	}
+	return d, m.err
+}
+
+func (m *memory) Fault(_ context.Context, what Fault) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.faults = append(m.faults, what)
+	return m.err
+}
 
 func (m *memory) Wake() { m.mu.Lock(); defer m.mu.Unlock(); m.woken++ }
 

@@ -32,6 +32,11 @@ type Backend interface {
 	// Startable sees to it that the node's server, which is about to be started,
 	// comes up as it may, and says how.
 	Startable(ctx context.Context) (StartAnswer, error)
+	// Drill says what each single fault would lead to, with pairs that of every two
+	// nodes too. It may take a second.
+	Drill(ctx context.Context, pairs bool) (Drill, error)
+	// Fault makes the node's own server fail, or ends that.
+	Fault(ctx context.Context, what Fault) error
 	// Wake asks the daemon to look again at once.
 	Wake()
 }

@@ -195,6 +195,22 @@ func (c *Client) Startable(ctx context.Context) (StartAnswer, error) {
 	return a, err
 }
 
+// Drill is what each single fault would lead to, with pairs also that of every two nodes.
+func (c *Client) Drill(ctx context.Context, pairs bool) (Drill, error) {
+	path := PathDrill
+	if pairs {
+		path += "?pairs=true"
+	}
+	var d Drill
+	err := c.call(ctx, http.MethodGet, path, nil, &d)
+	return d, err
+}
+
+// Fault makes that node's server fail, or ends that; the daemon that is asked must be the node's.
+func (c *Client) Fault(ctx context.Context, node cluster.NodeID, what Fault) error {
+	return c.call(ctx, http.MethodPost, PathFault, faultRequest{Node: node, What: what}, nil)
+}
+
 // Wake asks the daemon to look again now, after something was changed.
 func (c *Client) Wake(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, PathWake, nil, nil)

@@ -157,6 +157,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+PathStart, acting(s.startable))
 	mux.HandleFunc("GET "+PathMembers, acting(s.members))
 	mux.HandleFunc("GET "+PathStatus, s.status)
+	mux.HandleFunc("GET "+PathDrill, s.drill)
+	mux.HandleFunc("POST "+PathFault, acting(s.fault))
 	for path, check := range checks {
 		mux.HandleFunc("GET "+path, s.health(check))
 		mux.HandleFunc("OPTIONS "+path, s.health(check))
@@ -288,6 +290,38 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, pauseRequest{Paused: *p.Paused, Reason: p.Reason})
+}
+
+// drill reads only: it is open to who may read the status.
+func (s *Server) drill(w http.ResponseWriter, r *http.Request) {
+	d, err := s.backend.Drill(r.Context(), r.URL.Query().Get("pairs") == "true")
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, d)
+}
+
+func (s *Server) fault(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	var f faultRequest
+	if err := json.Unmarshal(body, &f); err != nil || f.What != FaultCrash && f.What != FaultOver {
+		fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, `expected {"node_id": ..., "what": "crash" or "over"}`))
+		return
+	}
+	if own := s.backend.Report().Node; f.Node != own {
+		fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, "the fault is meant for node %d, this is node %d", f.Node, own))
+		return
+	}
+	if err := s.backend.Fault(r.Context(), f.What); err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func (s *Server) wake(w http.ResponseWriter, r *http.Request) {

@@ -475,15 +475,18 @@ func TestReaderMayReadOnly(t *testing.T) {
 	if _, err := c.Health(within(t)); err != nil {
 		t.Errorf("health: %v", err)
 	}
+	if d, err := c.Drill(within(t), false); err != nil || len(d.Outcomes) != 1 {
+		t.Errorf("drill: %+v, %v", d, err)
+	}
 	_, exchange := c.Exchange(within(t), sampleReport(1))
 	for name, err := range map[string]error{
-		"exchange": exchange, "pause": c.Pause(within(t), true, ""), "wake": c.Wake(within(t)),
+		"exchange": exchange, "pause": c.Pause(within(t), true, ""), "wake": c.Wake(within(t)), "fault": c.Fault(within(t), 3, FaultCrash),
 	} {
 		if !errors.Is(err, ErrDenied) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if len(three.received)+len(three.paused)+three.woken != 0 {
+	if len(three.received)+len(three.paused)+len(three.faults)+three.woken != 0 {
 		t.Error("a reader changed something")
 	}
 }

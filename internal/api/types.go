@@ -20,6 +20,8 @@ const (
 	PathWake     = "/v1/wake"
 	PathMembers  = "/v1/members"
 	PathStart    = "/v1/startable"
+	PathDrill    = "/v1/drill"
+	PathFault    = "/v1/fault"
 )
 
 // ViewVersion is the version of ClusterView's form; it only grows.
@@ -82,6 +84,21 @@ type StartAnswer struct {
 	Why string        `json:"why"`
 }
 
+// Drill is what each single fault would lead to, as one daemon sees it now.
+type Drill struct {
+	Rule     record.Rule        `json:"rule"` // by which the outcomes were decided
+	Outcomes []failover.Outcome `json:"outcomes"`
+}
+
+// Fault is what a daemon is asked to do to its own server in a drill for real.
+type Fault string
+
+// The faults, and the end of one.
+const (
+	FaultCrash Fault = "crash" // end every process of the server at once
+	FaultOver  Fault = "over"  // start it again: a standby's, that nobody else starts
+)
+
 // Members is what a witness without PostgreSQL reads in place of a database.
 type Members struct {
 	Nodes   []cluster.Node              `json:"nodes"` // as registered, without passwords
@@ -121,6 +138,13 @@ type Health struct {
 	Replayed cluster.LSN          `json:"replayed"`
 	Lag      *uint64              `json:"lag_bytes,omitempty"` // behind the primary's last known position, if asked for and known
 	Paused   bool                 `json:"paused"`
+}
+
+// faultRequest is the body of PathFault. It names the node, so that none is hit
+// because of an address that is another's by now.
+type faultRequest struct {
+	Node cluster.NodeID `json:"node_id"`
+	What Fault          `json:"what"`
 }
 
 // pauseRequest is the body of PathPause.

@@ -78,6 +78,18 @@ func TestCommandLineActsOnTheSocket(t *testing.T) {
 		if err := c.Wake(within(t)); err != nil || n.woken != 1 {
 			t.Errorf("%s: wake: %d times, %v", name, n.woken, err)
 		}
+		if d, err := c.Drill(within(t), true); err != nil || len(d.Outcomes) != 2 {
+			t.Errorf("%s: drill with pairs: %+v, %v", name, d, err)
+		}
+		if err := c.Fault(within(t), 2, FaultCrash); err == nil || !strings.Contains(err.Error(), "meant for node 2, this is node 3") {
+			t.Errorf("%s: a fault of another node: %v", name, err)
+		}
+		if err := c.Fault(within(t), 3, "flood"); err == nil || len(n.faults) != 0 {
+			t.Errorf("%s: a fault that there is not: %v, %v", name, n.faults, err)
+		}
+		if err := c.Fault(within(t), 3, FaultCrash); err != nil || len(n.faults) != 1 || n.faults[0] != FaultCrash {
+			t.Errorf("%s: fault: %v, %v", name, n.faults, err)
+		}
 		if _, err := c.Exchange(within(t), sampleReport(3)); !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "needs the certificate") {
 			t.Errorf("%s: a report without a certificate: %v", name, err)
 		}

@@ -300,6 +300,10 @@ func (b *backend) Pause(_ context.Context, paused bool, reason string) error {
 
 func (b *backend) Startable(context.Context) (api.StartAnswer, error) { return api.StartAnswer{}, nil }
 
+func (b *backend) Drill(context.Context, bool) (api.Drill, error) { return api.Drill{}, nil }
+
+func (b *backend) Fault(context.Context, api.Fault) error { return nil }
+
 func (b *backend) Wake() {}
 
 func (b *backend) Stream(_ cluster.NodeID, receive func() ([]byte, error)) {

@@ -52,6 +52,7 @@ type Daemon struct {
 	sealed      sealedSession
 	guardian    *guardian
 	syncing     sync.Mutex // held while synchronous_standby_names is written
+	drills      sync.Mutex // held while a drill is thought through
 	server      *api.Server
 	state       *stateDir
 	pidFile     string

@@ -464,7 +464,7 @@ func (e *eyes) probe(ctx context.Context, n cluster.Node, silent bool) failover.
 	if err != nil {
 		return out
 	}
-	limit := max(time.Second, min(cfg.MonitorInterval, 5*time.Second))
+	limit := policyOf(cfg).LookBound()
 	if cfg.ConnectionCheckType == "query" {
 		limit = max(limit, cfg.AsyncQueryTimeout)
 	}

@@ -44,6 +44,8 @@ type (
 	}
 	// viewing asks for all that is known.
 	viewing struct{ reply chan api.ClusterView }
+	// drilling asks for the view, to be asked what would be.
+	drilling struct{ reply chan drillView }
 	// reloaded brings a new configuration.
 	reloaded struct{ cfg *conf.Config }
 	// looked says that everybody visible was asked once more before a promotion.
@@ -194,6 +196,8 @@ func (d *Daemon) take(m message) {
 		d.notice(map[bool]string{true: "failover is paused", false: "failover is no longer paused"}[m.paused], "detail", m.reason)
 	case viewing:
 		m.reply <- d.clusterView(now)
+	case drilling:
+		m.reply <- drillView{d.loop.view.Snapshot(), now}
 	case reloaded:
 		d.takeConfig(m.cfg, now)
 	case *starting:

@@ -28,7 +28,7 @@ type Outcome struct {
 	Heals    bool             `json:"heals"`                             // a server takes writes then, and no operator is needed for that
 	Promoted bool             `json:"promoted"`                          // it is another than now
 	Node     cluster.NodeID   `json:"node_id"`                           // whose it is; zero: nobody's
-	After    time.Duration    `json:"-"`                                 // at most, by what is configured, from the fault to the order to promote, or to the end of the last primary's lease
+	After    time.Duration    `json:"after_ns"`                          // at most, by what is configured, from the fault to the order to promote, or to the end of the last primary's lease
 	Lag      *uint64          `json:"lag_bytes"`                         // of WAL that the new primary does not have, by the last reports; null: nobody is promoted, or it is not known
 	Kept     bool             `json:"acknowledged_commits_kept"`         // by the synchronous sets that may be in force
 	Sets     []record.Set     `json:"synchronous_sets,omitempty"`        // under the quorum rule

@@ -99,7 +99,9 @@ func TestDrillQuorum(t *testing.T) {
 		{"a server that does not run declines", view(func(v *View) { report(2, func(r *Report) { r.Server = ServerStopped })(v) }), Crash, nodes(1), 3, 0, 30, "close", "node 3 has the most WAL of 1 bids"},
 		{"a member of the set with priority 0 has more", view(noPriority, syncSet("ANY 1 (2 3 4)")), Crash, nodes(1), 0, 0, -1, "no-winner", "node 2 may not be promoted and has more than node 3"},
 		{"one with priority 0 outside the set has more", view(noPriority, syncSet("ANY 1 (3 4)")), Crash, nodes(1), 3, 0, 30, "close", "node 3 has the most WAL of 3 bids"},
-		{"a member of the set is lost too", view(fourth, func(v *View) { v.Group.Record.SetMember(record.Member{Node: 5, RaftID: 5, Voter: true, Witness: true}, t0, 6) }, syncSet("ANY 1 (2 3)")), Crash, nodes(1, 3), 0, 0, -1, "no-winner", "an acknowledged commit may be on node 3 alone"},
+		{"a member of the set is lost too", view(fourth, func(v *View) {
+			v.Group.Record.SetMember(record.Member{Node: 5, RaftID: 5, Voter: true, Witness: true}, t0, 6)
+		}, syncSet("ANY 1 (2 3)")), Crash, nodes(1, 3), 0, 0, -1, "no-winner", "an acknowledged commit may be on node 3 alone"},
 		{"paused", changed(paused), Crash, nodes(1), 0, 0, -1, "", "the cluster is paused: works"},
 		{"paused, and a standby is lost", changed(paused), Gone, nodes(2), 1, 0, -1, "primary-holds", "goes on"},
 		{"paused, and all standbys are", changed(paused), Gone, nodes(2, 3), 1, 0, -1, "primary-holds", "goes on"},

@@ -101,7 +101,7 @@ func (f facts) rehearse(o *Outcome, limit time.Duration) *rehearsal {
 		}
 		r.views = append(r.views, v)
 	}
-	for tick := max(50*time.Millisecond, limit/400); r.at.Sub(f.now) < limit && !o.Promoted; r.at = r.at.Add(tick) {
+	for tick := max(100*time.Millisecond, limit/400); r.at.Sub(f.now) < limit && !o.Promoted; r.at = r.at.Add(tick) {
 		r.exchange()
 		for _, v := range r.views {
 			r.look(v)
