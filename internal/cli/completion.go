@@ -61,6 +61,8 @@ func (a *app) completions(c *cobra.Command) {
 		"node-name":                  a.nodeCompletion(func(n cluster.Node) string { return n.Name }),
 		"node-id":                    a.nodeCompletion(nodeNumber),
 		"upstream-node-id":           a.nodeCompletion(nodeNumber),
+		"for-real":                   a.nodeCompletion(func(n cluster.Node) string { return n.Name }),
+		"yes":                        a.nodeCompletion(func(n cluster.Node) string { return n.Name }),
 		"pgdata":                     directories,
 		"pg_bindir":                  directories,
 	}
