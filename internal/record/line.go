@@ -108,12 +108,15 @@ func (r *Record) Judge(line Line, lsn cluster.LSN, lastHolder bool) Standing {
 	}
 	for _, s := range own {
 		at, left := leaves(known, s.Parent)
+		unrecorded := lastHolder && s.Child == end && end == r.Lease.Timeline && !r.Lease.Promoted
 		switch {
+		// The winner may have been behind where the last promotion was: it left an
+		// older timeline then, and the cluster's history with it.
+		case unrecorded && (s.Parent == knownEnd || left && s.LSN <= at.LSN):
+			return Standing{WALTerm: r.Term}
 		case left && at.LSN == s.LSN && at.Child == s.Child:
 		case left:
 			return Standing{Diverged: true, Fork: min(at.LSN, s.LSN), From: s.Parent}
-		case s.Parent == knownEnd && lastHolder && s.Child == end && end == r.Lease.Timeline && !r.Lease.Promoted:
-			return Standing{WALTerm: r.Term}
 		default: // by a promotion that nobody granted
 			return Standing{Diverged: true, Fork: s.LSN, From: s.Parent}
 		}

@@ -81,3 +81,35 @@ func someChange(rng *rand.Rand, r *Record) Change {
 		return Renew{Term: term, Node: node, Incarnation: inc, Seq: r.Lease.Seq + uint64(rng.IntN(2))}
 	}
 }
+
+// A winner that was behind where the last promotion had been, and died before it
+// could say that it was promoted, has the cluster's history all the same.
+func TestAnUnrecordedPromotionFromFurtherBack(t *testing.T) {
+	r := group(t, 3)
+	taken(t, r, Release{Term: 1, Node: 1, Incarnation: "a"})
+	taken(t, r, bid(1, 2, 1010))
+	taken(t, r, Close{1})
+	taken(t, r, Claim{Term: 2, Node: 2, Incarnation: "b", TTL: time.Second})
+	taken(t, r, Promoted{Term: 2, Node: 2, Timeline: 2, Parent: 1, Fork: 1010})
+	taken(t, r, Expire{Term: 2})
+	taken(t, r, bid(2, 3, 1000))
+	taken(t, r, Close{2})
+	taken(t, r, Claim{Term: 3, Node: 3, Incarnation: "c", TTL: time.Second})
+	taken(t, r, Expire{Term: 3})
+	beyond := Line("1@0/3FC 3") // 1020: what no history of the cluster has
+	if s := r.Judge(beyond, 1030, true); !s.Diverged {
+		t.Errorf("%s, which left timeline 1 beyond its end, is judged %+v", beyond, s)
+	}
+	taken(t, r, Bid{Vacancy: 3, Node: 2, Incarnation: "b", Timeline: 2, LSN: 1050, Line: "1@0/3F2 2"})
+	taken(t, r, Bid{Vacancy: 3, Node: 3, Incarnation: "c", Timeline: 3, LSN: 1020, Line: "1@0/3E8 3"})
+	if v := r.Verdict(); v.Winner != 3 {
+		t.Fatalf("node %d wins: %s", v.Winner, v.Why)
+	}
+	taken(t, r, Close{3})
+	if r.Line() != "1@0/3E8 3" {
+		t.Errorf("the history of the cluster is %s", r.Line())
+	}
+	if s := r.Judge("1@0/3F2 2", 1050, false); !s.Diverged || s.Fork != 1000 {
+		t.Errorf("the former history is judged %+v", s)
+	}
+}
