@@ -31,7 +31,7 @@ func (d *Daemon) govern(ctx context.Context, cfg *conf.Config, a failover.Action
 	case failover.FoundGroup:
 		return d.foundGroup(ctx, cfg), true
 	case failover.BeginQuorum:
-		return d.beginQuorum(ctx, cfg), true
+		return d.beginQuorum(ctx, cfg, a), true
 	case failover.EndQuorum:
 		return d.endQuorum(ctx, cfg, a), true
 	case failover.Seal:
@@ -94,7 +94,7 @@ func (d *Daemon) foundGroup(ctx context.Context, cfg *conf.Config) error {
 }
 
 // beginQuorum starts the quorum rule: from the entry on, this node holds the lease.
-func (d *Daemon) beginQuorum(ctx context.Context, cfg *conf.Config) error {
+func (d *Daemon) beginQuorum(ctx context.Context, cfg *conf.Config, a failover.BeginQuorum) error {
 	d.guardian.want(true, 0, true)
 	if err := d.guardian.await(ctx); err != nil {
 		return err
@@ -107,7 +107,7 @@ func (d *Daemon) beginQuorum(ctx context.Context, cfg *conf.Config) error {
 		return err
 	}
 	local := d.shared.load().local
-	begin := record.Begin{Node: cfg.NodeID, Incarnation: local.Incarnation, Life: d.incarnation, Line: local.Line, LSN: local.Position.LSN, TTL: cfg.LeaseTTL, MaximumLag: int64(cfg.MaximumLagOnFailover)}
+	begin := record.Begin{Term: a.Term, Node: cfg.NodeID, Incarnation: local.Incarnation, Life: d.incarnation, Line: local.Line, LSN: local.Position.LSN, TTL: cfg.LeaseTTL, MaximumLag: int64(cfg.MaximumLagOnFailover)}
 	d.send(observed{failover.Asked{Change: begin}})
 	refused, err := d.quorum.propose(ctx, begin)
 	if err == nil && refused == "" {
@@ -136,7 +136,7 @@ func mustSee(own server.Own) error {
 // endQuorum ends the quorum rule. The server is disarmed after that, by the rule
 // that is in force then.
 func (d *Daemon) endQuorum(ctx context.Context, cfg *conf.Config, a failover.EndQuorum) error {
-	refused, err := d.quorum.propose(ctx, record.End{Node: cfg.NodeID, Why: a.Why})
+	refused, err := d.quorum.propose(ctx, record.End{Term: a.Term, Node: cfg.NodeID, Why: a.Why})
 	if err != nil {
 		return err // it may have ended: the record will say
 	}

@@ -15,9 +15,12 @@ type (
 	// FoundGroup makes the group, with this node as its only member.
 	FoundGroup struct{}
 	// BeginQuorum arms the server, sets a guard, and proposes the quorum rule.
-	BeginQuorum struct{}
+	BeginQuorum struct{ Term uint64 }
 	// EndQuorum proposes the visibility rule.
-	EndQuorum struct{ Why string }
+	EndQuorum struct {
+		Term uint64
+		Why  string
+	}
 	// Seal ends the receiving of WAL for good, and finds the final position.
 	Seal struct{ Vacancy uint64 }
 	// PromoteTo makes the own server the primary, on the timeline that was granted.
@@ -156,7 +159,7 @@ var groupRules = []rule{
 			}
 			return f.say("%d voters", rec.Voters()), true
 		},
-		func(facts) []Action { return []Action{BeginQuorum{}} }},
+		func(f facts) []Action { return []Action{BeginQuorum{f.Group.Record.Term}} }},
 	{"found-group", "Three daemons are registered and run, and there is no group yet: the primary's founds it.",
 		func(f facts) (string, bool) {
 			running := 1
@@ -345,7 +348,7 @@ var holderRules = []rule{
 			why := f.whyEnd()
 			return why, why != "" && f.known && f.holds() && f.writable() && f.sure() && f.lease().State == record.Held
 		},
-		func(f facts) []Action { return []Action{EndQuorum{f.whyEnd()}} }},
+		func(f facts) []Action { return []Action{EndQuorum{f.Group.Record.Term, f.whyEnd()}} }},
 	{"primary-holds", "This server takes writes and this node holds the lease.",
 		func(f facts) (string, bool) {
 			return f.say("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), f.holds()

@@ -243,7 +243,7 @@ var leaderCases = []ruleCase{
 	}, nil, nil},
 	{"hand-over-lead", leaderView, nil, func(v *View) { v.Nodes = []cluster.Node{v.Nodes[0], v.Nodes[2]} }}, // itself is registered no more
 	{"presides", leaderView, nil, func(v *View) { v.Nodes = v.Nodes[:2] }},                                  // three voters: one may not go yet
-	{"change-member", leaderView, []record.Change{record.End{Node: 1}}, func(v *View) { v.Nodes = v.Nodes[:2] }},
+	{"change-member", leaderView, []record.Change{record.End{Term: 1, Node: 1}}, func(v *View) { v.Nodes = v.Nodes[:2] }},
 	{"presides", leaderView, nil, nil},
 }
 
@@ -270,7 +270,7 @@ func TestRenewalAfterAPause(t *testing.T) {
 	}
 	v := holderView()
 	change(t, v, paused)
-	if why := v.Group.Record.Apply(record.End{Node: 1}, t0, 9); why == "" {
+	if why := v.Group.Record.Apply(record.End{Term: 1, Node: 1}, t0, 9); why == "" {
 		t.Error("the quorum rule ended while the cluster is paused")
 	}
 }

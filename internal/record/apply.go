@@ -18,6 +18,8 @@ func (c Begin) apply(r *Record, at time.Time) string {
 	switch {
 	case r.Rule == Quorum:
 		return "the quorum rule is in force already"
+	case c.Term != r.Term:
+		return fmt.Sprintf("it was decided in term %d, it is term %d", c.Term, r.Term)
 	case r.Voters() < MinimumVoters:
 		return fmt.Sprintf("there are %d voters, %d are needed", r.Voters(), MinimumVoters)
 	case !known || m.Witness:
@@ -39,7 +41,7 @@ func (c Begin) apply(r *Record, at time.Time) string {
 }
 
 func (c End) apply(r *Record, at time.Time) string {
-	if r.Rule != Quorum || !r.Lease.Taken() || r.Lease.Holder != c.Node {
+	if r.Rule != Quorum || !r.Lease.Taken() || r.Lease.Holder != c.Node || c.Term != r.Term {
 		return "only who holds the lease can end the quorum rule"
 	}
 	if r.Pause.On {

@@ -20,8 +20,9 @@ type Change interface {
 
 type (
 	// Begin starts the quorum rule: its proposer is the primary, is armed, and
-	// holds the lease from now on.
+	// holds the lease from now on. Term is that of the record for which it was decided.
 	Begin struct {
+		Term        uint64         `json:"term"`
 		Node        cluster.NodeID `json:"node_id"`
 		Incarnation string         `json:"incarnation"`
 		Line        Line           `json:"line"`
@@ -32,6 +33,7 @@ type (
 	}
 	// End goes back to the visibility rule; the holder asks for it.
 	End struct {
+		Term uint64         `json:"term"`
 		Node cluster.NodeID `json:"node_id"`
 		Why  string         `json:"why"`
 	}

@@ -132,6 +132,16 @@ func TestPauseMakesTheLeaseIndefinite(t *testing.T) {
 	refused(t, r, SetPause{On: false, By: "node 1", Auto: true}, "not that daemon's own")
 }
 
+// The quorum rule neither begins nor ends by a word from before it ended or began.
+func TestLateWordsAboutTheRule(t *testing.T) {
+	r := group(t, 3)
+	begin, end := Begin{Term: 1, Node: 1, Incarnation: "a", Line: "1", TTL: 5 * time.Second}, End{Term: 1, Node: 1}
+	taken(t, r, end)
+	refused(t, r, Begin{Node: 2, Incarnation: "b", Line: "1"}, "decided in term 0")
+	taken(t, r, begin)
+	refused(t, r, end, "only who holds")
+}
+
 // A holder that asked for a timed lease between two pauses, and has seen the second
 // begin and not end, counts no time: what it asked for must not be granted any more.
 func TestARenewalFromBetweenTwoPausesEndsNeither(t *testing.T) {
