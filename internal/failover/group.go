@@ -114,6 +114,9 @@ func (v *View) observeGroup(g Group, now time.Time) {
 	if g.Leads && !old.Leads {
 		v.LeadSince = now
 	}
+	if g.Leader != 0 && g.Leader != old.Leader {
+		v.askAgain()
+	}
 	v.Group = g
 	if g.Record != nil {
 		v.adopt(g.Record)
@@ -156,6 +159,17 @@ func (v *View) adopt(r *record.Record) {
 			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation {
 				v.extend(a.First, c.TTL)
 			}
+		}
+	}
+}
+
+// askAgain has everything that waits for an answer proposed again: the leader that
+// was asked leads no more, and the bidding may be closed before it is given up for lost.
+func (v *View) askAgain() {
+	for c, a := range v.Asked {
+		if a.Waiting {
+			a.Waiting, a.Err = false, "another node leads the group"
+			v.Asked[c] = a
 		}
 	}
 }

@@ -63,7 +63,7 @@ var leaderRules = []rule{
 	{"await-bids", "Nobody holds the lease, and a member that was heard of has not bid yet.",
 		func(f facts) (string, bool) {
 			n, missing := f.missingBid()
-			return f.say("node %d has not bid yet", n), f.vacant() && missing && f.now.Sub(f.Group.LeaseAt) < f.Policy.BidWindow
+			return f.say("node %d has not bid yet", n), f.vacant() && missing && f.now.Sub(f.leaseSeen()) < f.Policy.BidWindow
 		}, nil},
 	{"close", "Nobody holds the lease, and the bids suffice.",
 		func(f facts) (string, bool) {

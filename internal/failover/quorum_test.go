@@ -213,6 +213,7 @@ var leaderCases = []ruleCase{
 			v.Peers[id] = p
 		}
 	}},
+	{"await-bids", leaderView, []record.Change{expired, bidOf2}, func(v *View) { v.LeadSince = t0 }}, // the leader that heard the others' bids is gone
 	{"close", leaderView, []record.Change{expired, bidOf2}, nil},
 	{"no-winner", leaderView, []record.Change{expired}, nil},
 	{"wait-claimed", leaderView, granted, nil},
