@@ -21,6 +21,9 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Local.State == ServerRunning && v.Local.Role == cluster.Primary && !v.Local.Armed {
 		return record.Renew{}, false // a pause is over: the server is armed before the lease is a timed one (safety notes, B27)
 	}
+	if r.Lease.State == record.Indefinite && !r.Pause.On && !v.Guard.Alive {
+		return record.Renew{}, false // from when it is asked for a timed lease runs, and nobody would hold its end
+	}
 	if v.Tenure.Given && (v.Local.State != ServerRunning || v.Local.Role != cluster.Standby) {
 		return record.Renew{}, false // only a server that came up read-only takes up again what was given back
 	}

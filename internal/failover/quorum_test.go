@@ -259,6 +259,7 @@ func TestRenewalAfterAPause(t *testing.T) {
 		"paused, disarmed":              {[]record.Change{paused}, func(v *View) { v.Local.Armed = false }, true},
 		"no longer, disarmed":           {[]record.Change{paused, unpaused}, func(v *View) { v.Local.Armed = false }, false},
 		"no longer, armed":              {[]record.Change{paused, unpaused}, func(*View) {}, true},
+		"no longer, without a guard":    {[]record.Change{paused, unpaused}, func(v *View) { v.Guard.Alive = false }, false},
 		"no longer, the server is down": {[]record.Change{paused, unpaused}, func(v *View) { down(ServerStopped)(v); v.Local.Armed = false }, true},
 		"never paused, not armed yet":   {nil, func(v *View) { v.Local.Armed = false }, true},
 	} {
