@@ -162,6 +162,8 @@ func (f facts) memberChange() (ChangeMember, string) {
 			continue
 		case m.Voter && rec.Rule == record.Quorum && rec.Voters() <= record.MinimumVoters && !replaced:
 			// it may not go before the rule has ended, or another has taken its place
+		case !registered && rec.Rule == record.Quorum && awaited(rec.Sync, m.Node):
+			// the holder takes it out of the synchronous set first: a failover would wait for its bid
 		case !registered:
 			return ChangeMember{Member: m, Remove: true}, f.say("node %d is registered no more", m.Node)
 		case replaced:
@@ -181,6 +183,12 @@ func (f facts) memberChange() (ChangeMember, string) {
 			Priority: r.Priority, Automatic: r.Automatic, Location: r.Location}}, f.say("node %d is registered and runs", n.ID)
 	}
 	return ChangeMember{}, ""
+}
+
+// awaited reports whether a failover needs the bids of a set that a node is in, and
+// the holder is about to change that.
+func awaited(s record.Sync, id cluster.NodeID) bool {
+	return s.Newest() != "" && slices.ContainsFunc(s.Sets, func(set record.Set) bool { return set.Has(id) })
 }
 
 func (f facts) progress(raftID uint64) Progress {

@@ -244,6 +244,9 @@ var leaderCases = []ruleCase{
 	}, nil, nil},
 	{"hand-over-lead", leaderView, nil, func(v *View) { v.Nodes = []cluster.Node{v.Nodes[0], v.Nodes[2]} }}, // itself is registered no more
 	{"presides", leaderView, nil, func(v *View) { v.Nodes = v.Nodes[:2] }},                                  // three voters: one may not go yet
+	{"change-member", leaderView, nil, func(v *View) { fourth(v); v.Nodes = v.Nodes[:3] }},
+	{"presides", leaderView, nil, func(v *View) { fourth(v); v.Nodes = v.Nodes[:3]; syncSet("ANY 1 (2 4)", "ANY 1 (2)")(v) }},
+	{"change-member", leaderView, nil, func(v *View) { fourth(v); v.Nodes = v.Nodes[:3]; syncSet("ANY 1 (4)", "")(v) }}, // it stays beside the empty set
 	{"change-member", leaderView, []record.Change{record.End{Term: 1, Node: 1}}, func(v *View) { v.Nodes = v.Nodes[:2] }},
 	{"presides", leaderView, nil, nil},
 }

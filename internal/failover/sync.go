@@ -269,8 +269,8 @@ func (f facts) syncAdd(set record.Set) record.SyncAdd {
 	return record.SyncAdd{Term: r.Term, Node: f.Self, Seq: r.Sync.Seq, Mode: f.syncMode(), Set: set}
 }
 
-// candidates are the others that may be in the set: only who may be promoted
-// (safety notes, B39), under a name that is its own for PostgreSQL too, which
+// candidates are the others that may be in the set: who is registered and may be
+// promoted (safety notes, B39), under a name that is its own for PostgreSQL too, which
 // compares without regard to case.
 func (f facts) candidates() []record.Member {
 	var out []record.Member
@@ -278,7 +278,7 @@ func (f facts) candidates() []record.Member {
 	for _, m := range rec.Members {
 		_, ok := cluster.StandbyName(m.Name, rec.Term)
 		taken := slices.ContainsFunc(rec.Members, func(o record.Member) bool { return o.Node != m.Node && strings.EqualFold(o.Name, m.Name) })
-		if m.Node != f.Self && m.Eligible() && ok && !taken {
+		if _, registered := cluster.Find(f.Nodes, m.Node); registered && m.Node != f.Self && m.Eligible() && ok && !taken {
 			out = append(out, m)
 		}
 	}
