@@ -138,12 +138,26 @@ func (f facts) asked(c record.Change) (string, bool) {
 
 // groupRules are for a primary under the visibility rule that could be under the other.
 var groupRules = []rule{
+	{"disarm", "This server takes writes under the visibility rule, and would come up read-only after a restart.",
+		func(f facts) (string, bool) {
+			return "standby.signal is there", f.writable() && f.local.Armed
+		},
+		func(facts) []Action { return []Action{Disarm{}} }},
 	{"lease-too-short", "The quorum rule could begin, but lease_ttl is too short for the links between the voters.",
 		func(f facts) (string, bool) {
 			trip := f.majorityTrip()
 			needed := (trip * electionTrips * electionsPerLease).Round(100 * time.Millisecond)
 			return f.say("the way to a majority and back takes %s: set lease_ttl to %s or more", trip.Round(time.Millisecond), needed),
 				f.writable() && f.Policy.Quorum && f.Group.Record != nil && f.Group.Record.Voters() >= record.MinimumVoters && f.Policy.LeaseTTL < needed
+		}, nil},
+	{"begin-awaits-members", "The quorum rule could begin, but so many registered nodes have no part in the group that they could promote one of theirs by the other rule.",
+		func(f facts) (string, bool) {
+			if f.Group.Record == nil {
+				return "", false
+			}
+			without, all := f.outsiders()
+			return f.say("%d of %d other nodes are no members of the group", without, all),
+				f.writable() && f.Policy.Quorum && f.Group.Record.Voters() >= record.MinimumVoters && 2*without > all
 		}, nil},
 	{"begin-quorum", "There are three voters and all of them know it: the quorum rule can begin.",
 		func(f facts) (string, bool) {
@@ -172,11 +186,21 @@ var groupRules = []rule{
 				f.writable() && f.Policy.Quorum && f.Group.Record == nil && !f.Group.Known && f.Group.RaftID != 0 && f.Group.Broken == "" && running >= record.MinimumVoters
 		},
 		func(facts) []Action { return []Action{FoundGroup{}} }},
-	{"disarm", "This server takes writes under the visibility rule, and would come up read-only after a restart.",
-		func(f facts) (string, bool) {
-			return "standby.signal is there", f.writable() && f.local.Armed
-		},
-		func(facts) []Action { return []Action{Disarm{}} }},
+}
+
+// outsiders counts the active nodes beside this one that are no members of the
+// group, and all: those would not learn from it that the quorum rule has begun.
+func (f facts) outsiders() (without, all int) {
+	for _, n := range f.Nodes {
+		if n.ID == f.Self || !n.Active {
+			continue
+		}
+		all++
+		if _, member := f.Group.Record.Member(n.ID); !member {
+			without++
+		}
+	}
+	return without, all
 }
 
 // An election of the group's leader must be over within the lease, and its
