@@ -480,6 +480,21 @@ func (q *group) propose(ctx context.Context, c record.Change) (refused string, e
 	}
 }
 
+// insist proposes until the group has answered or ctx ends: a leader may just be
+// elected. Only for a change that may be made twice.
+func (q *group) insist(ctx context.Context, c record.Change) (refused string, err error) {
+	for {
+		if refused, err = q.propose(ctx, c); err == nil {
+			return refused, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 var errNoLeader = errors.New("no leader of the group is known: a majority cannot be reached")
 
 // proposeFor proposes an entry for the member with that raft id, which is told what

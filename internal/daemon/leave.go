@@ -31,7 +31,7 @@ func (d *Daemon) leave(ctx context.Context) {
 	}
 	d.leaving.Store(true) // from now on nobody here lifts that pause
 	pause := record.SetPause{On: true, Auto: true, By: d.pauser(), Reason: fmt.Sprintf("repmgrd of the primary, node %d, was stopped", d.cfg.NodeID)}
-	refused, err := d.quorum.propose(ctx, pause)
+	refused, err := d.quorum.insist(ctx, pause)
 	if err != nil || refused != "" {
 		d.log.Error("the cluster could not be paused: "+outcome(refused, err), "hint", "PostgreSQL will be stopped when the lease ends, unless repmgrd is started again before.")
 		return

@@ -22,24 +22,17 @@ func (d *Daemon) pauseCluster(ctx context.Context, paused bool, reason string) e
 		reason = "by an operator"
 	}
 	change := record.SetPause{On: paused, By: fmt.Sprintf("node %d", d.cfg.NodeID), Reason: reason}
-	for {
-		refused, err := d.quorum.propose(ctx, change)
-		switch {
-		case refused != "":
-			return fault.New(fault.RepmgrdPause, "the group refused: %s", refused)
-		case err == nil:
-			d.notice(map[bool]string{true: "the cluster is paused", false: "the cluster is no longer paused"}[paused], "detail", reason)
-			for rec, _ := d.quorum.known(); rec.Pause.On != paused && ctx.Err() == nil; rec, _ = d.quorum.known() {
-				time.Sleep(5 * time.Millisecond)
-			}
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fault.Wrap(err, fault.RepmgrdPause, "no majority of the voters has agreed").
-				WithDetail("It may happen yet, if it was only late.").
-				WithHint("\"repmgr cluster show\" says which voters are seen")
-		case <-time.After(100 * time.Millisecond):
-		}
+	switch refused, err := d.quorum.insist(ctx, change); {
+	case err != nil:
+		return fault.Wrap(err, fault.RepmgrdPause, "no majority of the voters has agreed").
+			WithDetail("It may happen yet, if it was only late.").
+			WithHint("\"repmgr cluster show\" says which voters are seen")
+	case refused != "":
+		return fault.New(fault.RepmgrdPause, "the group refused: %s", refused)
 	}
+	d.notice(map[bool]string{true: "the cluster is paused", false: "the cluster is no longer paused"}[paused], "detail", reason)
+	for rec, _ := d.quorum.known(); rec.Pause.On != paused && ctx.Err() == nil; rec, _ = d.quorum.known() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	return nil
 }
