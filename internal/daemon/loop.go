@@ -69,6 +69,7 @@ type loopState struct {
 	lookedAt time.Time      // when it ended
 	lookedOf cluster.NodeID // and whose loss it was about
 	fencing  bool
+	breakOff context.CancelFunc // ends the order that was given last; nil: none was
 
 	presiding failover.Decision             // as the group's leader, the last one
 	presided  map[failover.Action]time.Time // when each order of it was given last
@@ -322,15 +323,21 @@ func (d *Daemon) order(ctx context.Context, a failover.Action, now time.Time) bo
 			return false
 		}
 		l.fencing = true
+		if l.breakOff != nil {
+			l.breakOff() // a promotion must not go on when the server has been started again
+		}
 	case failover.Promote:
 		if !d.lookedLately(ctx, a.Lost, now) {
 			return false
 		}
 	}
+	ctx, l.breakOff = context.WithCancel(ctx)
 	l.view.Observe(failover.Ordered{Action: a}, now)
 	d.guide() // a guard knows its deadline before its server is promoted
 	d.publish(now)
+	end := l.breakOff
 	d.goes(func() {
+		defer end()
 		err := d.carryOut(ctx, a)
 		d.send(finished{a, err})
 	})
