@@ -124,7 +124,8 @@ func (q *group) join(id raftstore.Identity, stored quorum.Stored) error {
 
 // run is the goroutine of the group, until ctx ends.
 func (q *group) run(ctx context.Context) {
-	tick := time.NewTicker(max(10*time.Millisecond, q.d.cfg.LeaseTTL/ticksPerLease))
+	pace := q.pace()
+	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	q.pump()
 	q.publish()
@@ -147,7 +148,21 @@ func (q *group) run(ctx context.Context) {
 		if q.pump() || q.moved() {
 			q.publish()
 		}
+		if next := q.pace(); next != pace {
+			pace = next
+			tick.Reset(pace)
+		}
 	}
+}
+
+// pace is how often the group ticks: by the lease that is in force, which all members
+// know, so that an election costs no lease after the primary's lease_ttl was changed.
+func (q *group) pace() time.Duration {
+	ttl := q.d.eyes.cfg.Load().LeaseTTL
+	if q.rec != nil && q.rec.Lease.TTL > 0 {
+		ttl = q.rec.Lease.TTL
+	}
+	return max(10*time.Millisecond, ttl/ticksPerLease)
 }
 
 // receive takes in a frame that node sent; one more than can be taken is lost,
