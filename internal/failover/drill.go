@@ -270,10 +270,12 @@ func (f facts) holderLost(o *Outcome) {
 			lead.take(d.Actions, at)
 			f.won(lead.Group.Record.Lease, at, o)
 			return
-		case "no-winner":
-			o.Why = f.whyNobody(lead.Group.Record, o)
-			return
-		default: // the lease lasts still
+		default:
+			if newFacts(lead, at).vacant() { // no winner; what changes of members might lead to is not gone into
+				o.Rule, o.Why = "no-winner", f.whyNobody(lead.Group.Record, o)
+				return
+			}
+			// the lease lasts still
 			at = newFacts(lead, at).leaseSeen().Add(lead.Group.Record.Lease.TTL)
 		}
 	}
