@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -114,7 +116,8 @@ type Kept struct {
 // KeepDiverged copies the segments that hold the WAL from a fork to its end, on
 // the way to a timeline, and the history files, into a directory that it makes.
 // The oldest segments are kept first, at most limit bytes of them. All is on disk
-// when it returns. pg_waldump reads it there.
+// when it returns, and nothing is left where it fails. A directory that is there
+// already was made by an earlier try, and is complete. pg_waldump reads it there.
 func (o Own) KeepDiverged(ctx context.Context, into string, fork cluster.LSN, timeline cluster.Timeline, limit int64) (Kept, error) {
 	k := Kept{Path: into}
 	s, err := o.segments()
@@ -129,38 +132,90 @@ func (o Own) KeepDiverged(ctx context.Context, into string, fork cluster.LSN, ti
 	if err != nil {
 		return k, err
 	}
-	if err := os.MkdirAll(into, 0o700); err != nil {
-		return k, keepFault(err, into)
-	}
 	var names []string
 	for at := fork - fork%s.size; at < end.LSN; at += s.size {
 		for _, p := range h.pieces() {
-			if p.end > fork && s.holds(p.timeline, at) {
+			if p.end <= fork || !s.holds(p.timeline, at) {
+				continue
+			}
+			if k.Truncated = k.Truncated || k.Bytes+int64(s.size) > limit; !k.Truncated {
 				names = append(names, s.name(p.timeline, at))
+				k.Bytes += int64(s.size)
 			}
 		}
 	}
+	if _, err := os.Stat(into); err == nil {
+		return k, nil
+	}
+	making := into + ".partial"
+	if err := o.keep(ctx, making, names, h); err != nil {
+		return k, keepFault(errors.Join(err, os.RemoveAll(making)), into)
+	}
+	if err := errors.Join(os.Rename(making, into), host.SyncDir(filepath.Dir(into))); err != nil {
+		return k, keepFault(err, into)
+	}
+	return k, nil
+}
+
+// keep copies those segments and the history files of a timeline.
+func (o Own) keep(ctx context.Context, into string, names []string, h History) error {
+	if err := errors.Join(os.RemoveAll(into), os.MkdirAll(into, 0o700)); err != nil {
+		return err
+	}
 	for _, name := range names {
-		if k.Bytes+int64(s.size) > limit {
-			k.Truncated = true
-			break
+		if _, err := copyFile(ctx, o.walPath(name), filepath.Join(into, name)); err != nil {
+			return err
 		}
-		n, err := copyFile(ctx, o.walPath(name), filepath.Join(into, name))
-		if err != nil {
-			return k, keepFault(err, into)
-		}
-		k.Bytes += n
 	}
 	for _, p := range h.pieces() {
 		name := historyFile(p.timeline)
 		if _, err := copyFile(ctx, o.walPath(name), filepath.Join(into, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return k, keepFault(err, into)
+			return err
 		}
 	}
-	if err := errors.Join(host.SyncDir(into), host.SyncDir(filepath.Dir(into))); err != nil {
-		return k, keepFault(err, into)
+	return host.SyncDir(into)
+}
+
+// KeepNewest removes the oldest of what was kept, until all of it has at most limit
+// bytes; last stays whatever it has. It returns what it removed.
+func KeepNewest(all []string, last string, limit int64) (removed []string, err error) {
+	type kept struct {
+		path  string
+		at    time.Time
+		bytes int64
 	}
-	return k, nil
+	var list []kept
+	total := int64(0)
+	for _, path := range all {
+		k := kept{path: path}
+		err := filepath.WalkDir(path, func(_ string, e fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := e.Info()
+			if err == nil && e.IsDir() {
+				k.at = info.ModTime()
+			} else if err == nil {
+				k.bytes += info.Size()
+			}
+			return err
+		})
+		if err != nil {
+			return nil, keepFault(err, path)
+		}
+		list, total = append(list, k), total+k.bytes
+	}
+	slices.SortFunc(list, func(a, b kept) int { return a.at.Compare(b.at) })
+	for _, k := range list {
+		if total <= limit || k.path == last {
+			continue
+		}
+		if err := os.RemoveAll(k.path); err != nil {
+			return removed, keepFault(err, k.path)
+		}
+		removed, total = append(removed, k.path), total-k.bytes
+	}
+	return removed, nil
 }
 
 func keepFault(err error, into string) error {

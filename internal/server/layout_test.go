@@ -3,6 +3,7 @@ package server
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -131,5 +132,33 @@ func TestConfigFileOfTheLastStart(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(o.dir(), "postgresql.conf"), nil, 0o600))
 	if got := o.configFile(); got != "" {
 		t.Errorf("with a postgresql.conf of its own: %q", got)
+	}
+}
+
+// What was kept is bounded as a whole: the oldest goes first, the last one never.
+func TestKeepNewest(t *testing.T) {
+	for limit, want := range map[int64][]string{400: nil, 399: {"a"}, 250: {"a", "b"}, 0: {"a", "b", "d"}} {
+		dir := t.TempDir()
+		var all []string
+		for n, name := range []string{"a", "b", "c", "d"} {
+			path := filepath.Join(dir, name)
+			check(t, os.Mkdir(path, 0o700))
+			check(t, os.WriteFile(filepath.Join(path, "segment"), make([]byte, 100), 0o600))
+			at := time.Now().Add(time.Duration(n-10) * time.Hour)
+			check(t, os.Chtimes(path, at, at))
+			all = append([]string{path}, all...)
+		}
+		removed, err := KeepNewest(all, filepath.Join(dir, "c"), limit)
+		check(t, err)
+		var got []string
+		for _, path := range removed {
+			got = append(got, filepath.Base(path))
+			if _, err := os.Stat(path); err == nil {
+				t.Errorf("limit %d: %s is there", limit, path)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("limit %d: removed %v, want %v", limit, got, want)
+		}
 	}
 }

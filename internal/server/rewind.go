@@ -191,6 +191,8 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 // connections before it has replayed up to where the source was inserting then,
 // and on an idle source that stays in memory for up to 15 seconds.
 func flushSource(ctx context.Context, r RewindRequest, log func(string)) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	c, err := pg.Connect(ctx, r.Source)
 	if err == nil {
 		defer hangUp(c)
@@ -381,6 +383,17 @@ func (o Own) checkpointSource(ctx context.Context, r RewindRequest) error {
 	return err
 }
 
+// noticing lets libpq notice within half a minute that a server has gone without a
+// word: by itself it waits for two hours. What is set already stays.
+func noticing(c pg.Conninfo) pg.Conninfo {
+	for _, p := range [][2]string{{"keepalives_idle", "10"}, {"keepalives_interval", "5"}, {"keepalives_count", "4"}, {"tcp_user_timeout", "30000"}} {
+		if c.Get(p[0]) == "" {
+			c = c.With(p[0], p[1])
+		}
+	}
+	return c
+}
+
 // beforeChanges is what pg_rewind says of its progress when it has asked the source
 // for all that it needs to know, and before it changes anything ("need to copy 5 MB",
 // pg_rewind.c, before perform_rewind).
@@ -393,7 +406,7 @@ func (o Own) pgRewind(ctx context.Context, r RewindRequest, more ...string) (tou
 	if err != nil {
 		return false, err
 	}
-	args := append([]string{"-D", o.dir(), "--source-server", r.Source.Without("password").String(), "--no-ensure-shutdown"}, more...)
+	args := append([]string{"-D", o.dir(), "--source-server", noticing(r.Source).Without("password").String(), "--no-ensure-shutdown"}, more...)
 	if len(more) == 0 {
 		args = append(args, "--progress")
 	}

@@ -57,6 +57,9 @@ func TestCoreRewind(t *testing.T) {
 			if kept.Truncated || kept.Bytes < 1<<20 {
 				t.Errorf("kept: %+v", kept)
 			}
+			if again, err := old.KeepDiverged(within(t), kept.Path, fork.LSN, r.Own.Timeline, 1<<30); err != nil || again != kept {
+				t.Errorf("kept again: %+v, %v", again, err)
+			}
 			d, err := old.CountDiscarded(within(t), r.Own.Timeline, fork.LSN, r.Own.LSN)
 			check(t, err)
 			state := tempDir(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -224,15 +225,16 @@ func (o Own) output() (file string, before int64) {
 
 // saidSince is the end of what was written to a file behind a place, in one line.
 func saidSince(file string, before int64) string {
-	const most = 1000 // bytes
-	text, err := readAll(file)
-	if err != nil || int64(len(text)) <= before {
+	const most = 1000 // bytes: a server without a log of its own fills that file
+	f, err := os.Open(file)
+	if err != nil {
 		return ""
 	}
-	text = text[before:]
-	if len(text) > most {
-		text = text[len(text)-most:]
+	defer f.Close()
+	if info, err := f.Stat(); err == nil {
+		before = max(before, info.Size()-most)
 	}
+	text, _ := io.ReadAll(io.NewSectionReader(f, before, most))
 	return strings.Join(strings.Fields(string(text)), " ")
 }
 
