@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -278,4 +281,38 @@ func TestQuorumCrowdedServer(t *testing.T) {
 	if r, err := report(ctx, one); err == nil && r.Term != 1 {
 		t.Errorf("term %d, want 1: the lease changed hands", r.Term)
 	}
+}
+
+// A postmaster that was stopped serves who is connected, this daemon too, and lets
+// nobody in: another takes over.
+func TestQuorumPostmasterStopped(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Conf: map[string]string{"primary_write_timeout": "5s"}})
+	old := l.Node(1)
+	postmaster, err := os.ReadFile(filepath.Join(old.DataDir, "postmaster.pid"))
+	must(t, err)
+	pid, err := strconv.Atoi(strings.SplitN(string(postmaster), "\n", 2)[0])
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	primary := newPrimary(t, ctx, l, old)
+	must(t, logged(old.DaemonLog(), "was stopped by a signal"))
+	comesBack(t, ctx, l, primary)
+}
+
+// A commit that does not return, though queries do, costs the lease: every process
+// that writes WAL stands still, as on a disk that is stalled.
+func TestQuorumWritesStall(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Conf: map[string]string{"primary_write_timeout": "5s"}})
+	old := l.Node(1)
+	var pid int
+	waitFor(t, ctx, "the session that commits", func() error {
+		got, err := old.SQL(ctx, "SELECT max(pid) FROM pg_stat_activity WHERE application_name = 'repmgrd' AND query LIKE '%pg_logical_emit_message%' AND pid <> pg_backend_pid()")
+		if err == nil {
+			pid, err = strconv.Atoi(got)
+		}
+		return err
+	})
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	primary := newPrimary(t, ctx, l, old)
+	must(t, logged(old.DaemonLog(), "has not returned"))
+	comesBack(t, ctx, l, primary)
 }

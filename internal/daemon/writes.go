@@ -3,12 +3,14 @@ package daemon
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
+	"repmgr/internal/host"
 	"repmgr/internal/pg"
 	"repmgr/internal/record"
 	"repmgr/internal/registry"
@@ -21,10 +23,13 @@ const smallCommit = "SET synchronous_commit = local; SELECT pg_catalog.pg_logica
 
 // watchWrites commits something small on the own server now and then while it is
 // the primary under the quorum rule, and tells how long that is under way: a
-// server whose disk is stalled answers queries and takes no commit.
+// server whose disk is stalled answers queries and takes no commit. A postmaster
+// that was stopped counts as well: who is connected goes on, and nobody else gets in
+// (safety notes, A11).
 func (d *Daemon) watchWrites(ctx context.Context) {
 	var conn *pg.Conn
 	defer func() { registry.Close(conn) }()
+	var stopped, toldAt time.Time // since when the postmaster was seen so; when a full disk was told of
 	for {
 		cfg := d.eyes.cfg.Load()
 		select {
@@ -33,7 +38,20 @@ func (d *Daemon) watchWrites(ctx context.Context) {
 		case <-time.After(max(time.Second, cfg.MonitorInterval)):
 		}
 		report := d.shared.load().report
-		if cfg.PrimaryWriteTimeout == 0 || report.Server != failover.ServerRunning || report.Role != cluster.Primary || report.PromotionRule != record.Quorum {
+		governs := cfg.PrimaryWriteTimeout != 0 && report.Server == failover.ServerRunning && report.Role == cluster.Primary && report.PromotionRule == record.Quorum
+		if governs && host.PostmasterStopped(cfg.DataDirectory) {
+			if stopped.IsZero() {
+				stopped = bootTime()
+				d.log.Warn("the postmaster of the own server was stopped by a signal: nobody can connect")
+				d.send(observed{failover.Writing{Since: stopped}})
+			}
+			continue
+		}
+		if !stopped.IsZero() {
+			stopped = time.Time{}
+			d.send(observed{failover.Writing{}})
+		}
+		if !governs {
 			registry.Close(conn)
 			conn = nil
 			continue
@@ -43,22 +61,30 @@ func (d *Daemon) watchWrites(ctx context.Context) {
 			conn, _ = d.own(limit, cfg) // that it does not answer is the eyes' to tell
 			cancel()
 		}
-		if conn != nil && !d.commitSomething(ctx, conn) {
+		if conn == nil {
+			continue
+		}
+		if err := d.commitSomething(ctx, conn); err != nil {
 			registry.Close(conn)
 			conn = nil
+			if full(err) && time.Since(toldAt) > time.Minute {
+				toldAt = time.Now()
+				d.log.Warn("the server takes no writes: "+err.Error(), "hint", "Free space where pg_wal and the tables are.")
+			}
 		}
 	}
 }
 
-// commitSomething reports whether the connection can be used again.
-func (d *Daemon) commitSomething(ctx context.Context, conn *pg.Conn) bool {
-	began := bootTime()
-	d.send(observed{failover.Writing{Since: began}})
+// commitSomething tells since when a commit is under way, for as long as it is.
+func (d *Daemon) commitSomething(ctx context.Context, conn *pg.Conn) error {
+	d.send(observed{failover.Writing{Since: bootTime()}})
 	_, err := conn.Conn.PgConn().Exec(ctx, smallCommit).ReadAll()
 	d.send(observed{failover.Writing{}})
+	return err
+}
+
+// full tells whether a server has refused a write for want of resources: disk_full and its like.
+func full(err error) bool {
 	var server *pgconn.PgError
-	if errors.As(err, &server) && server.Code[:2] == "53" { // insufficient resources: disk_full and its like
-		d.log.Warn("the server takes no writes: "+server.Message, "hint", "Free space where pg_wal and the tables are.")
-	}
-	return err == nil
+	return errors.As(err, &server) && strings.HasPrefix(server.Code, "53")
 }

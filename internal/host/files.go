@@ -163,6 +163,17 @@ func Postmaster(dataDir string) int {
 	return pid
 }
 
+// PostmasterStopped tells whether the postmaster is there and was stopped by a
+// signal (state T, man 5 proc). A slow one is never in that state.
+func PostmasterStopped(dataDir string) bool {
+	pid := Postmaster(dataDir)
+	if pid == 0 {
+		return false
+	}
+	_, state, err := readStat(pid)
+	return err == nil && state == 'T'
+}
+
 // PrepareDirectory makes a directory ready for a data directory: it makes a
 // missing one with its parents (0700), and sets an empty one's mode to 0700
 // unless that is 0700 or 0750 already. One that holds anything is emptied only
