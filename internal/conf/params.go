@@ -557,13 +557,14 @@ var Params = []Param{
 		Name: "auto_rejoin", Group: groupQuorum, Kind: Choice, Default: "rewind", Choices: []string{"rewind", "clone", "off"}, New: true,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how far repmgrd may go to make a former primary a standby again",
-		About: "`rewind`: it follows as it is if it can, else pg_rewind is run. `clone`: where that fails too, it is cloned anew. `off`: it is left to the operators. What is discarded is kept first, counted, and told in the event primary_rejoin.",
+		About: "`rewind`: it follows as it is if it can, else pg_rewind is run. `clone`: where that fails too, it is cloned anew. `off`: it is left to the operators. What is discarded is kept first, counted, and told in the event repmgrd_commits_discarded.",
 		at:    func(c *Config) any { return &c.AutoRejoin },
 	},
 	{
 		Name: "rejoin_keep_wal", Group: groupQuorum, Kind: Integer, Default: "1024", Min: "0", Max: anyInt, New: true,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how many megabytes of a diverged history are kept in the state directory before a rewind",
+		About: "It bounds all that is kept there: the oldest is removed when a new one is kept.",
 		at:    func(c *Config) any { return &c.RejoinKeepWAL },
 	},
 	{

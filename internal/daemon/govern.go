@@ -27,6 +27,7 @@ func (d *Daemon) governTurn(ctx context.Context, now time.Time) {
 	d.resumeOwnPause(ctx, now)
 	d.guide()
 	d.rememberRule()
+	d.forgetRejoins()
 	d.syncTurn(ctx, now)
 }
 
@@ -128,6 +129,19 @@ func (d *Daemon) rememberRule() {
 	d.notice(fmt.Sprintf("standbys are promoted by the %s rule", rule))
 }
 
+// forgetRejoins keeps in the state directory that the own server is what it should be.
+func (d *Daemon) forgetRejoins() {
+	if d.loop.view.Rejoins.Tries > 0 || d.peers.rejoins() == 0 {
+		return
+	}
+	_ = d.peers.note(func(r *remembered) { r.Rejoins = 0 }) // fails for an authority only
+	d.goes(func() {
+		if err := d.peers.keep(); err != nil {
+			d.complain(slog.LevelWarn, err)
+		}
+	})
+}
+
 // governsSoon reports whether the quorum rule wants another turn soon.
 func (d *Daemon) governsSoon() bool {
 	r := d.loop.view.Group.Record
@@ -147,6 +161,7 @@ func (d *Daemon) takeUpGroup(ctx context.Context) error {
 	}
 	d.loop.known = known.Quorum
 	d.loop.view.Observe(failover.RuleRead{Quorum: known.Quorum, Disowned: known.Disowned}, now)
+	d.loop.view.Observe(failover.RejoinsKept{Tries: known.Rejoins}, now)
 	d.loop.view.Observe(failover.GroupSeen{Group: d.quorum.takeUp()}, now)
 	d.loop.view.Observe(failover.SealedAt{Sealed: d.quorum.sealed()}, now)
 	if d.loop.view.Group.Known && d.cfg.DataDirectory != "" {

@@ -139,6 +139,12 @@ func (p *peers) disowned() string {
 	return p.memory.Disowned
 }
 
+func (p *peers) rejoins() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.Rejoins
+}
+
 func (p *peers) clusterID() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

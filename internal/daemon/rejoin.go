@@ -34,16 +34,15 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	own := d.ownServer()
 	// On disk before the stop and after it, since a look meanwhile may have found it
 	// running: a daemon that did not know would leave a server alone that was stopped in order.
-	ended := func(r *remembered) { r.Ended = true }
+	if err := d.peers.remember(func(r *remembered) { r.Ended, r.Rejoins = true, r.Rejoins+1 }); err != nil {
+		return err
+	}
 	if running, err := host.Processes(cfg.DataDirectory); err == nil && len(running) > 0 {
-		if err := d.peers.remember(ended); err != nil {
-			return err
-		}
 		if err := own.Stop(ctx, pg.Fast); err != nil {
 			return err
 		}
 	}
-	if err := d.peers.remember(ended); err != nil {
+	if err := d.peers.remember(func(r *remembered) { r.Ended = true }); err != nil {
 		return err
 	}
 	// Recorded before a rewind, the record is among what the server has when it
@@ -102,10 +101,20 @@ func (d *Daemon) bringBack(ctx context.Context, own server.Own, up cluster.Node,
 		return own.Arm() // once it runs it is pointed to the primary like any other
 	}
 	d.notice(fmt.Sprintf("the server's history diverged: %d bytes lie beyond %s of timeline %d", relation.Beyond, relation.Fork.LSN, relation.Fork.Timeline))
-	into := filepath.Join(cfg.StateDir(), "diverged-"+time.Now().UTC().Format("20060102T150405Z"))
-	kept, err := own.KeepDiverged(ctx, into, relation.Fork.LSN, relation.Own.Timeline, int64(cfg.RejoinKeepWAL)<<20)
+	// The name is the same for each try, so that one copy is made.
+	into := filepath.Join(cfg.StateDir(), fmt.Sprintf("diverged-%d-%016X-%016X", relation.Own.Timeline, uint64(relation.Fork.LSN), uint64(relation.Own.LSN)))
+	limit := int64(cfg.RejoinKeepWAL) << 20
+	kept, err := own.KeepDiverged(ctx, into, relation.Fork.LSN, relation.Own.Timeline, limit)
 	if err != nil {
 		return err
+	}
+	all, _ := filepath.Glob(filepath.Join(cfg.StateDir(), "diverged-*")) // the pattern is right
+	removed, err := server.KeepNewest(all, into, limit)
+	if err != nil {
+		d.complain(slog.LevelWarn, err)
+	}
+	for _, path := range removed {
+		d.notice("the oldest WAL that was kept is removed, to stay within rejoin_keep_wal", "detail", path)
 	}
 	gone, err := own.Rewind(ctx, server.RewindRequest{Source: source, History: history, StateDir: cfg.StateDir(), Recovery: recovery})
 	if err != nil {

@@ -34,6 +34,7 @@ type remembered struct {
 	PauseReason string                               `json:"pause_reason"`
 	FencedBy    cluster.NodeID                       `json:"fenced_by"`          // zero: not fenced
 	Ended       bool                                 `json:"ended"`              // this daemon ended its server, and it has not run since
+	Rejoins     int                                  `json:"rejoins,omitempty"`  // tries to bring it back that came to nothing
 	Quorum      bool                                 `json:"quorum"`             // the quorum rule was in force
 	Disowned    string                               `json:"disowned,omitempty"` // a group that an operator gave up for lost
 	Withheld    withheld                             `json:"withheld"`

@@ -25,6 +25,8 @@ func Startable(v *View) (Gate, string) {
 	switch {
 	case !f.quorumKnown():
 		return GateAsItIs, "the visibility rule is in force"
+	case f.starts():
+		return GateReadOnly, "its daemon starts it"
 	case f.Doing != nil:
 		return GateWait, "the daemon is busy: " + Describe(f.Doing)
 	case !f.holds():
@@ -44,4 +46,14 @@ func Startable(v *View) (Gate, string) {
 		return GateReadOnly, why
 	}
 	return GatePrimary, "this node holds the lease, and the server was stopped in order"
+}
+
+// starts reports whether the daemon itself is starting the server, by a service
+// command that passes the gate: to wait for that order's end would be to wait for itself.
+func (f facts) starts() bool {
+	switch f.Doing.(type) {
+	case StartServer, Rejoin:
+		return true
+	}
+	return false
 }

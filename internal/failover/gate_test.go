@@ -23,6 +23,8 @@ func TestStartable(t *testing.T) {
 		"ended by daemon": {holderView(), func(v *View) { v.Local.Ended = true }, GateReadOnly},
 		"overdue":         {holderView(), func(v *View) { v.Local.Since = t0.Add(-4 * time.Second) }, GateReadOnly},
 		"giving up":       {holderView(), func(v *View) { v.Doing = GiveUp{Term: 1} }, GateWait},
+		"starting":        {holderView(), func(v *View) { v.Doing = StartServer{} }, GateReadOnly},
+		"coming back":     {holderView(), func(v *View) { v.Doing = Rejoin{Upstream: 2, Term: 2} }, GateReadOnly},
 		"still running":   {holderView(), func(v *View) { v.Local.State = ServerRunning }, GateWait},
 		"another holds":   {quorumView(), func(*View) {}, GateReadOnly},
 		"no member":       {quorumView(), func(v *View) { v.Group.Record = nil }, GateReadOnly},

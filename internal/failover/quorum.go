@@ -450,8 +450,12 @@ var memberRules = []rule{
 		}, nil},
 	{"rejoin-gave-up", "This node's server could not be made a standby again, several times over.",
 		func(f facts) (string, bool) {
-			_, of := f.Setback.Of.(Rejoin)
-			return f.say("%d attempts failed; repmgr standby clone --force makes it anew", f.Setback.Times), f.mustRejoin() && of && f.Setback.Times >= rejoinAttempts
+			return f.say("%d attempts failed; repmgr standby clone --force makes it anew", f.Rejoins.Tries), f.mustRejoin() && f.Rejoins.Tries >= rejoinAttempts
+		}, nil},
+	{"rejoin-waits", "This node's server could not be made a standby again a short while ago, or was and has to be once more.",
+		func(f facts) (string, bool) {
+			wait := f.Rejoins.wait(f.Self)
+			return f.say("attempt %d is made %s after the last", f.Rejoins.Tries+1, wait), f.mustRejoin() && f.now.Sub(f.Rejoins.At) < wait
 		}, nil},
 	{"rejoin", "This node's server was the primary, or has what the primary does not have: it is made a standby again.",
 		func(f facts) (string, bool) {
@@ -529,7 +533,7 @@ func (f facts) goneFor() (string, bool) {
 		limit, away = f.Policy.HangBound, f.now.Sub(f.AnsweredAt)
 	default:
 		stuck := f.now.Sub(f.Writing)
-		return f.say("a commit on the primary's server has not returned for %s", stuck.Round(100*time.Millisecond)),
+		return f.say("a commit on the primary's server has not returned, or its postmaster was stopped, for %s", stuck.Round(100*time.Millisecond)),
 			f.local.Role == cluster.Primary && !f.Writing.IsZero() && f.Policy.WriteBound > 0 && stuck >= f.Policy.WriteBound
 	}
 	return f.say("the primary's server is %s for %s", f.local.State, away.Round(10*time.Millisecond)), away >= limit

@@ -166,7 +166,15 @@ var quorumCases = []ruleCase{
 	{"rejoin-is-off", holderView, moved, func(v *View) { down(ServerFenced)(v); v.Policy.Rejoin = "off" }},
 	{"rejoin-gave-up", holderView, moved, func(v *View) {
 		down(ServerFenced)(v)
-		v.Setback = Setback{Of: Rejoin{2, 2}, At: t0.Add(-time.Hour), Times: rejoinAttempts}
+		v.Rejoins = Rejoins{rejoinAttempts, t0.Add(-time.Hour)}
+	}},
+	{"rejoin-waits", holderView, moved, func(v *View) {
+		down(ServerFenced)(v)
+		v.Rejoins = Rejoins{2, t0.Add(-9 * time.Second)}
+	}},
+	{"rejoin", holderView, moved, func(v *View) {
+		down(ServerFenced)(v)
+		v.Rejoins = Rejoins{2, t0.Add(-15 * time.Second)}
 	}},
 	{"rejoin", holderView, moved, down(ServerFenced)},
 	{"rejoin", holderView, moved, func(v *View) { // it has WAL that the new primary does not have
@@ -370,5 +378,42 @@ func TestGivenBack(t *testing.T) {
 	rec.Apply(r, t0, 10)
 	if why := rec.Apply(record.Release{Term: 1, Node: 1, Incarnation: "i1", Seq: d.Actions[0].(GiveUp).Seq}, t0, 11); why == "" {
 		t.Error("the release was accepted after the lease had been taken up again")
+	}
+}
+
+// Tries to rejoin are counted over other orders and over a restart of the daemon,
+// each waits longer, and a server that streams ends the counting.
+func TestRejoinsAreCounted(t *testing.T) {
+	v, now := holderView(), t0
+	try := func(err string) {
+		v.Observe(Ordered{Rejoin{2, 2}}, now)
+		v.Observe(Done{Rejoin{2, 2}, err}, now)
+		v.Observe(Ordered{Arm{}}, now)
+		v.Observe(Done{Arm{}, ""}, now)
+	}
+	var last time.Duration
+	for n := 1; n <= rejoinAttempts; n++ {
+		try([]string{"no space left", ""}[n%2]) // one that succeeds and must be done again counts too
+		wait := v.Rejoins.wait(1)
+		if v.Rejoins.Tries != n || wait <= last || wait < 5*time.Second || wait > 6*time.Minute {
+			t.Errorf("try %d: %+v, wait %s after %s", n, v.Rejoins, wait, last)
+		}
+		last = wait
+	}
+	if last == (Rejoins{rejoinAttempts, now}).wait(2) {
+		t.Error("two nodes try at the same moment")
+	}
+	restarted := holderView()
+	restarted.Observe(RejoinsKept{v.Rejoins.Tries}, now)
+	if restarted.Rejoins.Tries != rejoinAttempts {
+		t.Errorf("after a restart: %+v", restarted.Rejoins)
+	}
+	v.Observe(LocalSeen{Local{At: now.Add(time.Second), State: ServerRunning, Role: cluster.Standby, Sealed: true}}, now)
+	if v.Rejoins.Tries != rejoinAttempts {
+		t.Error("a standby that streams from nobody ended the counting")
+	}
+	v.Observe(LocalSeen{Local{At: now.Add(time.Second), State: ServerRunning, Role: cluster.Standby, Receiving: true}}, now)
+	if v.Rejoins.Tries != 0 {
+		t.Error("a standby that streams did not end the counting")
 	}
 }

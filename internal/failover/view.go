@@ -115,6 +115,7 @@ type View struct {
 	Loss   *Loss
 	Doing  Action // the order that the hands are carrying out; nil: none
 	Setback
+	Rejoins Rejoins
 
 	// Of the quorum rule.
 	Life       uint64 // of this daemon: drawn at random when it starts
@@ -148,10 +149,32 @@ func (s Setback) pause() time.Duration {
 		return time.Second
 	case Demote, GiveUp, Seal, PromoteTo, StartServer, Arm:
 		return 200 * time.Millisecond
-	case Rejoin:
-		return min(5*time.Second<<min(s.Times-1, 6), 5*time.Minute)
 	}
 	return min(time.Second<<min(s.Times-1, 5), 30*time.Second)
+}
+
+// Rejoins are the tries to make the own server a standby again that led to none
+// that streams, and when the last one began or ended.
+type Rejoins struct {
+	Tries int
+	At    time.Time
+}
+
+// wait is how long to wait after the last try: each may cost a rewind, and the
+// nodes of a cluster shall not all try at the same moment (safety notes, B31).
+func (r Rejoins) wait(self cluster.NodeID) time.Duration {
+	if r.Tries == 0 {
+		return 0
+	}
+	pause := min(5*time.Second<<min(r.Tries-1, 6), 5*time.Minute)
+	return pause + pause*time.Duration((int(self)*7+r.Tries*3)%10)/40
+}
+
+// observe ends the counting when the own server streams or is a primary.
+func (r *Rejoins) observe(l Local) {
+	if l.State == ServerRunning && (l.Role == cluster.Primary || l.Receiving) {
+		*r = Rejoins{}
+	}
 }
 
 // New returns the view of a node that has seen nothing yet.
@@ -184,6 +207,8 @@ type (
 	NodesRead struct{ Nodes []cluster.Node }
 	// PauseSet brings an operator's pause or its end.
 	PauseSet struct{ Paused bool }
+	// RejoinsKept brings how often an earlier life of this daemon has tried in vain.
+	RejoinsKept struct{ Tries int }
 	// PolicySet brings a reloaded configuration.
 	PolicySet struct{ Policy Policy }
 	// Ordered says that the hands took an action up.
@@ -202,6 +227,7 @@ func (Probed) event()       {}
 func (NodesRead) event()    {}
 func (PauseSet) event()     {}
 func (PolicySet) event()    {}
+func (RejoinsKept) event()  {}
 func (Ordered) event()      {}
 func (Done) event()         {}
 
@@ -225,6 +251,8 @@ func (v *View) Observe(e Event, now time.Time) {
 		v.Paused = e.Paused
 	case PolicySet:
 		v.Policy = e.Policy
+	case RejoinsKept:
+		v.Rejoins = Rejoins{e.Tries, now}
 	case Ordered:
 		v.observeOrder(e.Action, now)
 	case Done:
@@ -269,6 +297,7 @@ func (v *View) observeLocal(l Local, now time.Time) {
 		v.AnsweredAt = now
 	}
 	v.Local = l
+	v.Rejoins.observe(l)
 	if l.State == ServerRunning {
 		v.Opened = false
 	}
@@ -332,6 +361,8 @@ func (v *View) observeOrder(a Action, now time.Time) {
 		v.Doing = a
 	case LetStart:
 		v.Doing, v.Opened = a, true
+	case Rejoin:
+		v.Doing, v.Rejoins = a, Rejoins{v.Rejoins.Tries + 1, now}
 	default:
 		v.Doing = a
 	}
@@ -340,6 +371,9 @@ func (v *View) observeOrder(a Action, now time.Time) {
 func (v *View) observeDone(e Done, now time.Time) {
 	if v.Doing == e.Action {
 		v.Doing = nil
+	}
+	if _, ok := e.Action.(Rejoin); ok {
+		v.Rejoins.At = now
 	}
 	switch {
 	case e.Err == "":
