@@ -457,13 +457,13 @@ var memberRules = []rule{
 			wait := f.Rejoins.wait(f.Self)
 			return f.say("attempt %d is made %s after the last", f.Rejoins.Tries+1, wait), f.mustRejoin() && f.now.Sub(f.Rejoins.At) < wait
 		}, nil},
-	{"rejoin", "This node's server was the primary, or has what the primary does not have: it is made a standby again.",
+	{"rejoin", "This node's server was the primary, or crashed as a standby, or has what the primary does not have: it is made a standby again.",
 		func(f facts) (string, bool) {
 			s := f.standing()
 			return f.say("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), f.mustRejoin()
 		},
 		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term}} }},
-	{"standby-down", "This node's server is a standby's and does not run.",
+	{"standby-down", "This node's server is a standby's and does not run: an operator stopped it, or it crashed a moment ago.",
 		func(f facts) (string, bool) {
 			return "the server is " + string(f.local.State), f.local.State != ServerRunning
 		}, nil},
@@ -600,12 +600,18 @@ func (f facts) ownBid() record.Bid {
 }
 
 // mustRejoin reports whether the own server cannot simply follow: it is down and
-// was a primary's, or it has diverged.
+// was a primary's, it crashed as a standby, or it has diverged.
 func (f facts) mustRejoin() bool {
 	if f.witness() {
 		return false
 	}
-	return f.downAsPrimary() || f.inRecovery() && f.standing().Diverged
+	return f.downAsPrimary() || f.downAsStandby() || f.inRecovery() && f.standing().Diverged
+}
+
+// downAsStandby reports whether the own server crashed as a standby, and whoever
+// else starts servers has had the time to start it.
+func (f facts) downAsStandby() bool {
+	return f.local.State == ServerCrashed && f.local.Armed && !f.local.Sealed && f.now.Sub(f.local.Since) >= f.Policy.RestartGrace
 }
 
 // downAsPrimary reports whether the own server is down and was a primary's: it was

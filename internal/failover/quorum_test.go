@@ -89,6 +89,13 @@ func down(s ServerState) func(*View) {
 	}
 }
 
+// crashedStandby says that the server crashed that long ago, while it followed.
+func crashedStandby(ago time.Duration) func(*View) {
+	return func(v *View) {
+		v.Local.State, v.Local.Role, v.Local.Armed, v.Local.Since = ServerCrashed, cluster.RoleUnknown, true, t0.Add(-ago)
+	}
+}
+
 // ruleCase is a view and the rule that it is to be decided by.
 type ruleCase struct {
 	rule    string
@@ -181,7 +188,10 @@ var quorumCases = []ruleCase{
 		sealed(v)
 		v.Local.Role, v.Seal.LSN, v.Seal.Incarnation = cluster.Standby, 101, "i1"
 	}},
-	{"standby-down", quorumView, nil, func(v *View) { v.Local.State = ServerStopped }},
+	{"rejoin", quorumView, nil, crashedStandby(3 * time.Second)},
+	{"rejoin-is-off", quorumView, nil, func(v *View) { crashedStandby(time.Hour)(v); v.Policy.Rejoin = "off" }},
+	{"standby-down", quorumView, nil, crashedStandby(3*time.Second - 1)}, // whoever starts servers may be about to
+	{"standby-down", quorumView, nil, func(v *View) { crashedStandby(time.Hour)(v); v.Local.State = ServerStopped }},
 	{"follow-holder-is-manual", quorumView, nil, func(v *View) { v.Nodes[1].Upstream, v.Policy.Automatic = 3, false; v.Nodes[2].Active = false }},
 	{"measure", quorumView, nil, func(v *View) { v.Nodes[1].Upstream = 0 }},
 	{"measure", quorumView, moved, func(v *View) { // it was away while node 2 was the primary
