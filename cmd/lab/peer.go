@@ -2,16 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"strings"
 	"time"
 
-	"repmgr/internal/failover"
 	"repmgr/internal/lab"
-	"repmgr/internal/record"
 )
 
 // peer is a program that is measured. A new one implements this and joins peers();
@@ -126,103 +123,17 @@ func (f *family) restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error 
 	if f.ours() {
 		return errIncurable
 	}
-	if err := errors.Join(dead.KillDaemon(ctx), dead.Kill9(ctx), dead.Heal()); err != nil {
-		return err
-	}
-	primary, err := l.Primary(ctx)
+	primary, err := l.PrimaryBut(ctx, dead)
 	if err != nil {
 		return err
 	}
-	if err := lab.Wait(ctx, restoreTimeout, "the new primary's network", func() error {
-		return dead.Repmgr(ctx, "-h", primary.Host, "-p", fmt.Sprint(primary.Port), "-U", "repmgr", "-d", "repmgr", "standby", "clone", "-F", "--dry-run").Err()
-	}); err != nil {
-		return err
-	}
-	if err := dead.BecomeStandby(ctx, primary, true); err != nil {
-		return err
-	}
-	if err := dead.StartDaemon(ctx); err != nil {
+	if err := dead.Reclone(ctx, primary); err != nil {
 		return err
 	}
 	return lab.Wait(ctx, restoreTimeout, "a whole cluster", func() error { return f.whole(ctx, l) })
 }
 
-// wholeEvery is how often a command of the peer is started to ask whether the
-// cluster is whole: more would take the processor from what is measured.
-const wholeEvery = 300 * time.Millisecond
-
-func (f *family) whole(ctx context.Context, l *lab.Lab) (err error) {
-	defer func() {
-		if err != nil {
-			_ = sleep(ctx, wholeEvery)
-		}
-	}()
-	primary, err := l.Primary(ctx)
-	if err != nil {
-		return err
-	}
-	for _, n := range l.Nodes {
-		if n == primary {
-			continue
-		}
-		if attached, err := primary.Attached(ctx, n); err != nil || !attached {
-			return errors.Join(fmt.Errorf("%s does not stream from %s", n.Name, primary.Name), err)
-		}
-	}
-	if f.ours() {
-		return governed(ctx, l, primary)
-	}
-	status := primary.Repmgr(ctx, "service", "status", "--csv")
-	if err := status.Err(); err != nil {
-		return err
-	}
-	for _, line := range strings.Split(strings.TrimSpace(status.Stdout), "\n") {
-		// node_id,node_name,type,pg_running,repmgrd_running,...
-		if fields := strings.Split(line, ","); len(fields) < 5 || fields[4] != "1" {
-			return fmt.Errorf("a daemon does not run: %s", line)
-		}
-	}
-	return nil
-}
-
-// governed answers nil when every node is at rest under the quorum rule, by the
-// word of its own daemon.
-func governed(ctx context.Context, l *lab.Lab, primary *lab.Node) error {
-	for _, n := range l.Nodes {
-		want := "standby-follows"
-		if n == primary {
-			want = "primary-holds"
-		}
-		r, err := report(ctx, n)
-		if err != nil {
-			return fmt.Errorf("%s: %w", n.Name, err)
-		}
-		if r.Rule != want || r.PromotionRule != record.Quorum || r.Voters < len(l.Nodes) {
-			return fmt.Errorf("%s: rule %q (%s), promotion by %s, %d voters", n.Name, r.Rule, r.Why, r.PromotionRule, r.Voters)
-		}
-	}
-	return nil
-}
-
-// report is what a node's daemon says of itself.
-func report(ctx context.Context, n *lab.Node) (failover.Report, error) {
-	status := n.Repmgr(ctx, "service", "status", "--format", "json")
-	var out struct {
-		Nodes []struct {
-			ID     int             `json:"node_id"`
-			Report failover.Report `json:"report"`
-		} `json:"nodes"`
-	}
-	if err := json.Unmarshal([]byte(status.Stdout), &out); err != nil {
-		return failover.Report{}, fmt.Errorf("%w: %s", err, status.Stderr)
-	}
-	for _, row := range out.Nodes {
-		if row.ID == n.ID {
-			return row.Report, nil
-		}
-	}
-	return failover.Report{}, errors.New("it is not listed")
-}
+func (f *family) whole(ctx context.Context, l *lab.Lab) error { return l.Whole(ctx) }
 
 func (f *family) show(ctx context.Context, n *lab.Node) error {
 	return n.Repmgr(ctx, "cluster", "show").Err()

@@ -141,18 +141,20 @@ func (l *Lab) Logs() string {
 	return b.String()
 }
 
-// SaveLogs copies the daemons' and the servers' logs into a folder, which it makes.
+// SaveLogs copies the logs of everything that ran on the nodes into a folder, which it makes.
 func (l *Lab) SaveLogs(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("save the logs: %w", err)
 	}
 	for _, n := range l.Nodes {
-		for _, path := range []string{n.DaemonLog(), n.ServerLog()} {
+		logs, _ := filepath.Glob(filepath.Join(n.Dir, "*.log"))
+		guards, _ := filepath.Glob(filepath.Join(n.Dir, "*", "guard.log"))
+		for _, path := range append(logs, guards...) {
 			b, err := os.ReadFile(path)
 			if err == nil {
 				err = os.WriteFile(filepath.Join(dir, n.Name+"-"+filepath.Base(path)), b, 0o644)
 			}
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err != nil {
 				return fmt.Errorf("save the logs: %w", err)
 			}
 		}

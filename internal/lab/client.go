@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,14 +51,11 @@ const insideFrom = int64(1) << 40
 // NewClient makes the client's table and starts to write, from outside of every
 // node. Close stops it.
 func (l *Lab) NewClient(ctx context.Context) (*Client, error) {
-	c := &Client{lab: l}
+	c := &Client{lab: l, namespace: l.clientNamespace(nil)}
 	for _, n := range l.Nodes {
 		if !n.Witness {
 			c.nodes = append(c.nodes, n)
 		}
-	}
-	if l.network != nil {
-		c.namespace = l.network.hub()
 	}
 	return c, c.begin(ctx, 1, insideFrom)
 }
@@ -75,12 +73,12 @@ func (c *Client) begin(ctx context.Context, from, to int64) error {
 	if err != nil {
 		return err
 	}
-	err = primary.exec(ctx, appRole, `CREATE TABLE IF NOT EXISTS public.writes
+	err = primary.AppExec(ctx, `CREATE TABLE IF NOT EXISTS public.writes
 		(value bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp()); GRANT ALL ON public.writes TO `+appRole)
 	if err != nil {
 		return fmt.Errorf("make the client's table: %w", err)
 	}
-	next, err := primary.rowsOf(ctx, fmt.Sprintf(
+	next, err := primary.AppNumbers(ctx, fmt.Sprintf(
 		"SELECT coalesce(max(value) + 1, %d) FROM public.writes WHERE value >= %[1]d AND value < %d", from, to))
 	if err != nil {
 		return err
@@ -145,24 +143,41 @@ func (c *Client) insert(ctx context.Context, conn *pgx.Conn, value int64) error 
 func (c *Client) connect(ctx context.Context) (int, *pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	node, conn, err := connectWriter(ctx, c.namespace, c.nodes, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	return node.ID, conn, nil
+}
+
+// ConnectWriter asks all of these nodes at the same time, as AppConfig says, and
+// takes the first that accepts writes. Configure, if it is not nil, may change how
+// each is connected to.
+func (l *Lab) ConnectWriter(ctx context.Context, from *Node, to []*Node, configure func(*pgx.ConnConfig)) (*Node, *pgx.Conn, error) {
+	return connectWriter(ctx, l.clientNamespace(from), to, configure)
+}
+
+func connectWriter(ctx context.Context, namespace string, to []*Node, configure func(*pgx.ConnConfig)) (*Node, *pgx.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	type answer struct {
-		node int
+		node *Node
 		conn *pgx.Conn
 		err  error
 	}
-	answers := make(chan answer, len(c.nodes))
-	for _, n := range c.nodes {
+	answers := make(chan answer, len(to))
+	for _, n := range to {
 		go func() {
-			conn, err := n.connectApp(ctx, c.namespace)
-			answers <- answer{n.ID, conn, err}
+			conn, err := n.connectApp(ctx, namespace, configure)
+			answers <- answer{n, conn, err}
 		}()
 	}
 	var found answer
 	var errs []error
-	for range c.nodes {
+	for range to {
 		switch a := <-answers; {
 		case a.err != nil:
-			errs = append(errs, fmt.Errorf("node %d: %w", a.node, a.err))
+			errs = append(errs, fmt.Errorf("%s: %w", a.node.Name, a.err))
 		case found.conn == nil:
 			found = a
 			cancel() // the others need not be waited for
@@ -171,22 +186,57 @@ func (c *Client) connect(ctx context.Context) (int, *pgx.Conn, error) {
 		}
 	}
 	if found.conn == nil {
-		return 0, nil, errors.Join(errs...)
+		return nil, nil, errors.Join(errs...)
 	}
 	return found.node, found.conn, nil
 }
 
 // connectApp connects as the client does: over the network, from a namespace, for writing.
-func (n *Node) connectApp(ctx context.Context, namespace string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(n.conninfoFor(appRole) + " target_session_attrs=read-write")
+func (n *Node) connectApp(ctx context.Context, namespace string, configure func(*pgx.ConnConfig)) (*pgx.Conn, error) {
+	config, err := n.lab.appConfig(namespace, []*Node{n}, " target_session_attrs=read-write")
 	if err != nil {
 		return nil, err
 	}
-	config.Password = n.lab.secrets.passwords[appRole]
+	if configure != nil {
+		configure(config)
+	}
+	return pgx.ConnectConfig(ctx, config)
+}
+
+// AppConfig is how a client reaches the first that will have it of some nodes'
+// servers, over the network, as the role app: from a node's own side of its
+// cable, or, where from is nil, from outside of every node. More are further
+// parameters, as in a conninfo string.
+func (l *Lab) AppConfig(from *Node, to []*Node, more string) (*pgx.ConnConfig, error) {
+	return l.appConfig(l.clientNamespace(from), to, " "+more)
+}
+
+// clientNamespace is where a client lives: on a node's side of its cable, or
+// outside of every node.
+func (l *Lab) clientNamespace(from *Node) string {
+	switch {
+	case from != nil:
+		return from.namespace
+	case l.network != nil:
+		return l.network.hub()
+	}
+	return ""
+}
+
+func (l *Lab) appConfig(namespace string, to []*Node, more string) (*pgx.ConnConfig, error) {
+	var hosts, ports []string
+	for _, n := range to {
+		hosts, ports = append(hosts, n.Host), append(ports, fmt.Sprint(n.Port))
+	}
+	config, err := pgx.ParseConfig(l.conninfo(strings.Join(hosts, ","), strings.Join(ports, ","), appRole) + more)
+	if err != nil {
+		return nil, err
+	}
+	config.Password = l.secrets.passwords[appRole]
 	if namespace != "" {
 		config.DialFunc = pgconn.DialFunc(dialer(namespace))
 	}
-	return pgx.ConnectConfig(ctx, config)
+	return config, nil
 }
 
 func (c *Client) acknowledged(w Write) {
@@ -290,7 +340,7 @@ func (c *Client) MissingOn(ctx context.Context, n *Node) ([]Write, error) {
 }
 
 func missingOn(ctx context.Context, n *Node, writes []Write) ([]Write, error) {
-	values, err := n.rowsOf(ctx, "SELECT value FROM public.writes")
+	values, err := n.AppNumbers(ctx, "SELECT value FROM public.writes")
 	if err != nil {
 		return nil, err
 	}
@@ -301,8 +351,8 @@ func missingOn(ctx context.Context, n *Node, writes []Write) ([]Write, error) {
 	return slices.DeleteFunc(writes, func(w Write) bool { return present[w.Value] }), nil
 }
 
-// rowsOf reads a column of numbers in the client's database.
-func (n *Node) rowsOf(ctx context.Context, query string) ([]int64, error) {
+// AppNumbers reads a column of numbers in the client's database, as the superuser.
+func (n *Node) AppNumbers(ctx context.Context, query string) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, sqlTimeout)
 	defer cancel()
 	conn, err := n.superuser(ctx, appRole)

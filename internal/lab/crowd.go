@@ -21,7 +21,7 @@ func (n *Node) Crowd(ctx context.Context) (release func(), err error) {
 			}
 		}()
 		for ctx.Err() == nil {
-			conn, err := n.connectApp(ctx, "")
+			conn, err := n.connectApp(ctx, "", nil)
 			if err == nil {
 				all = append(all, conn)
 				continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -108,6 +109,44 @@ func (n *network) find(from, to int) error {
 	return err
 }
 
+// disturb loses a share of what goes through a node's cable, and lets no more
+// than rate bits a second through. The kernel's netem would delay packets
+// directly, but few small kernels have it; a filter that draws a random number,
+// and a token bucket, are in every kernel.
+func (n *network) disturb(id int, loss float64, rate int) error {
+	for _, end := range [][2]string{{n.hub(), cable(id)}, {n.node(id), "eth0"}} {
+		namespace, device := end[0], end[1]
+		for _, discipline := range []string{"root", "clsact"} {
+			// There may be none to delete.
+			_ = run(n.ctx, "tc", "-n", namespace, "qdisc", "del", "dev", device, discipline)
+		}
+		if rate > 0 {
+			err := run(n.ctx, "tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "tbf",
+				"rate", fmt.Sprintf("%dbit", rate), "burst", "4000", "latency", "500ms")
+			if err != nil {
+				return err
+			}
+		}
+		if loss <= 0 {
+			continue
+		}
+		if err := run(n.ctx, "tc", "-n", namespace, "qdisc", "add", "dev", device, "clsact"); err != nil {
+			return err
+		}
+		if err := run(n.ctx, "tc", "-n", namespace, "filter", "add", "dev", device, "egress", "bpf", "bytecode", lossy(loss), "da"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lossy is a classic BPF program that drops a share of the packets (0 to 1): load
+// a random number (linux/filter.h, SKF_AD_RANDOM); if it is greater than the
+// share's, return TC_ACT_UNSPEC, else TC_ACT_SHOT.
+func lossy(share float64) string {
+	return fmt.Sprintf("4,32 0 0 4294963256,37 1 0 %d,6 0 0 2,6 0 0 4294967295", uint32(min(share, 1)*math.MaxUint32))
+}
+
 // removeNamespaces deletes the namespaces of a lab, open or abandoned; the
 // bridge and the cables in them go with them.
 func removeNamespaces(ctx context.Context, labName string) error {
@@ -119,19 +158,22 @@ func removeNamespaces(ctx context.Context, labName string) error {
 	return errors.Join(errs...)
 }
 
-// ipTimeout bounds one call of ip(8).
+// ipTimeout bounds one call of ip(8) or tc(8).
 const ipTimeout = 10 * time.Second
 
-func ip(ctx context.Context, args ...string) error {
+func ip(ctx context.Context, args ...string) error { return run(ctx, "ip", args...) }
+
+// run runs one of iproute2's programs.
+func run(ctx context.Context, name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, ipTimeout)
 	defer cancel()
-	program, err := exec.LookPath("ip")
+	program, err := exec.LookPath(name)
 	if err != nil {
-		program = "/sbin/ip" // where an ordinary user's PATH does not look
+		program = "/sbin/" + name // where an ordinary user's PATH does not look
 	}
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

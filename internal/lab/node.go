@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,8 +29,8 @@ type Node struct {
 	lab       *Lab
 	namespace string // empty: ours
 
-	mu     sync.Mutex
-	daemon *daemonProcess // nil: none was started, or it has ended
+	mu       sync.Mutex
+	services map[string]*service // those that run, by name
 }
 
 // serverTimeout bounds the start and the stop of a server, in seconds.
@@ -63,7 +64,7 @@ func (n *Node) InitPrimary(ctx context.Context) error {
 	if err := n.Start(ctx); err != nil {
 		return err
 	}
-	return n.createRoles(ctx)
+	return n.CreateRoles(ctx)
 }
 
 // initdb makes the data directory. Node 1 of an unsynced lab gets a copy of one that
@@ -117,7 +118,9 @@ func (l *Lab) template() (string, error) {
 	return dir, nil
 }
 
-func (n *Node) createRoles(ctx context.Context) error {
+// CreateRoles creates the roles and databases that a lab has: repmgr for the
+// programs, app for the client.
+func (n *Node) CreateRoles(ctx context.Context) error {
 	attributes := map[string]string{repmgrRole: "LOGIN REPLICATION", appRole: "LOGIN"}
 	if n.lab.software.Superuser {
 		attributes[repmgrRole] += " SUPERUSER"
@@ -158,6 +161,14 @@ func (n *Node) command(ctx context.Context, program string, args ...string) *exe
 	return cmd
 }
 
+// Lab is the lab that the node is one of.
+func (n *Node) Lab() *Lab { return n.lab }
+
+// WriteFile writes a file into the node's folder.
+func (n *Node) WriteFile(name, content string) error {
+	return n.lab.account.write(filepath.Join(n.Dir, name), content)
+}
+
 // ServerLog is the file that the server writes its log to.
 func (n *Node) ServerLog() string { return filepath.Join(n.Dir, "postgresql.log") }
 
@@ -194,10 +205,32 @@ func (n *Node) Kill9(ctx context.Context) error { return killPostgres(ctx, n.Dat
 // Processes are the server's processes, the postmaster first.
 func (n *Node) Processes() ([]int, error) { return postgresOf(n.DataDir) }
 
+// SignalPostmaster signals the server's first process alone.
+func (n *Node) SignalPostmaster(signal syscall.Signal) error {
+	found, err := n.Processes()
+	if err != nil {
+		return err
+	}
+	main, err := postmaster(n.DataDir)
+	if err != nil || len(found) == 0 || found[0] != main {
+		return fmt.Errorf("send %s to the postmaster of %s: none runs", signal, n.Name)
+	}
+	return syscall.Kill(main, signal)
+}
+
 // Running says whether the server has a process.
 func (n *Node) Running() bool {
 	found, err := n.Processes()
 	return err == nil && len(found) > 0
+}
+
+// Restart stops the server (smart, fast or immediate) and starts it, by hand.
+func (n *Node) Restart(ctx context.Context, mode string) error {
+	result := n.program(ctx, "pg_ctl", "-D", n.DataDir, "-s", "-w", "-t", serverTimeout, "-m", mode, "-l", n.ServerLog(), "restart")
+	if err := result.Err(); err != nil {
+		return fmt.Errorf("restart the server of %s: %w", n.Name, err)
+	}
+	return nil
 }
 
 // Pause stops every process of the server with SIGSTOP: a host that hangs.
@@ -251,29 +284,71 @@ func (n *Node) PowerOff(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(n.Kill9(ctx), n.killRest(ctx))
+	// The daemon first, so that it starts no server again.
+	return errors.Join(n.killRest(ctx), n.Kill9(ctx))
 }
 
 // killRest ends what else runs on this node: the daemon and what it started.
 func (n *Node) killRest(ctx context.Context) error {
-	mark := fmt.Sprintf("%s=%d", nodeVariable, n.ID)
 	return Wait(ctx, killTimeout, "the end of every process of "+n.Name, func() error {
-		all, err := pids()
+		rest, err := n.rest()
 		if err != nil {
 			return err
 		}
-		left := 0
-		for _, pid := range all {
-			if hasEnvironment(pid, markerVariable+"="+n.lab.Dir) && hasEnvironment(pid, mark) {
-				left++
-				syscall.Kill(pid, syscall.SIGKILL)
-			}
+		for _, pid := range rest {
+			syscall.Kill(pid, syscall.SIGKILL)
 		}
-		if left > 0 {
-			return fmt.Errorf("%d processes are left", left)
+		if len(rest) > 0 {
+			return fmt.Errorf("%d processes are left", len(rest))
 		}
 		return nil
 	})
+}
+
+// rest are the processes of the node that are not the server's: the daemon and
+// what it started.
+func (n *Node) rest() ([]int, error) {
+	all, err := pids()
+	if err != nil {
+		return nil, err
+	}
+	mark := fmt.Sprintf("%s=%d", nodeVariable, n.ID)
+	return slices.DeleteFunc(all, func(pid int) bool {
+		return !hasEnvironment(pid, markerVariable+"="+n.lab.Dir) || !hasEnvironment(pid, mark)
+	}), nil
+}
+
+// Guards are the processes of the node that hold a lease's deadline for repmgrd.
+func (n *Node) Guards() ([]int, error) {
+	rest, err := n.rest()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(rest, func(pid int) bool {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return err != nil || !strings.Contains(string(line), "repmgrd\x00--guard\x00")
+	}), nil
+}
+
+// Freeze stops every process of the node with SIGSTOP, the server's and all
+// others: a host that stands still while its clock goes on.
+func (n *Node) Freeze() error { return n.signalAll(syscall.SIGSTOP) }
+
+// Thaw undoes Freeze.
+func (n *Node) Thaw() error { return n.signalAll(syscall.SIGCONT) }
+
+func (n *Node) signalAll(signal syscall.Signal) error {
+	rest, err := n.rest()
+	if err != nil {
+		return err
+	}
+	for _, pid := range rest {
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("send %s to process %d: %w", signal, pid, err)
+		}
+	}
+	_, err = signalPostgres(n.DataDir, signal)
+	return err
 }
 
 // Heal plugs in the node's cable.
@@ -293,11 +368,42 @@ func (l *Lab) CutLink(a, b *Node) error {
 	return errors.Join(l.network.lose(a.ID, b.ID), l.network.lose(b.ID, a.ID))
 }
 
+// CutOneWay makes everything that one node sends to another disappear. What comes
+// the other way arrives and is never answered, so that no connection between them lives.
+func (l *Lab) CutOneWay(from, to *Node) error {
+	if l.network == nil {
+		return errors.New("cut one way of a link: the lab has no namespaces")
+	}
+	return l.network.lose(from.ID, to.ID)
+}
+
+// HealOneWay undoes CutOneWay.
+func (l *Lab) HealOneWay(from, to *Node) error {
+	if l.network == nil {
+		return nil
+	}
+	return l.network.find(from.ID, to.ID)
+}
+
+// Disturb makes the node's cable a bad one, both ways: a share of the packets (0
+// to 1) is lost, and no more than rate bits a second get through (zero: any), so
+// that packets wait, up to half a second, and are lost beyond that. A cable that
+// is disturbed already is so anew; two zeros end it.
+func (n *Node) Disturb(loss float64, rate int) error {
+	if n.lab.network == nil {
+		return errors.New("disturb a cable: the lab has no namespaces")
+	}
+	return n.lab.network.disturb(n.ID, loss, rate)
+}
+
 // Heal plugs in every cable and mends every link.
 func (l *Lab) Heal() error {
 	var errs []error
 	for _, a := range l.Nodes {
 		errs = append(errs, a.Heal())
+		if l.network != nil {
+			errs = append(errs, a.Disturb(0, 0))
+		}
 		for _, b := range l.Nodes {
 			if l.network != nil && a != b {
 				errs = append(errs, l.network.find(a.ID, b.ID))
@@ -306,6 +412,9 @@ func (l *Lab) Heal() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Tail is the end of a log, or why it cannot be read.
+func Tail(path string) string { return tail(path) }
 
 // tailSize is how much of a log an error shows, in bytes.
 const tailSize = 3000

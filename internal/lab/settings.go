@@ -76,10 +76,15 @@ func (n *Node) writeServerConf() error {
 func (n *Node) Conninfo() string { return n.conninfoFor(repmgrRole) }
 
 func (n *Node) conninfoFor(role string) string {
-	s := fmt.Sprintf("host=%s port=%d user=%s dbname=%s connect_timeout=2", n.Host, n.Port, role, role)
-	if n.lab.options.Auth == TLS {
+	return n.lab.conninfo(n.Host, fmt.Sprint(n.Port), role)
+}
+
+// conninfo is how a role reaches its database on one of several hosts.
+func (l *Lab) conninfo(hosts, ports, role string) string {
+	s := fmt.Sprintf("host=%s port=%s user=%s dbname=%[3]s connect_timeout=2", hosts, ports, role)
+	if l.options.Auth == TLS {
 		s += fmt.Sprintf(" sslmode=verify-full sslrootcert=%s sslcert=%s sslkey=%s",
-			n.lab.certificate("root"), n.lab.certificate(role), n.lab.key(role))
+			l.certificate("root"), l.certificate(role), l.key(role))
 	}
 	return s
 }

@@ -37,6 +37,11 @@ func (n *Node) exec(ctx context.Context, database, statements string) error {
 	return err
 }
 
+// AppExec carries out statements in the client's database, as the superuser.
+func (n *Node) AppExec(ctx context.Context, statements string) error {
+	return n.exec(ctx, appRole, statements)
+}
+
 // Rows asks the server as its superuser, in the database repmgr, and returns
 // every value as text; NULL is empty. The question may be a statement without an answer.
 func (n *Node) Rows(ctx context.Context, query string, args ...any) ([][]string, error) {
