@@ -4,13 +4,13 @@ GO           ?= go
 STATICCHECK  ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MAJORS       ?= 13 17 18
 BINARIES     := bin/repmgr bin/repmgrd
-# Arguments for the demo, the benchmark and the simulator, as in: make demo ARGS=--keep
+# Arguments for the demo, the benchmark, the chaos lab and the simulator, as in: make demo ARGS=--keep
 ARGS         ?=
 # Arguments for go test, as in: make test TESTARGS='-run TestClone -v'
 TESTARGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-majors simulate demo soak bench lint docs clean postgres majors
+.PHONY: help build test test-majors simulate demo soak bench chaos lint docs clean postgres majors
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ soak: postgres build ## saturate a cluster for an hour and see that nothing fail
 bench: postgres build ## measure failover, the daemon at rest and cluster show, beside repmgr 5 if installed
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
 	@bin/lab bench $(ARGS)
+
+# Another system's cluster: scripts/install-postgres --repmgr5 or --patroni, then ARGS='--system repmgr5' or 'patroni'.
+chaos: postgres build ## break a real cluster at random, and check what its clients were told (ARGS='--seed 1 --faults 200')
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
+	@bin/lab chaos $(ARGS)
 
 lint: ## gofmt, go vet and staticcheck
 	@unformatted=$$(gofmt -l cmd internal *.go); \

@@ -23,8 +23,9 @@ var rank = map[string]int{
 	"internal/api":    5,
 	"internal/daemon": 6, "internal/cli": 6,
 	"cmd/repmgr": 7, "cmd/repmgrd": 7,
-	"internal/lab": 7, // real clusters on one machine: for tests, the demo and the benchmark
-	"cmd/lab":      8,
+	"internal/lab":   7, // real clusters on one machine: for tests, the demo, the benchmark and the chaos lab
+	"internal/chaos": 8, // faults, clients and checks for such a cluster
+	"cmd/lab":        9,
 }
 
 // pure packages take time, chance and the world as arguments.

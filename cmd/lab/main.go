@@ -22,7 +22,7 @@ const interrupted = 130
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	root := &cobra.Command{Use: "lab", Short: "Real clusters on this machine", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(demoCommand(), benchCommand(), soakCommand())
+	root.AddCommand(demoCommand(), benchCommand(), chaosCommand(), soakCommand())
 	err := root.ExecuteContext(ctx)
 	cut := ctx.Err() != nil
 	stop()
@@ -31,7 +31,7 @@ func main() {
 	case cut:
 		fmt.Fprintln(os.Stderr, "\nlab: interrupted; everything was removed")
 		os.Exit(interrupted)
-	case errors.Is(err, errMissed):
+	case errors.Is(err, errMissed), errors.Is(err, errBroken):
 		os.Exit(2)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "lab:", err)

@@ -72,7 +72,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	before, err := report(ctx, primary)
+	before, err := primary.Report(ctx)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	after, err := report(ctx, primary)
+	after, err := primary.Report(ctx)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 	if after.Term != before.Term {
 		return fmt.Errorf("something failed over: term %d became term %d", before.Term, after.Term)
 	}
-	return governed(ctx, l, primary)
+	return l.Whole(ctx)
 }
 
 // load runs pgbench, checkpoints and a watch of the term until the time is over.
@@ -120,7 +120,7 @@ func (s *soak) load(ctx context.Context, l *lab.Lab, primary *lab.Node) (transac
 		}
 		if time.Since(minute) >= time.Minute {
 			minute = time.Now()
-			r, reportErr := report(ctx, primary)
+			r, reportErr := primary.Report(ctx)
 			s.page.say("%s term %d, rule %s, position %s (%v)", minute.UTC().Format("15:04:05"), r.Term, r.Rule, r.Position.LSN, errors.Join(lookErr, reportErr))
 		}
 	}

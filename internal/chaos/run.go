@@ -1,0 +1,265 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"repmgr/internal/lab"
+)
+
+// Options are what a run is.
+type Options struct {
+	System System
+	Setup  Setup
+	Seed   uint64
+	Faults int           // how many are made at least, unless For is set
+	For    time.Duration // how long faults are made, if not zero
+	Kinds  []string      // of faults; none: all
+	Logs   string        // where the logs of a failed run are kept; each failure makes a folder in it
+	Say    func(format string, args ...any)
+}
+
+// Round is a group of faults that overlap, and what came of it.
+type Round struct {
+	Number     int
+	Began      time.Time
+	Faults     []string // as they were made, in the order of their strikes
+	Made       int      // of them, those that struck something
+	Gap        time.Duration
+	Failovers  int // another node took over
+	InPlace    int // the same node took over from itself, on a new timeline
+	Unknown    int // rows of which their writers do not know
+	Lost       int // rows that were acknowledged and are not there
+	Promised   int // of them, those that synchronous replication had promised
+	TwoWriters time.Duration
+	Back       time.Duration // from the last healing until the cluster was whole
+	Broken     error         // why it did not become whole by itself
+	Violations []string
+}
+
+// Result is a whole run.
+type Result struct {
+	System       string
+	Setup        Setup
+	Seed         uint64
+	Took         time.Duration
+	Rounds       []Round
+	Acknowledged int
+	Ended        int      // services that ended without a fault
+	Violations   []string // found at the end, beside those of the rounds
+	Logs         []string // folders that were kept
+}
+
+// Failed says that a promise was broken or a cluster did not come back.
+func (r *Result) Failed() bool {
+	for _, round := range r.Rounds {
+		if len(round.Violations) > 0 || round.Broken != nil {
+			return true
+		}
+	}
+	return len(r.Violations) > 0
+}
+
+// Faults is how many struck something.
+func (r *Result) Faults() (made int) {
+	for _, round := range r.Rounds {
+		made += round.Made
+	}
+	return made
+}
+
+// Run makes faults until there were enough. An error means that the run itself
+// went wrong; what the system did wrong is in the result.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	faults, err := newSchedule(o.Seed, o.Kinds)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{Options: o, result: &Result{System: o.System.Name(), Setup: o.Setup, Seed: o.Seed}, schedule: faults, began: time.Now()}
+	err = r.lives(ctx)
+	r.result.Took = time.Since(r.began)
+	return r.result, err
+}
+
+// run is one run.
+type run struct {
+	Options
+	result   *Result
+	schedule *schedule
+	began    time.Time
+	life     *life
+}
+
+func (r *run) enough() bool {
+	if r.For > 0 {
+		return time.Since(r.began) >= r.For
+	}
+	return r.result.Faults() >= r.Faults
+}
+
+// lives makes one cluster after the other: a new one where the last did not come back.
+func (r *run) lives(ctx context.Context) error {
+	for first := true; first || !r.enough(); first = false {
+		r.Say("A cluster of %d nodes is made (%s, synchronous: %s).", r.Setup.Nodes, r.result.System, r.Setup.Sync)
+		var err error
+		if r.life, err = begin(ctx, r.System, r.Setup, r.Say); err != nil {
+			return err
+		}
+		err = r.rounds(ctx)
+		if err == nil {
+			err = r.reckon(ctx)
+		}
+		r.life.rest()
+		r.result.Ended += r.life.ended
+		if err := errors.Join(err, r.life.lab.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// calm is how long clients have a whole cluster between two groups of faults.
+const calm = 2 * time.Second
+
+func (r *run) rounds(ctx context.Context) error {
+	for !r.enough() {
+		if r.life.linear() {
+			if err := r.life.registers.next(ctx); err != nil {
+				return err
+			}
+		}
+		sleep(ctx, calm)
+		most := 3
+		if r.For == 0 {
+			most = r.Faults - r.result.Faults()
+		}
+		round, err := r.round(ctx, r.schedule.next(most))
+		if err != nil {
+			return err
+		}
+		r.result.Rounds = append(r.result.Rounds, round)
+		r.Say("%s", round)
+		if len(round.Violations) > 0 || round.Broken != nil {
+			r.keep(fmt.Sprintf("round-%d", round.Number))
+		}
+		if round.Broken == nil {
+			continue
+		}
+		if err := r.System.Mend(ctx, r.life.lab, r.life.heir(ctx)); err != nil {
+			r.Say("A new cluster is made, since this one is not mended: %v", err)
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// round makes a group of faults, heals them, and waits for the cluster to be whole.
+func (r *run) round(ctx context.Context, group []Fault) (Round, error) {
+	l := r.life
+	round := Round{Number: len(r.result.Rounds) + 1, Began: time.Now()}
+	began := l.now()
+	var strikes sync.WaitGroup
+	var mu sync.Mutex
+	for _, f := range group {
+		strikes.Go(func() {
+			sleep(ctx, f.After)
+			told, made := l.befall(ctx, f)
+			mu.Lock()
+			defer mu.Unlock()
+			round.Faults = append(round.Faults, told)
+			if made {
+				round.Made++
+			}
+		})
+	}
+	strikes.Wait()
+	if err := errors.Join(ctx.Err(), l.hosts.rest(ctx)); err != nil {
+		return round, err
+	}
+	healed := l.now()
+	round.Broken = lab.Wait(ctx, r.System.Patience(), "a whole cluster", func() error {
+		err := r.System.Whole(ctx, l.lab)
+		if err == nil && l.linear() {
+			err = synced(ctx, l.lab)
+		}
+		if err != nil {
+			sleep(ctx, askAgain)
+		}
+		return err
+	})
+	round.Back = l.now() - healed
+	if err := ctx.Err(); err != nil {
+		return round, err
+	}
+	return round, r.judge(ctx, &round, began)
+}
+
+// askAgain is how long a cluster that is not whole is left alone.
+const askAgain = 300 * time.Millisecond
+
+// healBound bounds what is done to end a fault.
+const healBound = 5 * time.Minute
+
+// befall lets one fault happen and end, and tells it.
+func (l *life) befall(ctx context.Context, f Fault) (told string, made bool) {
+	n := l.target(f)
+	role := "standby"
+	if n == l.primary() {
+		role = "primary"
+	}
+	at := l.now()
+	heal, what, err := kindOf(f.Kind).strike(ctx, l, n, f.Which)
+	told = fmt.Sprintf("%s %s %s (%s)", time.Now().UTC().Format("15:04:05.000"), f.Kind, n.Name, role)
+	if what != "" {
+		told += ": " + what
+	}
+	switch {
+	case errors.Is(err, errNothing):
+		return told + ": " + errNothing.Error(), false
+	case err != nil:
+		told += fmt.Sprintf(" [%s]", oneLine(err))
+	}
+	if heal == nil {
+		return told, true
+	}
+	sleep(ctx, f.For-(l.now()-at))
+	healing, cancel := context.WithTimeout(ctx, healBound)
+	defer cancel()
+	if err := heal(healing); err != nil {
+		told += fmt.Sprintf(" [healing it: %s]", oneLine(err))
+	}
+	return told + fmt.Sprintf(" for %.1f s", (l.now()-at).Seconds()), true
+}
+
+// longestWord is how much of an error stands in a line.
+const longestWord = 160
+
+func oneLine(err error) string {
+	s := strings.Join(strings.Fields(err.Error()), " ")
+	return s[:min(len(s), longestWord)]
+}
+
+// keep saves the logs of everything, and the story so far.
+func (r *run) keep(name string) {
+	dir := filepath.Join(r.Logs, fmt.Sprintf("seed-%d-%s", r.Seed, name))
+	if err := r.life.lab.SaveLogs(dir); err != nil {
+		r.Say("%v", err)
+		return
+	}
+	var story strings.Builder
+	fmt.Fprintf(&story, "%s, seed %d, %d nodes, synchronous: %s\n", r.result.System, r.Seed, r.Setup.Nodes, r.Setup.Sync)
+	for _, round := range r.result.Rounds {
+		fmt.Fprintln(&story, round)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "story.txt"), []byte(story.String()), 0o644); err != nil {
+		r.Say("%v", err)
+	}
+	r.result.Logs = append(r.result.Logs, dir)
+	r.Say("The logs are kept in %s", dir)
+}
