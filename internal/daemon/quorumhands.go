@@ -158,6 +158,18 @@ func (d *Daemon) recordRule(ctx context.Context, cfg *conf.Config) error {
 	return registry.RecordRule(ctx, conn, group, string(rec.Rule))
 }
 
+// forgetSeal makes the position that was offered last count no more. Its vacancy
+// is kept, so that nothing is sealed for an older one.
+func (d *Daemon) forgetSeal() error {
+	s := d.quorum.sealed()
+	s.Incarnation, s.LSN = "", 0
+	if err := d.quorum.keepSeal(s); err != nil {
+		return err
+	}
+	d.send(observed{failover.SealedAt{Sealed: s}})
+	return nil
+}
+
 // seal ends the receiving of WAL, and keeps the final position before it is told.
 func (d *Daemon) seal(ctx context.Context, a failover.Seal) error {
 	ctx, cancel := context.WithTimeout(ctx, sealBound)

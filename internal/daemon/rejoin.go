@@ -50,6 +50,11 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	if err := d.recordAsStandby(ctx, cfg, up); err != nil {
 		d.complain(slog.LevelWarn, err) // it is tried again at the end
 	}
+	// What was offered is no longer what the server has: judged by an old seal, a
+	// server that was rewound would be taken for a diverged one for ever.
+	if err := d.forgetSeal(); err != nil {
+		return err
+	}
 	err = d.bringBack(ctx, own, up, history)
 	if err != nil && cfg.AutoRejoin == "clone" {
 		d.log.Warn("the server cannot be rewound, it is cloned anew: " + err.Error())
