@@ -141,7 +141,7 @@ func (p *patroni) configuration(l *lab.Lab, n *lab.Node) string {
 				"ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 1048576,
 				"synchronous_mode": p.sync != "off", "synchronous_mode_strict": p.sync == "strict",
 				"postgresql": object{"use_pg_rewind": true, "use_slots": true, "parameters": object{
-					"max_connections": 200, "wal_keep_size": "256MB",
+					"max_connections": 400, "wal_keep_size": "256MB",
 				}},
 			},
 			"initdb": []any{object{"encoding": "UTF8"}, object{"locale": "C"}, "data-checksums"},

@@ -40,7 +40,7 @@ type registers struct {
 // next makes a new register and turns the clients to it.
 func (r *registers) next(ctx context.Context) error {
 	key := r.key.Load() + 1
-	err := lab.Wait(ctx, answerBound*4, "a new register to be acknowledged", func() error {
+	err := lab.Wait(ctx, mendBound, "a new register to be acknowledged", func() error {
 		s, err := r.connect(ctx, nil)
 		if err != nil {
 			return err

@@ -86,7 +86,7 @@ func (f *family) Patience() time.Duration {
 }
 
 // serverSettings are for many clients that go away while they wait.
-var serverSettings = map[string]string{"max_connections": "200"}
+var serverSettings = map[string]string{"max_connections": "400"}
 
 func (f *family) Up(ctx context.Context, setup Setup) (*lab.Lab, error) {
 	options := lab.Options{Nodes: setup.Nodes, Software: f.software, Namespaces: true, Settings: serverSettings}

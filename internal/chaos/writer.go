@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 const (
 	writePause    = 30 * time.Millisecond  // between two rows
 	connectFirst  = 500 * time.Millisecond // for one try at all nodes: a node that is gone must not hide one that is there,
-	connectLast   = 4 * time.Second        // and where the machine is busy, patience grows
+	connectLast   = 4 * time.Second        // and where no server at all answers, the machine may be busy, and patience grows
 	retryPause    = 100 * time.Millisecond // between two tries
-	answerBound   = 5 * time.Second        // for one answer; then the client goes away
+	writeBound    = 2 * time.Second        // for one row; then the writer goes away
+	answerBound   = 5 * time.Second        // for any other answer
 	tableCreation = `CREATE TABLE IF NOT EXISTS public.chaos_rows (
 			writer int, seq bigint, node int NOT NULL, timeline int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (writer, seq));
 		CREATE TABLE IF NOT EXISTS public.chaos_registers (key int PRIMARY KEY, value bigint NOT NULL);
@@ -50,7 +52,9 @@ func (w *writer) run(ctx context.Context) {
 		cancel()
 		if err != nil {
 			w.failed(err)
-			bound = min(2*bound, connectLast)
+			if !strings.Contains(err.Error(), "read only") { // what the driver says of a standby that answered
+				bound = min(2*bound, connectLast)
+			}
 			sleep(ctx, retryPause/2+rand.N(retryPause))
 			continue
 		}
@@ -68,7 +72,7 @@ func (w *writer) run(ctx context.Context) {
 func (w *writer) insert(ctx context.Context, s *session, node *lab.Node, seq int64) Outcome {
 	row := Insert{RowID: RowID{w.number, seq}, Node: node.ID, Sent: w.life.now()}
 	s.warned.Store(false)
-	waiting, cancel := context.WithTimeout(ctx, answerBound)
+	waiting, cancel := context.WithTimeout(ctx, writeBound)
 	defer cancel()
 	err := s.conn.QueryRow(waiting, insertRow, w.number, seq, node.ID).Scan(&row.Timeline, &row.Synced)
 	row.Answered, row.Outcome = w.life.now(), s.outcome(err)

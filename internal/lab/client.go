@@ -228,7 +228,10 @@ func (l *Lab) appConfig(namespace string, to []*Node, more string) (*pgx.ConnCon
 	for _, n := range to {
 		hosts, ports = append(hosts, n.Host), append(ports, fmt.Sprint(n.Port))
 	}
-	config, err := pgx.ParseConfig(l.conninfo(strings.Join(hosts, ","), strings.Join(ports, ","), appRole) + more)
+	if l.options.Auth != TLS {
+		more += " sslmode=disable" // else each connection is preceded by one that the server refuses
+	}
+	config, err := pgx.ParseConfig(l.conninfo(strings.Join(hosts, ","), strings.Join(ports, ","), appRole) + more + " connect_timeout=5")
 	if err != nil {
 		return nil, err
 	}
