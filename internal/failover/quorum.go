@@ -608,10 +608,10 @@ func (f facts) mustRejoin() bool {
 	return f.downAsPrimary() || f.downAsStandby() || f.inRecovery() && f.standing().Diverged
 }
 
-// downAsStandby reports whether the own server crashed as a standby, and whoever
-// else starts servers has had the time to start it.
+// downAsStandby reports whether the own server crashed beside another primary, and
+// whoever else starts servers has had the time to start it.
 func (f facts) downAsStandby() bool {
-	return f.local.State == ServerCrashed && f.local.Armed && !f.local.Sealed && f.now.Sub(f.local.Since) >= f.Policy.RestartGrace
+	return f.local.State == ServerCrashed && f.now.Sub(f.local.Since) >= f.Policy.RestartGrace
 }
 
 // downAsPrimary reports whether the own server is down and was a primary's: it was

@@ -92,7 +92,7 @@ func down(s ServerState) func(*View) {
 // crashedStandby says that the server crashed that long ago, while it followed.
 func crashedStandby(ago time.Duration) func(*View) {
 	return func(v *View) {
-		v.Local.State, v.Local.Role, v.Local.Armed, v.Local.Since = ServerCrashed, cluster.RoleUnknown, true, t0.Add(-ago)
+		v.Local.State, v.Local.Role, v.Local.Since = ServerCrashed, cluster.RoleUnknown, t0.Add(-ago)
 	}
 }
 
