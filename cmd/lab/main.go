@@ -1,6 +1,7 @@
 // Command lab shows real clusters on this machine: `lab demo` lets a primary die
-// before the reader's eyes, `lab bench` measures how long that takes, `lab soak` works a cluster hard, beside
-// other programs of the kind. Both leave nothing behind.
+// before the reader's eyes, `lab bench` measures how long that takes, beside other
+// programs of the kind, `lab soak` works a cluster hard, and `lab chaos` breaks one
+// at random. They leave nothing behind.
 package main
 
 import (
