@@ -161,6 +161,9 @@ func (d *Daemon) open() (err error) {
 		return err
 	}
 	d.onStop("state directory", d.state.close)
+	if err := d.lockData(); err != nil {
+		return err
+	}
 	if err := d.takePidFile(); err != nil {
 		return err
 	}

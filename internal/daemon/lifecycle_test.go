@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"repmgr/internal/lab"
+	"repmgr/internal/quorum"
+	"repmgr/internal/raftstore"
 )
 
 // A daemon's life around the failover: what it refuses to start with, what a
@@ -29,6 +32,13 @@ func TestLifecycle(t *testing.T) {
 	t.Run("a second daemon is refused", func(t *testing.T) {
 		refused(t, daemon("--daemonize=false", "--no-pid-file"), 3, "another repmgrd watches this node")
 		refused(t, daemon(), 3, "another repmgrd watches this node") // the parent tells it too
+	})
+	t.Run("a second daemon with a state directory of its own is refused", func(t *testing.T) {
+		other := filepath.Join(n.Dir, "second.conf")
+		text, err := os.ReadFile(n.ConfFile())
+		must(t, err)
+		must(t, os.WriteFile(other, append(text, "\nstate_directory = '"+filepath.Join(n.Dir, "second")+"'\ndaemon_port = 1\n"...), 0o644))
+		refused(t, n.Program(ctx, "repmgrd", "-f", other, "--daemonize=false", "--no-pid-file"), 3, "another repmgrd watches the server of this data directory")
 	})
 	t.Run("reload", func(t *testing.T) {
 		log := filepath.Join(n.Dir, "moved.log")
@@ -56,6 +66,9 @@ func TestLifecycle(t *testing.T) {
 		waitEvent(t, ctx, other, "repmgrd_shutdown", n, true)
 	})
 	t.Run("a wrong data directory", func(t *testing.T) {
+		_, err := other.StopDaemon(ctx) // it would hold the directory's lock
+		must(t, err)
+		defer func() { must(t, other.StartDaemon(ctx)) }()
 		must(t, n.WriteConf(map[string]string{"data_directory": other.DataDir, "state_directory": filepath.Join(n.Dir, "elsewhere")}))
 		refused(t, daemon(), 1, "data_directory is not the server's")
 	})
@@ -71,7 +84,45 @@ func TestLifecycle(t *testing.T) {
 		must(t, n.WriteConf(map[string]string{"state_directory": filepath.Join(n.Dir, "new"), "conninfo": "host=127.0.0.1 port=1 user=repmgr dbname=repmgr"}))
 		refused(t, daemon(), 6, "the own server does not answer, and nothing is known yet")
 	})
+	t.Run("the state of another cluster", func(t *testing.T) {
+		for name, id := range map[string]raftstore.Identity{
+			"another database system": {Group: "g", RaftID: 5, Node: 2, SystemID: "7301"},
+			"another node":            {Group: "g", RaftID: 5, Node: 1},
+		} {
+			dir := filepath.Join(n.Dir, name)
+			store, err := raftstore.Open(dir)
+			must(t, err)
+			must(t, store.Create(id, quorum.Stored{}))
+			must(t, store.Close())
+			must(t, giveAway(dir, n))
+			must(t, n.WriteConf(map[string]string{"state_directory": dir}))
+			refused(t, daemon(), 1, "the state directory belongs to "+name)
+		}
+	})
+	t.Run("the state of another version", func(t *testing.T) {
+		dir := filepath.Join(n.Dir, "newer")
+		must(t, os.Mkdir(dir, 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, "cluster.json"), []byte(`{"format": 2}`), 0o600))
+		must(t, giveAway(dir, n))
+		must(t, n.WriteConf(map[string]string{"state_directory": dir}))
+		refused(t, daemon(), 1, "Format 2 was found, 1 is known")
+		if text, err := os.ReadFile(filepath.Join(dir, "cluster.json")); err != nil || string(text) != `{"format": 2}` {
+			t.Errorf("it was touched: %s %v", text, err)
+		}
+	})
 	t.Run("into the background", func(t *testing.T) { inBackground(t, ctx, n, daemon) })
+}
+
+// giveAway makes a directory and what is in it the lab user's.
+func giveAway(dir string, n *lab.Node) error {
+	info, err := os.Stat(n.ConfFile())
+	if err != nil {
+		return err
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, int(owner.Uid), int(owner.Gid)))
+	})
 }
 
 // inBackground starts the daemon as an operator would, and while its server is

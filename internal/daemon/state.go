@@ -65,6 +65,23 @@ func openStateDir(path string) (*stateDir, error) {
 
 func (s *stateDir) close() error { return s.lock.Close() }
 
+// lockData takes the data directory itself, so that no second repmgrd with another
+// state directory acts on the same server. One that is not there yet is nobody's.
+func (d *Daemon) lockData() error {
+	dir, err := os.Open(d.cfg.DataDirectory)
+	if err != nil {
+		return nil // what is wrong with it is told by who needs it
+	}
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		dir.Close()
+		return fault.Wrap(err, fault.BadPidfile, "another repmgrd watches the server of this data directory").
+			WithDetail("It holds a lock on %s, and has another state_directory than %s.", d.cfg.DataDirectory, d.state.path).
+			WithHint("Stop it first: one repmgrd runs for each server.")
+	}
+	d.onStop("data directory", dir.Close)
+	return nil
+}
+
 func (s *stateDir) load() (remembered, error) {
 	var r remembered
 	text, err := os.ReadFile(filepath.Join(s.path, "cluster.json"))
