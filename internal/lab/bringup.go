@@ -12,7 +12,7 @@ import (
 )
 
 // attachTimeout bounds the wait for a standby to stream.
-const attachTimeout = 30 * time.Second
+const attachTimeout = 2 * time.Minute
 
 // BringUp makes the whole cluster as an operator would, with the commands under
 // test: the primary, each standby cloned, started and registered, the witness,

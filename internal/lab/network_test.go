@@ -52,7 +52,7 @@ func TestCutCableAndLostLink(t *testing.T) {
 		t.Errorf("a cut-off primary, asked through its socket: got standby %v, %v", standby, err)
 	}
 	must(t, l.Heal())
-	must(t, Wait(ctx, 20*time.Second, "the cable to carry", func() error {
+	must(t, Wait(ctx, time.Minute, "the cable to carry", func() error {
 		if !reaches(ctx, n2, n1) {
 			return errors.New("not yet")
 		}

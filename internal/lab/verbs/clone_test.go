@@ -114,7 +114,7 @@ func TestACloneThatIsBrokenOffLeavesNothing(t *testing.T) {
 		if want := map[string]int{"TERM": 14, "INT": 14, "^C": 14, "KILL": 137}[c.signal]; r.Code != want {
 			t.Errorf("%s: status %d, want %d\n%s", c.name, r.Code, want, r.Stderr)
 		}
-		must(t, lab.Wait(ctx, 20*time.Second, "the slot to be gone", func() error {
+		must(t, lab.Wait(ctx, time.Minute, "the slot to be gone", func() error {
 			if left := sql(t, ctx, one, slots); left != "" {
 				return errors.New(left)
 			}
@@ -223,7 +223,7 @@ func TestClonesOfEveryKind(t *testing.T) {
 
 func attached(t *testing.T, ctx context.Context, upstream, standby *lab.Node) {
 	t.Helper()
-	must(t, lab.Wait(ctx, 30*time.Second, standby.Name+" to stream", func() error {
+	must(t, lab.Wait(ctx, time.Minute, standby.Name+" to stream", func() error {
 		ok, err := upstream.Attached(ctx, standby)
 		if err == nil && !ok {
 			err = errors.New("it is not attached")
