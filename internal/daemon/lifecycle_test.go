@@ -20,15 +20,7 @@ import (
 func TestLifecycle(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 2, Auth: lab.SCRAM})
 	n, other := l.Node(2), l.Node(1)
-	daemon := func(args ...string) lab.Result {
-		return n.Program(ctx, "repmgrd", append([]string{"-f", n.ConfFile()}, args...)...)
-	}
-	refused := func(t *testing.T, r lab.Result, code int, text string) {
-		t.Helper()
-		if r.Code != code || !strings.Contains(r.Stderr, text) {
-			t.Errorf("exit status %d, want %d with %q:\n%s", r.Code, code, text, r.Stderr)
-		}
-	}
+	daemon := func(args ...string) lab.Result { return runDaemon(ctx, n, args...) }
 	t.Run("a second daemon is refused", func(t *testing.T) {
 		refused(t, daemon("--daemonize=false", "--no-pid-file"), 3, "another repmgrd watches this node")
 		refused(t, daemon(), 3, "another repmgrd watches this node") // the parent tells it too
@@ -84,10 +76,31 @@ func TestLifecycle(t *testing.T) {
 		must(t, n.WriteConf(map[string]string{"state_directory": filepath.Join(n.Dir, "new"), "conninfo": "host=127.0.0.1 port=1 user=repmgr dbname=repmgr"}))
 		refused(t, daemon(), 6, "the own server does not answer, and nothing is known yet")
 	})
+	t.Run("into the background", func(t *testing.T) { inBackground(t, ctx, n, daemon) })
+}
+
+// runDaemon runs a daemon to its end, or into the background.
+func runDaemon(ctx context.Context, n *lab.Node, args ...string) lab.Result {
+	return n.Program(ctx, "repmgrd", append([]string{"-f", n.ConfFile()}, args...)...)
+}
+
+func refused(t *testing.T, r lab.Result, code int, text string) {
+	t.Helper()
+	if r.Code != code || !strings.Contains(r.Stderr, text) {
+		t.Errorf("exit status %d, want %d with %q:\n%s", r.Code, code, text, r.Stderr)
+	}
+}
+
+// A daemon does not start with what another node, or a later version, has left.
+func TestStateOfOthers(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 2})
+	n := l.Node(2)
+	_, err := n.StopDaemon(ctx)
+	must(t, err)
+	daemon := func() lab.Result { return runDaemon(ctx, n) }
 	t.Run("the state of another cluster", func(t *testing.T) {
 		for name, id := range map[string]raftstore.Identity{
-			"another database system": {Group: "g", RaftID: 5, Node: 2, SystemID: "7301"},
-			"another node":            {Group: "g", RaftID: 5, Node: 1},
+			"another node": {Group: "g", RaftID: 5, Node: 1},
 		} {
 			dir := filepath.Join(n.Dir, name)
 			store, err := raftstore.Open(dir)
@@ -110,7 +123,6 @@ func TestLifecycle(t *testing.T) {
 			t.Errorf("it was touched: %s %v", text, err)
 		}
 	})
-	t.Run("into the background", func(t *testing.T) { inBackground(t, ctx, n, daemon) })
 }
 
 // giveAway makes a directory and what is in it the lab user's.
