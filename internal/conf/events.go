@@ -1,7 +1,7 @@
 package conf
 
-// Events are the names that event_notifications may hold: repmgr 5's. An event
-// of our own is added here when it is made, or its name draws a warning.
+// Events are the names that event_notifications may hold without a warning: those
+// of repmgr 5, and below them our own.
 var Events = []string{
 	"cluster_created", "cluster_cleanup",
 	"primary_register", "primary_unregister",
@@ -14,4 +14,7 @@ var Events = []string{
 	"repmgrd_failover_promote", "repmgrd_failover_follow", "repmgrd_failover_abort", "repmgrd_failover_aborted",
 	"repmgrd_promote_error", "repmgrd_primary_fenced", "standby_disconnect_manual", "standby_failure", "standby_recovery",
 	"child_node_disconnect", "child_node_reconnect", "child_node_new_connect", "child_nodes_disconnect_command",
+
+	"cluster_drill", "cluster_reset_quorum", "repmgrd_rejoin", "repmgrd_commits_discarded",
+	"repmgrd_quorum_found", "repmgrd_quorum_begin", "repmgrd_quorum_end",
 }
