@@ -60,11 +60,27 @@ func (l *loader) suspect(file string) {
 			l.warn(file, "event_notifications", fmt.Sprintf("there is no event %q%s", shorten(event), didYouMean(nearestFold(event, Events))))
 		}
 	}
+	l.idle(file)
 	for i := range Params {
 		if p := &Params[i]; p.Kind == Command && len(p.Placeholders) > 0 {
 			for _, unknown := range p.unknownPlaceholders(c) {
 				l.warn(file, p.Name, fmt.Sprintf("has %s, which stands for nothing here (known are %s; write %%%% for a percent sign)", unknown, p.placeholders()))
 			}
+		}
+	}
+}
+
+// idle warns of parameters that are set, to something else than their default,
+// although no program acts on them. Errors are told without that.
+func (l *loader) idle(file string) {
+	if len(l.problems) > 0 {
+		return
+	}
+	unset := defaults()
+	for i := range Params {
+		p := &Params[i]
+		if where, set := l.places[p.Name]; p.Unread != "" && set && !where.bad && !p.sameIn(l.config, unset) {
+			l.warn(file, p.Name, p.Unread)
 		}
 	}
 }

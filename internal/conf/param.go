@@ -64,6 +64,10 @@ type Param struct {
 	Repmgr5      string // repmgr 5's default, where Why says why ours differs
 	Why          string
 
+	// Unread says, so that it reads on after the name, why the value changes
+	// nothing: "has no effect yet: ..." or "has no effect: ...". Empty: it does.
+	Unread string
+
 	Reader       Reader
 	Reload       Reload
 	Placeholders []Placeholder

@@ -31,6 +31,16 @@ const (
 	groupBarman     = "Cloning from Barman"
 )
 
+// Why no program acts on some parameters: what would read them is not there.
+const (
+	notSwitchover  = "has no effect yet: there is no `repmgr standby switchover`"
+	notRejoin      = "has no effect yet: there is no `repmgr node rejoin`"
+	notCheck       = "has no effect yet: there is no `repmgr node check`"
+	notDaemonVerbs = "has no effect yet: there is neither `repmgr daemon start` nor `repmgr daemon stop`; start and stop repmgrd by the service manager"
+	notRemote      = "has no effect yet: nothing is run on other hosts by ssh; the programs speak to the servers and to the daemons there"
+	notBarman      = "has no effect yet: nothing is cloned from Barman"
+)
+
 // Params is every parameter of repmgr.conf, in the order in which the sample
 // and the reference show them.
 var Params = []Param{
@@ -94,7 +104,7 @@ var Params = []Param{
 	{
 		Name: "pg_bindir", Group: groupNode, Kind: Path, Max: pathLen, Reader: ByBoth, Reload: AtReload,
 		Brief:   "directory of PostgreSQL's programs; empty: found by PATH",
-		About:   "It does not apply to commands that are set in this file. Where repmgr_bindir is empty it is also where repmgr is looked for on other nodes.",
+		About:   "It does not apply to commands that are set in this file.",
 		Example: "/usr/lib/postgresql/15/bin",
 		at:      func(c *Config) any { return &c.PgBindir },
 	},
@@ -102,6 +112,7 @@ var Params = []Param{
 		Name: "repmgr_bindir", Group: groupNode, Kind: Path, Max: pathLen, Reader: ByBoth, Reload: AtReload,
 		Brief:   "directory of repmgr on every node; empty: pg_bindir",
 		Example: "/usr/bin",
+		Unread:  notRemote,
 		at:      func(c *Config) any { return &c.RepmgrBindir },
 	},
 	{
@@ -260,6 +271,7 @@ var Params = []Param{
 		Name: "shutdown_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "how long a switchover waits for the primary to shut down",
+		Unread: notSwitchover,
 		at:     func(c *Config) any { return &c.ShutdownCheckTimeout },
 	},
 	{
@@ -273,37 +285,43 @@ var Params = []Param{
 		Name: "wal_receive_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "30s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "how long a switchover waits for the standby to receive the primary's last WAL",
+		Unread: notSwitchover,
 		at:     func(c *Config) any { return &c.WalReceiveCheckTimeout },
 	},
 	{
 		Name: "node_rejoin_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByBoth, Reload: AtReload,
-		Brief: "how long `node rejoin` waits for the node to attach to its upstream",
-		at:    func(c *Config) any { return &c.NodeRejoinTimeout },
+		Brief:  "how long `node rejoin` waits for the node to attach to its upstream",
+		Unread: notRejoin,
+		at:     func(c *Config) any { return &c.NodeRejoinTimeout },
 	},
 
 	{
 		Name: "archive_ready_warning", Group: groupChecks, Kind: Integer, Default: "16", Min: "1", Max: anyInt, Reader: ByCommand,
-		Brief: "WAL files waiting to be archived at which `node check` warns",
-		About: "It must be less than archive_ready_critical.",
-		at:    func(c *Config) any { return &c.ArchiveReadyWarning },
+		Brief:  "WAL files waiting to be archived at which `node check` warns",
+		About:  "It must be less than archive_ready_critical.",
+		Unread: notCheck,
+		at:     func(c *Config) any { return &c.ArchiveReadyWarning },
 	},
 	{
 		Name: "archive_ready_critical", Group: groupChecks, Kind: Integer, Default: "128", Min: "1", Max: anyInt, Reader: ByCommand,
-		Brief: "WAL files waiting to be archived at which `node check` is critical",
-		at:    func(c *Config) any { return &c.ArchiveReadyCritical },
+		Brief:  "WAL files waiting to be archived at which `node check` is critical",
+		Unread: notCheck,
+		at:     func(c *Config) any { return &c.ArchiveReadyCritical },
 	},
 	{
 		Name: "replication_lag_warning", Group: groupChecks, Kind: Duration, Unit: second, Default: "300s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "replication lag at which `node check` warns",
 		About:  "It must be less than replication_lag_critical.",
+		Unread: notCheck,
 		at:     func(c *Config) any { return &c.ReplicationLagWarning },
 	},
 	{
 		Name: "replication_lag_critical", Group: groupChecks, Kind: Duration, Unit: second, Default: "600s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
 		Brief:  "replication lag at which `node check` is critical",
+		Unread: notCheck,
 		at:     func(c *Config) any { return &c.ReplicationLagCritical },
 	},
 
@@ -349,9 +367,9 @@ var Params = []Param{
 	{
 		Name: "reconnect_loop_sync", Group: groupMonitoring, Kind: Boolean, Default: "false", Undocumented: true,
 		Reader: ByDaemon, Reload: AtReload,
-		Brief: "count the time that an attempt took towards reconnect_interval",
-		About: "Needless here: attempts begin reconnect_interval apart, or as soon as one that took longer has ended, whatever the value.",
-		at:    func(c *Config) any { return &c.ReconnectLoopSync },
+		Brief:  "count the time that an attempt took towards reconnect_interval",
+		Unread: "has no effect: attempts begin reconnect_interval apart, or as soon as one that took longer has ended, whatever the value",
+		at:     func(c *Config) any { return &c.ReconnectLoopSync },
 	},
 	{
 		Name: "degraded_monitoring_timeout", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "-1", Min: "0", Max: anySecs, Off: true,
@@ -410,9 +428,9 @@ var Params = []Param{
 	{
 		Name: "primary_notification_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "60s", Min: "0", Max: anySecs,
 		Reader: ByDaemon, Reload: AtReload,
-		Brief: "how long a node that was not chosen waits to hear of the new primary",
-		About: "Needless here: the daemons hear of a promotion from each other and follow whenever they do. No waiting ends without that, whatever the value.",
-		at:    func(c *Config) any { return &c.PrimaryNotificationTimeout },
+		Brief:  "how long a node that was not chosen waits to hear of the new primary",
+		Unread: "has no effect: the daemons hear of a promotion from each other and follow whenever they do; no waiting ends without that, whatever the value",
+		at:     func(c *Config) any { return &c.PrimaryNotificationTimeout },
 	},
 	{
 		Name: "repmgrd_standby_startup_timeout", Group: groupFailover, Kind: Duration, Unit: second, Default: "-1", Min: "0", Max: anySecs, Off: true,
@@ -656,25 +674,28 @@ var Params = []Param{
 		Name: "repmgrd_service_start_command", Group: groupServices, Kind: Command, Max: longLen, Reader: ByCommand,
 		Brief:   "command by which `repmgr daemon start` starts repmgrd",
 		Example: "sudo systemctl start repmgrd",
+		Unread:  notDaemonVerbs,
 		at:      func(c *Config) any { return &c.RepmgrdServiceStartCommand },
 	},
 	{
 		Name: "repmgrd_service_stop_command", Group: groupServices, Kind: Command, Max: longLen, Reader: ByCommand,
 		Brief:   "command by which `repmgr daemon stop` stops repmgrd",
 		Example: "sudo systemctl stop repmgrd",
+		Unread:  notDaemonVerbs,
 		at:      func(c *Config) any { return &c.RepmgrdServiceStopCommand },
 	},
 
 	{
 		Name: "ssh_options", Group: groupRemote, Kind: Text, Default: "-q -o ConnectTimeout=10", Max: longLen, Reader: ByBoth, Reload: AtReload,
-		Brief: "options of ssh, where a remote shell is used",
-		at:    func(c *Config) any { return &c.SSHOptions },
+		Brief:  "options of ssh, where a remote shell is used",
+		Unread: notRemote,
+		at:     func(c *Config) any { return &c.SSHOptions },
 	},
 	{
 		Name: "rsync_options", Group: groupRemote, Kind: Text, Max: longLen, Reader: ByCommand,
-		Brief: "options of rsync; empty: --archive --checksum --compress --progress --rsh=ssh",
-		About: "Used to copy configuration files that lie outside the data directory.",
-		at:    func(c *Config) any { return &c.RsyncOptions },
+		Brief:  "options of rsync; empty: --archive --checksum --compress --progress --rsh=ssh",
+		Unread: "has no effect: `standby clone --copy-external-config-files` reads the files through the connection to the server that is copied",
+		at:     func(c *Config) any { return &c.RsyncOptions },
 	},
 
 	{
@@ -685,14 +706,16 @@ var Params = []Param{
 	},
 	{
 		Name: "barman_server", Group: groupBarman, Kind: Text, Max: textLen, Reader: ByCommand,
-		Brief: "name of the cluster in Barman's configuration",
-		About: "Set together with barman_host.",
-		at:    func(c *Config) any { return &c.BarmanServer },
+		Brief:  "name of the cluster in Barman's configuration",
+		About:  "Set together with barman_host.",
+		Unread: notBarman,
+		at:     func(c *Config) any { return &c.BarmanServer },
 	},
 	{
 		Name: "barman_config", Group: groupBarman, Kind: Text, Max: pathLen, Reader: ByCommand,
-		Brief: "Barman's configuration file on its host, if not the default one",
-		at:    func(c *Config) any { return &c.BarmanConfig },
+		Brief:  "Barman's configuration file on its host, if not the default one",
+		Unread: notBarman,
+		at:     func(c *Config) any { return &c.BarmanConfig },
 	},
 	{
 		Name: "pg_backupapi_host", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
@@ -702,18 +725,21 @@ var Params = []Param{
 	},
 	{
 		Name: "pg_backupapi_node_name", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
-		Brief: "name of the server in pg-backup-api",
-		at:    func(c *Config) any { return &c.PgBackupapiNodeName },
+		Brief:  "name of the server in pg-backup-api",
+		Unread: notBarman,
+		at:     func(c *Config) any { return &c.PgBackupapiNodeName },
 	},
 	{
 		Name: "pg_backupapi_backup_id", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
-		Brief: "id of the backup that is restored",
-		at:    func(c *Config) any { return &c.PgBackupapiBackupID },
+		Brief:  "id of the backup that is restored",
+		Unread: notBarman,
+		at:     func(c *Config) any { return &c.PgBackupapiBackupID },
 	},
 	{
 		Name: "pg_backupapi_remote_ssh_command", Group: groupBarman, Kind: Command, Max: longLen, Reader: ByCommand,
 		Brief:   "how Barman's host reaches this node",
 		Example: "ssh postgres@node2",
+		Unread:  notBarman,
 		at:      func(c *Config) any { return &c.PgBackupapiRemoteSSHCommand },
 	},
 }

@@ -75,6 +75,9 @@ func (p *Param) reference(b *bytes.Buffer) {
 	if p.About != "" {
 		b.WriteString(" " + p.About)
 	}
+	if p.Unread != "" {
+		b.WriteString(" **It " + p.Unread + ".** A line that sets it draws a warning.")
+	}
 	b.WriteString("\n\n")
 	item := func(name, text string) { fmt.Fprintf(b, "* %s: %s\n", name, text) }
 	item("Value", p.Expected())
@@ -89,8 +92,10 @@ func (p *Param) reference(b *bytes.Buffer) {
 	if p.Repmgr5 != "" {
 		item("Default of repmgr 5", "`"+p.Repmgr5+"`")
 	}
-	item("Read by", p.Reader.String())
-	item("A change counts", p.Reload.String())
+	if p.Unread == "" {
+		item("Read by", p.Reader.String())
+		item("A change counts", p.Reload.String())
+	}
 	if p.New {
 		item("New", "repmgr 5 does not know this parameter")
 	}
@@ -152,6 +157,9 @@ func (p *Param) sample(b *bytes.Buffer) {
 	}
 	if p.Repmgr5 != "" {
 		comment(b, "The default of repmgr 5 was "+p.Repmgr5+".")
+	}
+	if p.Unread != "" {
+		comment(b, "It "+p.Unread+".")
 	}
 	if p.New {
 		comment(b, "repmgr 5 does not know it.")
