@@ -20,8 +20,8 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// testTimeout bounds one test.
-const testTimeout = 3 * time.Minute
+// testTimeout bounds one test, the building of the programs by the first included.
+const testTimeout = 10 * time.Minute
 
 // open makes a lab that ends with its test.
 func open(t *testing.T, options lab.Options) (*lab.Lab, context.Context) {
