@@ -70,7 +70,22 @@ func MayWrite(v *View, now time.Time) bool {
 // that is behind what was answered says nothing.
 func (v *View) unlimited(r *record.Record) bool {
 	known := v.Tenure.Term < r.Term || v.Tenure.Term == r.Term && !v.Tenure.Timed && !v.Tenure.Given && !v.Tenure.Inherited
-	return r.Lease.State == record.Indefinite && known
+	return r.Lease.State == record.Indefinite && known && v.confirmed(r)
+}
+
+// confirmed reports whether a lease without an end can be believed. An earlier life
+// of this daemon may have asked for a timed one, which ran out since, and this
+// node's record may be behind: so what a server that was ended needs is a renewal
+// of this life in the record. One that takes writes has a guard that knows of a
+// deadline if there is one, and a directory is armed before a timed lease is asked for.
+func (v *View) confirmed(r *record.Record) bool {
+	switch {
+	case r.Lease.Life == v.Life, v.Local.State == ServerUnreachable:
+		return true
+	case v.Local.State == ServerRunning:
+		return v.Local.Role == cluster.Primary
+	}
+	return !v.Local.Armed
 }
 
 // Deadline returns until when the guard shall let the server live; false where

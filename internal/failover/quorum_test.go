@@ -329,6 +329,35 @@ func TestQuorumRules(t *testing.T) {
 // TestEarlierLife says that a lease counts from what this life of the daemon has
 // proposed. One whose record catches up after a restart sees an old renewal
 // under the number that it has just used itself.
+// A lease without an end that a restarted daemon finds in its record may be long
+// over: a server that was ended needs a renewal of this life. One that takes writes
+// goes on: its guard would know of a deadline, and it would be armed.
+func TestPauseOfAnEarlierLife(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		local func(*Local)
+		life  uint64
+		may   bool
+	}{
+		{"a standby again", func(l *Local) { l.Role, l.Armed, l.Sealed = cluster.Standby, true, true }, 1, false},
+		{"a standby again, and this life was answered", func(l *Local) { l.Role, l.Armed, l.Sealed = cluster.Standby, true, true }, 2, true},
+		{"it takes writes", func(l *Local) {}, 1, true},
+		{"stopped and armed", func(l *Local) { l.State, l.Armed, l.Sealed = ServerStopped, true, true }, 1, false},
+		{"stopped, to be started as a primary", func(l *Local) { l.State, l.Armed = ServerStopped, false }, 1, true},
+	} {
+		v := holderView()
+		v.Life, v.Tenure = 2, Tenure{Term: 1}
+		rec := v.Group.Record.Clone()
+		rec.Apply(record.SetPause{On: true, By: "n1", Reason: "maintenance"}, t0, 10)
+		rec.Lease.Life = c.life
+		v.Group.Record = rec
+		c.local(&v.Local)
+		if got := MayWrite(v, t0); got != c.may {
+			t.Errorf("%s: may write is %v, want %v", c.name, got, c.may)
+		}
+	}
+}
+
 func TestEarlierLife(t *testing.T) {
 	for _, life := range []uint64{1, 2} { // of whom the record tells
 		v := holderView()

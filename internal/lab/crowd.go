@@ -32,7 +32,7 @@ func (n *Node) Crowd(ctx context.Context) (release func(), err error) {
 			}
 			select { // it is full, or not there
 			case <-ctx.Done():
-			case <-time.After(5 * time.Millisecond):
+			case <-time.After(50 * time.Millisecond): // each try takes a place for a moment, those kept for superusers too
 			}
 		}
 	}()

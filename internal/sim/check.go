@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -206,6 +207,9 @@ func (w *World) unwhole() string {
 	if w.wild {
 		return "" // how long anything takes is anybody's guess
 	}
+	if w.hopeless() {
+		return ""
+	}
 	if !r.Lease.Taken() || !r.Lease.Promoted {
 		return fmt.Sprintf("the lease is %s of node %d in term %d (%s)%s", r.Lease.State, r.Lease.Holder, r.Term, r.Verdict().Why, w.allRules())
 	}
@@ -226,6 +230,22 @@ func (w *World) unwhole() string {
 		}
 	}
 	return ""
+}
+
+// hopeless reports whether every node that may be promoted has offered a history
+// that is not the cluster's: an operator has to choose, by a priority.
+func (w *World) hopeless() bool {
+	r := w.check.rec
+	diverged := map[cluster.NodeID]bool{}
+	for _, b := range r.Verdict().Bids {
+		diverged[b.Node] = strings.HasPrefix(b.Verdict, "diverged")
+	}
+	for _, n := range w.nodes {
+		if !n.witness && n.priority > 0 && !diverged[n.id] {
+			return false
+		}
+	}
+	return r.Lease.State == record.Vacant
 }
 
 func (w *World) allRules() (text string) {
