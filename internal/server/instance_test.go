@@ -124,9 +124,9 @@ func within(t testing.TB) context.Context {
 // until waits for a condition, for at most 30 seconds.
 func until(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("30 s have passed without: %s", what)
+			t.Fatalf("two minutes have passed without: %s", what)
 		}
 	}
 }
