@@ -61,6 +61,8 @@ func TestCorePromoteOverGap(t *testing.T) {
 	cascaded := primary.clone(t, "")
 	check(t, writeFollow(cascaded, standby))
 	cascaded.start(t)
+	other.seal(t) // else it may have more than the new primary
+	primary.awaitCaughtUp(t, standby)
 	standby.promote(t, 5)
 	other.follow(t, standby)
 	for _, s := range []*instance{other, cascaded} {
