@@ -220,7 +220,7 @@ func TestEventPlaceholders(t *testing.T) {
 // syslogSocket is where log/syslog looks for a daemon.
 const syslogSocket = "/dev/log"
 
-// log_facility sends the log to syslog, with the facility and the level.
+// log_facility sends the log of both programs to syslog, with the facility and the level.
 func TestSyslog(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 1})
 	n := l.Node(1)
@@ -237,19 +237,29 @@ func TestSyslog(t *testing.T) {
 	must(t, err)
 	must(t, n.WriteConf(map[string]string{"log_facility": "LOCAL3"}))
 	must(t, n.StartDaemon(ctx))
+	const local3, notice = 19 << 3, 5
+	waitSyslog(t, socket, local3|notice, "repmgrd", "watches node \"node1\" (ID: 1)")
+	// So does the command, if it is told to log as the file says.
+	must(t, n.Repmgr(ctx, "primary", "register", "-F", "--log-to-file").Err())
+	waitSyslog(t, socket, local3|notice, "repmgr", "registered as primary")
+}
+
+// waitSyslog reads what syslog is told until a line holds text, which must come from
+// that program with that priority.
+func waitSyslog(t *testing.T, socket *net.UnixConn, priority int, program, text string) {
+	t.Helper()
 	buffer := make([]byte, 1<<16)
 	must(t, socket.SetReadDeadline(time.Now().Add(waitBound)))
 	for {
 		size, err := socket.Read(buffer)
 		must(t, err)
 		line := string(buffer[:size])
-		if !strings.Contains(line, "watches node \"node1\" (ID: 1)") {
+		if !strings.Contains(line, text) {
 			continue
 		}
-		const local3, notice = 19 << 3, 5
-		if !strings.HasPrefix(line, fmt.Sprintf("<%d>", local3|notice)) || !strings.Contains(line, "repmgrd[") {
+		if !strings.HasPrefix(line, fmt.Sprintf("<%d>", priority)) || !strings.Contains(line, program+"[") {
 			t.Errorf("the line is %q", line)
 		}
-		break
+		return
 	}
 }

@@ -426,6 +426,9 @@ func (w *World) SurveyFollow(ctx context.Context, r FollowRequest) (ops.Survey, 
 		o.OldSlot = SlotName(self.ID)
 	}
 	w.follows = s.Servers[target].Timeline
+	if server := s.Servers[target]; server.Senders < 1 && !server.Holds {
+		return s, o, nil // no replication connection is to be had; the plan says so
+	}
 	o.Diverged, err = w.diverged(ctx, n, s)
 	return s, o, err
 }
