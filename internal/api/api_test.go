@@ -29,6 +29,7 @@ type memory struct {
 	paused   []pauseRequest
 	faults   []Fault
 	woken    int
+	followed []cluster.NodeID
 	err      error // of Receive and Pause
 	streams  int   // that are open
 	frames   []sentFrame
@@ -93,6 +94,13 @@ func (m *memory) Fault(_ context.Context, what Fault) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.faults = append(m.faults, what)
+	return m.err
+}
+
+func (m *memory) Follow(_ context.Context, upstream cluster.NodeID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.followed = append(m.followed, upstream)
 	return m.err
 }
 

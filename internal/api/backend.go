@@ -37,6 +37,9 @@ type Backend interface {
 	Drill(ctx context.Context, pairs bool) (Drill, error)
 	// Fault makes the node's own server fail, or ends that.
 	Fault(ctx context.Context, what Fault) error
+	// Follow begins to point this node's server at upstream, as an operator's
+	// order, and returns without waiting for the end of it.
+	Follow(ctx context.Context, upstream cluster.NodeID) error
 	// Wake asks the daemon to look again at once.
 	Wake()
 }

@@ -211,6 +211,12 @@ func (c *Client) Fault(ctx context.Context, node cluster.NodeID, what Fault) err
 	return c.call(ctx, http.MethodPost, PathFault, faultRequest{Node: node, What: what}, nil)
 }
 
+// Follow has the daemon begin to point its node's server at upstream. How that
+// ends is seen at the upstream, and in the daemon's log.
+func (c *Client) Follow(ctx context.Context, upstream cluster.NodeID) error {
+	return c.call(ctx, http.MethodPost, PathFollow, followRequest{Upstream: upstream}, nil)
+}
+
 // Wake asks the daemon to look again now, after something was changed.
 func (c *Client) Wake(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, PathWake, nil, nil)

@@ -154,6 +154,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+PathStream, s.stream)
 	mux.HandleFunc("POST "+PathPause, acting(s.pause))
 	mux.HandleFunc("POST "+PathWake, acting(s.wake))
+	mux.HandleFunc("POST "+PathFollow, acting(s.follow))
 	mux.HandleFunc("POST "+PathStart, acting(s.startable))
 	mux.HandleFunc("GET "+PathMembers, acting(s.members))
 	mux.HandleFunc("GET "+PathStatus, s.status)
@@ -322,6 +323,24 @@ func (s *Server) fault(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) follow(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	var f followRequest
+	if err := json.Unmarshal(body, &f); err != nil || f.Upstream <= 0 {
+		fail(w, http.StatusBadRequest, fault.New(fault.FollowFail, `expected {"upstream_node_id": a number}`))
+		return
+	}
+	if err := s.backend.Follow(r.Context(), f.Upstream); err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusAccepted, f)
 }
 
 func (s *Server) wake(w http.ResponseWriter, r *http.Request) {

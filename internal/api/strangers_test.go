@@ -236,7 +236,7 @@ func TestHugeRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	a := authority(t)
 	three, one := serve(t, a, 3), identity(t, a, 1)
-	for _, path := range []string{PathExchange, PathPause} {
+	for _, path := range []string{PathExchange, PathPause, PathFollow} {
 		c := three.talk(t, one)
 		req, _ := http.NewRequest(http.MethodPost, "https://repmgrd"+path, io.LimitReader(endless{}, 1<<30))
 		sent := make(chan struct{})
@@ -276,6 +276,8 @@ func TestBadBodiesAreRefused(t *testing.T) {
 		{PathExchange, `{"node_id":1,"position":{"lsn":"here"}}`, 400},
 		{PathExchange, strings.Repeat("[", 100000), 400},
 		{PathExchange, `{"node_id":1,"of_a_newer_version":true}`, 200},
+		{PathFollow, "", 400},
+		{PathFollow, `{"upstream_node_id":-1}`, 400},
 		{PathPause, "", 400},
 		{PathPause, "{}", 400},
 		{PathPause, `{"paused":"yes"}`, 400},

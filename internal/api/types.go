@@ -22,6 +22,7 @@ const (
 	PathStart    = "/v1/startable"
 	PathDrill    = "/v1/drill"
 	PathFault    = "/v1/fault"
+	PathFollow   = "/v1/follow"
 )
 
 // ViewVersion is the version of ClusterView's form; it only grows.
@@ -151,6 +152,11 @@ type faultRequest struct {
 type pauseRequest struct {
 	Paused bool   `json:"paused"`
 	Reason string `json:"reason,omitempty"`
+}
+
+// followRequest is the body of PathFollow.
+type followRequest struct {
+	Upstream cluster.NodeID `json:"upstream_node_id"`
 }
 
 // failure is the body of every answer that is an error: a fault.Error's parts.

@@ -304,6 +304,8 @@ func (b *backend) Drill(context.Context, bool) (api.Drill, error) { return api.D
 
 func (b *backend) Fault(context.Context, api.Fault) error { return nil }
 
+func (b *backend) Follow(context.Context, cluster.NodeID) error { return nil }
+
 func (b *backend) Wake() {}
 
 func (b *backend) Stream(_ cluster.NodeID, receive func() ([]byte, error)) {

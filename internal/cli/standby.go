@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -33,7 +34,7 @@ func standbyVerbs() []verb {
 
 Under the quorum rule it is refused: the daemons choose the primary, and end the server of any other node that takes writes.
 
-The former siblings do not follow by themselves unless repmgrd runs there: run "repmgr standby follow" on each.`,
+The former siblings do not follow by themselves unless repmgrd runs there with failover=automatic. With --siblings-follow the daemon of each is told to, whatever its failover says and though the cluster is paused, and the command waits until they are attached, for standby_follow_timeout at most. One that cannot be asked beforehand is a reason to refuse, unless --force is given. Without it: run "repmgr standby follow" on each.`,
 		example: "repmgr -f /etc/repmgr.conf standby promote --dry-run\nrepmgr standby promote -f /etc/repmgr.conf --log-to-file    # as promote_command",
 		options: []string{"dry-run", "force", "siblings-follow"},
 		changes: true,
@@ -108,16 +109,26 @@ func standbyPromote(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	p, err := ops.StandbyPromote(survey, ops.PromoteOptions{Promotion: method, Force: s.Opt.Force, SiblingsFollow: s.Opt.SiblingsFollow})
+	p, err := ops.StandbyPromote(survey, ops.PromoteOptions{Promotion: method, Force: s.Opt.Force})
 	if err != nil {
 		return err
+	}
+	var others siblings
+	if s.Opt.SiblingsFollow {
+		if others, err = s.findSiblings(ctx, ops.Siblings(survey)); err != nil {
+			return err
+		}
 	}
 	if err := s.carry(ctx, p, w, fault.PromotionFail); err != nil || s.Opt.DryRun {
 		return err
 	}
 	self, _ := cluster.Find(survey.Nodes, s.Conf.NodeID)
 	s.Talk.Notice("%s is the primary now", named(self))
-	if left := ops.SiblingsLeft(survey); left != "" {
+	left := ops.SiblingsLeft(survey)
+	if s.Opt.SiblingsFollow {
+		left = strings.Join(others.follow(ctx, s), "; ")
+	}
+	if left != "" {
 		s.Talk.Say(Entry{Level: Warning, Text: "nodes that followed the former primary must be told to follow this one",
 			Detail: left, Hint: "where repmgrd runs with failover=automatic it does so itself; else run \"repmgr standby follow\" on each"})
 	}

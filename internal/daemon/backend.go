@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
@@ -57,6 +58,17 @@ func (b backend) Pause(ctx context.Context, paused bool, reason string) error {
 		return late
 	}
 	return err
+}
+
+// Follow begins to point the own server at upstream. What is said of such an order
+// when it ends stands in the log and in the events.
+func (b backend) Follow(ctx context.Context, upstream cluster.NodeID) error {
+	reply := make(chan error, 1)
+	if err := b.ask(ctx, following{upstream, reply}); err != nil {
+		return err
+	}
+	err, late := await(ctx, reply)
+	return errors.Join(err, late)
 }
 
 // Wake has everything looked at again now.

@@ -14,6 +14,7 @@ import (
 	"repmgr/internal/fault"
 	"repmgr/internal/ops"
 	"repmgr/internal/pg"
+	"repmgr/internal/record"
 	"repmgr/internal/registry"
 )
 
@@ -129,4 +130,26 @@ func (d *Daemon) standby(ctx context.Context, cfg *conf.Config) error {
 		err = errors.New("it takes writes")
 	}
 	return err
+}
+
+// followOrdered takes up an operator's order to follow upstream. Under the quorum
+// rule nobody gives such orders: who follows whom is in the record.
+func (d *Daemon) followOrdered(ctx context.Context, upstream cluster.NodeID, now time.Time) error {
+	v, order := d.loop.view, failover.Follow{Upstream: upstream}
+	up, known := cluster.Find(d.peers.nodes(), upstream)
+	rule, _, _ := failover.RuleInForce(v, now)
+	switch {
+	case rule == record.Quorum:
+		return fault.New(fault.FollowFail, "the cluster is under the quorum rule: its daemons choose whom a node follows")
+	case v.Doing == order:
+		return nil
+	case v.Doing != nil:
+		return fault.New(fault.FollowFail, "the daemon is at work: %s", failover.Describe(v.Doing)).WithHint("try again when it is done")
+	case !known, upstream == d.cfg.NodeID:
+		return fault.New(fault.FollowFail, "node %d cannot be followed from here", upstream).
+			WithDetail("This is node %d, and it knows %d nodes.", d.cfg.NodeID, len(d.peers.nodes()))
+	}
+	d.notice(fmt.Sprintf("an operator's order: follow node %q (ID: %d)", up.Name, up.ID))
+	d.order(ctx, order, now)
+	return nil
 }

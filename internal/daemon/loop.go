@@ -42,6 +42,11 @@ type (
 		reason string
 		reply  chan error
 	}
+	// following is an operator's order too.
+	following struct {
+		upstream cluster.NodeID
+		reply    chan error
+	}
 	// viewing asks for all that is known.
 	viewing struct{ reply chan api.ClusterView }
 	// drilling asks for the view, to be asked what would be.
@@ -145,14 +150,14 @@ func (d *Daemon) runLoop(ctx context.Context, fail context.CancelCauseFunc) {
 			go d.drain()
 			return
 		case m := <-d.in:
-			d.take(m)
+			d.take(ctx, m)
 		case <-d.wake:
 		case <-timer.C:
 		}
 		for more := true; more; {
 			select {
 			case m := <-d.in:
-				d.take(m)
+				d.take(ctx, m)
 			default:
 				more = false
 			}
@@ -181,7 +186,7 @@ func (d *Daemon) drain() {
 }
 
 // take folds one message in.
-func (d *Daemon) take(m message) {
+func (d *Daemon) take(ctx context.Context, m message) {
 	now := bootTime()
 	switch m := m.(type) {
 	case observed:
@@ -195,6 +200,8 @@ func (d *Daemon) take(m message) {
 		_ = d.peers.note(func(r *remembered) { r.Paused, r.PauseReason = m.paused, m.reason }) // fails for an authority only
 		d.goes(func() { m.reply <- d.peers.keep() })
 		d.notice(map[bool]string{true: "failover is paused", false: "failover is no longer paused"}[m.paused], "detail", m.reason)
+	case following:
+		m.reply <- d.followOrdered(ctx, m.upstream, now)
 	case viewing:
 		m.reply <- d.clusterView(now)
 	case drilling:

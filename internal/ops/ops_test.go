@@ -339,7 +339,6 @@ func TestPromotionsAndFollowsThatAreRefused(t *testing.T) {
 		{"a primary promoted", alter(surveyOf(node1), func(s *Survey) {}), promote, 8, "primary already"},
 		{"a promotion beside a primary", surveyOf(node2), promote, 8, "the cluster has a primary"},
 		{"an unregistered node promoted", without(surveyOf(node3), 3), promote, 7, "not registered"},
-		{"siblings told to follow", surveyOf(node2), func(s Survey) (Plan, error) { return StandbyPromote(s, PromoteOptions{SiblingsFollow: true}) }, 1, "not available"},
 		{"a primary that follows", alter(surveyOf(node3), func(s *Survey) { s.Local = up }), follow(func(*FollowOptions) {}), 1, "no standby"},
 		{"a node that follows itself", surveyOf(node3), follow(func(o *FollowOptions) { o.Target = 3 }), 23, "cannot follow itself"},
 		{"an unknown target", surveyOf(node3), follow(func(o *FollowOptions) { o.Target = 8 }), 23, "not registered"},

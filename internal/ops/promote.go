@@ -20,9 +20,8 @@ type Promotion struct {
 
 // PromoteOptions are the options of `standby promote`.
 type PromoteOptions struct {
-	Promotion      Promotion
-	Force          bool
-	SiblingsFollow bool
+	Promotion Promotion
+	Force     bool
 }
 
 // StandbyPromote plans `standby promote`. If the local server was promoted
@@ -32,11 +31,6 @@ func StandbyPromote(s Survey, o PromoteOptions) (Plan, error) {
 	self, err := ownRecord(s, fault.DBQuery)
 	if err != nil {
 		return p, err
-	}
-	if o.SiblingsFollow {
-		return p, fault.New(fault.BadConfig, "--siblings-follow is not available yet").
-			WithDetail("this release cannot reach the siblings' hosts").
-			WithHint("promote without it, and run \"repmgr standby follow\" on each sibling; where repmgrd runs with failover=automatic, it does so itself")
 	}
 	recorded := self.Role == cluster.Primary && self.Active
 	switch {
