@@ -247,7 +247,7 @@ var quorumRules = slices.Concat([]rule{
 		}, nil},
 	{"lease-ran-out", "This server takes writes, and its lease is not sure any more: it is stopped before others may be promoted.",
 		func(f facts) (string, bool) {
-			hangs := f.holds() && f.local.State == ServerUnreachable
+			hangs := f.holds() && f.local.State == ServerUnreachable && !f.ReadOnly
 			_, ending := f.Doing.(GiveUp)
 			return f.whyUnsure(), f.Group.Record != nil && (f.writable() || hangs) && !f.sure() && !ending
 		},
@@ -515,7 +515,7 @@ func (f facts) whyUnsure() string {
 	case f.Tenure.Deadline.IsZero():
 		return "no renewal of the lease was answered"
 	}
-	return f.say("the lease could not be renewed: its end is %s away", f.Tenure.Deadline.Sub(f.now).Round(time.Millisecond))
+	return "the lease could not be renewed in time"
 }
 
 // goneFor reports whether the holder's server has been away for too long, each
@@ -529,7 +529,7 @@ func (f facts) goneFor() (string, bool) {
 		limit = f.Policy.RestartGrace
 	case ServerStarting:
 		limit = f.Policy.RecoveryGrace
-	case ServerUnreachable: // it is found out late: what counts is when it answered last
+	case ServerUnreachable: // it is found out late: what counts is when it answered last, or was about to be started
 		limit, away = f.Policy.HangBound, f.now.Sub(f.AnsweredAt)
 	default:
 		stuck := f.now.Sub(f.Writing)

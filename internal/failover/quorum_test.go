@@ -89,6 +89,38 @@ func down(s ServerState) func(*View) {
 	}
 }
 
+// ended says that the lease ran out, that the server was ended, was looked at as
+// told, and does not answer now.
+func ended(set func(*Local)) func(*View) {
+	return func(v *View) {
+		v.Tenure.Deadline = t0
+		v.Observe(Done{Action: Demote{"the lease ran out"}}, t0)
+		l := v.Local
+		if set != nil {
+			set(&l)
+		}
+		l.At, l.State = t0, ServerUnreachable
+		v.Observe(LocalSeen{Local: l}, t0)
+	}
+}
+
+// restarting says that the server answered until six seconds ago, was in state s a
+// second ago, and does not answer now.
+func restarting(s ServerState) func(*View) {
+	return func(v *View) {
+		l := v.Local
+		look := func(ago time.Duration, s ServerState) {
+			l.State, l.At = s, t0.Add(-ago)
+			v.Observe(LocalSeen{Local: l}, l.At)
+		}
+		look(6*time.Second, ServerRunning)
+		if s != ServerRunning {
+			look(time.Second, s)
+		}
+		look(0, ServerUnreachable)
+	}
+}
+
 // crashedStandby says that the server crashed that long ago, while it followed.
 func crashedStandby(ago time.Duration) func(*View) {
 	return func(v *View) {
@@ -115,6 +147,9 @@ var quorumCases = []ruleCase{
 	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline = t0 }},
 	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline, v.Local.State = t0, ServerUnreachable }},
 	{"lease-ran-out", holderView, moved, nil},
+	{"holder-grace", holderView, nil, ended(nil)}, // and it is started read-only, but does not answer yet
+	{"lease-ran-out", holderView, nil, ended(func(l *Local) { l.Armed = false })},
+	{"lease-ran-out", holderView, nil, ended(func(l *Local) { l.Role = cluster.Primary })},
 	{"guard-is-gone", holderView, nil, func(v *View) { v.Guard.Alive, v.GuardSince = false, t0.Add(-2*time.Second) }},
 	{"busy", quorumView, nil, func(v *View) { v.Doing = Seal{1} }},
 	{"wait-membership", quorumView, nil, func(v *View) { v.Group.Record = nil }},
@@ -129,6 +164,8 @@ var quorumCases = []ruleCase{
 	{"give-up", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Tenure.ReleasedAt = t0.Add(-300 * time.Millisecond) }},
 	{"start-read-only", holderView, nil, func(v *View) { down(ServerFenced)(v); v.Tenure.Deadline = t0 }},
 	{"holder-grace", holderView, nil, func(v *View) { down(ServerStopped)(v); v.Local.Since = t0 }},
+	{"holder-grace", holderView, nil, restarting(ServerStopped)},
+	{"give-up", holderView, nil, restarting(ServerRunning)}, // it did not stop: it hangs
 	{"wait-lease", holderView, nil, func(v *View) { v.Local.Role, v.Tenure.Deadline = cluster.Standby, t0 }},
 	{"promotion-failed", quorumView, claimed, func(v *View) {
 		sealed(v)

@@ -125,11 +125,12 @@ type View struct {
 	Tenure     Tenure
 	Seal       Sealed
 	Asked      map[record.Change]Asking
-	AnsweredAt time.Time // when the own server answered last
+	AnsweredAt time.Time // when the own server answered last, or was known to be down
 	DoneAt     time.Time // when an order that touches the own server ended last
 	Writing    time.Time // since when the commit of this daemon's own is under way; zero: none is
 	Guard      GuardSeen
 	Opened     bool      // the own server may be started as a primary, and was not seen to run since
+	ReadOnly   bool      // the own server was ended with its directory armed, and nothing since has made it a primary
 	GuardSince time.Time // since when there is no guard, or was none
 	Sync       SyncView
 }
@@ -293,10 +294,11 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	if l.State != v.Local.State || l.Since.IsZero() {
 		l.Since = now
 	}
-	if l.State == ServerRunning {
+	if l.State == ServerRunning || l.State.down() {
 		v.AnsweredAt = now
 	}
 	v.Local = l
+	v.ReadOnly = v.ReadOnly && l.Armed && l.Role != cluster.Primary
 	v.Rejoins.observe(l)
 	if l.State == ServerRunning {
 		v.Opened = false
@@ -360,7 +362,9 @@ func (v *View) observeOrder(a Action, now time.Time) {
 		v.gaveUp(a)
 		v.Doing = a
 	case LetStart:
-		v.Doing, v.Opened = a, true
+		v.Doing, v.Opened, v.ReadOnly = a, true, false
+	case Disarm, Promote, PromoteTo:
+		v.Doing, v.ReadOnly = a, false
 	case Rejoin:
 		v.Doing, v.Rejoins = a, Rejoins{v.Rejoins.Tries + 1, now}
 	default:
@@ -429,6 +433,9 @@ func (v *View) observeRecord(a Action, now time.Time) {
 		v.Tenure.ReleasedAt = now
 	}
 	v.observeServer(a)
+	if v.Local.State.down() {
+		v.AnsweredAt = now
+	}
 }
 
 // observeServer notes what an order has done to the own server, until the next
@@ -451,7 +458,7 @@ func (v *View) observeServer(a Action) {
 	case StartServer, Rejoin:
 		v.Local.State, v.Local.Role = ServerStarting, cluster.RoleUnknown
 	case Demote, GiveUp:
-		v.Opened = false
+		v.Opened, v.ReadOnly, v.Local.Armed = false, true, true
 		v.Local.State, v.Local.Role = ServerCrashed, cluster.RoleUnknown
 	}
 }
