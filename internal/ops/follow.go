@@ -33,6 +33,12 @@ type FollowOptions struct {
 // only be rewound.
 func StandbyFollow(s Survey, o FollowOptions) (Plan, error) {
 	p := Plan{Name: "standby follow"}
+	// Records say nothing of a server that is of another cluster.
+	if primary := s.Servers[s.Primary]; s.Local.InRecovery && primary.SystemID != "" && primary.SystemID != s.Local.SystemID {
+		e := otherCluster(s.Local.SystemID, primary.SystemID, s.node(s.Primary))
+		e.Code = fault.FollowFail
+		return p, e
+	}
 	self, err := ownRecord(s, fault.BadConfig)
 	if err != nil {
 		return p, err

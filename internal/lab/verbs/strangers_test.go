@@ -38,7 +38,9 @@ func TestAServerOfAnotherClusterIsNoMember(t *testing.T) {
 	must(t, other.InitPrimary(ctx))
 	must(t, other.WriteConf(nil))
 	must(t, other.Repmgr(ctx, "primary", "register").Err())
-	_, err := other.Rows(ctx, "UPDATE repmgr.nodes SET node_id = 1, node_name = 'node1', conninfo = $1", one.Conninfo())
+	_, err := other.Rows(ctx, "DELETE FROM repmgr.endpoints")
+	must(t, err)
+	_, err = other.Rows(ctx, "UPDATE repmgr.nodes SET node_id = 1, node_name = 'node1', conninfo = $1", one.Conninfo())
 	must(t, err)
 	_, err = other.Rows(ctx, "INSERT INTO repmgr.nodes (node_id, upstream_node_id, active, node_name, type, location, priority, conninfo, repluser, config_file) "+
 		"VALUES (2, 1, true, 'node2', 'standby', 'default', 100, $1, 'repmgr', $2)", other.Conninfo(), other.ConfFile())
