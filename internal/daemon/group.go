@@ -76,6 +76,9 @@ func openGroup(d *Daemon) (*group, error) {
 }
 
 func (q *group) load() error {
+	if err := q.settle(); err != nil {
+		return err
+	}
 	id, stored, found, err := q.store.Load()
 	if err != nil {
 		return err
@@ -87,6 +90,16 @@ func (q *group) load() error {
 		return err
 	}
 	return q.join(id, stored)
+}
+
+// settle refuses a state directory that was copied here: two daemons would vote in
+// one name.
+func (q *group) settle() error {
+	birth, err := host.Birth(q.store.Path())
+	if err != nil {
+		return err
+	}
+	return q.store.Settle(raftstore.Home{Machine: host.MachineID(), File: birth})
 }
 
 // drawRaftID gives this state directory an id of its own: never the node's, so

@@ -1,0 +1,41 @@
+package daemon_test
+
+import (
+	"os/exec"
+	"testing"
+
+	"repmgr/internal/lab"
+)
+
+// A daemon on a copy of a member's state directory does not run: it would vote a
+// second time. The original goes on, and the copy takes part once it is reset.
+func TestQuorumCopiedState(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	one, three := l.Node(1), l.Node(3)
+	state := three.DataDir + ".repmgr"
+	must(t, three.KillDaemon(ctx))
+	for _, args := range [][]string{{"cp", "-a", state, state + ".copy"}, {"mv", state, state + ".original"}, {"mv", state + ".copy", state}} {
+		must(t, exec.CommandContext(ctx, args[0], args[1:]...).Run())
+	}
+	refused(t, runDaemon(ctx, three), 1, "the state directory was copied here, or brought back from a backup")
+
+	for _, args := range [][]string{{"mv", state, state + ".copy"}, {"mv", state + ".original", state}} { // moved within its file system
+		must(t, exec.CommandContext(ctx, args[0], args[1:]...).Run())
+	}
+	before, err := report(ctx, one)
+	must(t, err)
+	must(t, three.StartDaemon(ctx))
+	waitGoverned(t, ctx, l, one)
+	if after, err := report(ctx, one); err != nil || after.Term != before.Term {
+		t.Errorf("term %d, %v; it was %d", after.Term, err, before.Term)
+	}
+
+	must(t, three.KillDaemon(ctx))
+	for _, args := range [][]string{{"mv", state, state + ".original"}, {"mv", state + ".copy", state}} {
+		must(t, exec.CommandContext(ctx, args[0], args[1:]...).Run())
+	}
+	must(t, says(t, three, "cluster reset-quorum --this-node", "this node's part in the group is forgotten")())
+	must(t, three.StartDaemon(ctx))
+	waitGoverned(t, ctx, l, one)
+	waitFor(t, ctx, "three voters again", says(t, one, "cluster show", "3 of 3 seen", "would succeed"))
+}
