@@ -30,8 +30,9 @@ type memory struct {
 	faults   []Fault
 	woken    int
 	followed []cluster.NodeID
-	err      error // of Receive and Pause
-	streams  int   // that are open
+	err      error  // of Receive and Pause
+	streams  int    // that are open
+	life     uint64 // that opened the last one
 	frames   []sentFrame
 	block    chan struct{} // if not nil, nothing is received before it is closed
 }
@@ -45,9 +46,10 @@ func (m *memory) Receive(_ context.Context, _ cluster.NodeID, r failover.Report)
 	return m.own, m.err
 }
 
-func (m *memory) Stream(from cluster.NodeID, receive func() ([]byte, error)) {
+func (m *memory) Stream(from cluster.NodeID, life uint64, receive func() ([]byte, error)) {
 	m.mu.Lock()
 	m.streams++
+	m.life = life
 	block := m.block
 	m.mu.Unlock()
 	defer func() { m.mu.Lock(); defer m.mu.Unlock(); m.streams-- }()

@@ -17,14 +17,16 @@ type Backend interface {
 	// Report is the daemon's latest report.
 	Report() failover.Report
 	// Receive takes in a peer's report and returns the daemon's own. The server
-	// has checked that from is the certificate's node and the report's.
+	// has checked that from is the certificate's node and the report's. ErrTwice: another
+	// daemon, which is older, speaks for that node.
 	Receive(ctx context.Context, from cluster.NodeID, r failover.Report) (failover.Report, error)
-	// Stream is called for each stream that a node opens, on a goroutine of its own,
+	// Stream is called for each stream that a life of a node's daemon opens (zero: of
+	// a version that does not tell), on a goroutine of its own,
 	// and takes its frames until receive fails; when it returns, the stream is
 	// closed. receive is for that goroutine alone, a frame is the backend's, and one
 	// that does not keep up makes the sender wait. It fails too when the server is
 	// shut down, which waits for Stream to return.
-	Stream(from cluster.NodeID, receive func() ([]byte, error))
+	Stream(from cluster.NodeID, life uint64, receive func() ([]byte, error))
 	// View is all that the daemon knows; the caller may keep it.
 	View() ClusterView
 	// Pause stops or resumes automatic failover on this node.

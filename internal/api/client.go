@@ -34,6 +34,8 @@ var (
 	ErrWrongNode = errors.New("refused: another node answers at that address")
 	// ErrDenied: the daemon does not allow this caller to do that.
 	ErrDenied = errors.New("not permitted")
+	// ErrTwice: another daemon runs with this one's node id, and is listened to.
+	ErrTwice = errors.New("another repmgrd speaks for this node")
 	// ErrFailed: the daemon was reached and answered with an error.
 	ErrFailed = errors.New("the daemon answered with an error")
 )
@@ -260,8 +262,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 func (c *Client) read(status int, path string, text []byte, out any) error {
 	if status >= 400 && !(path == PathHealth && status == http.StatusServiceUnavailable) {
 		kind := ErrFailed
-		if status == http.StatusForbidden {
+		switch status {
+		case http.StatusForbidden:
 			kind = ErrDenied
+		case http.StatusConflict:
+			kind = ErrTwice
 		}
 		var f failure
 		if err := json.Unmarshal(text, &f); err != nil || f.Msg == "" {

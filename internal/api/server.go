@@ -213,7 +213,11 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	own, err := s.backend.Receive(r.Context(), from, report)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrTwice):
+		fail(w, http.StatusConflict, err)
+		return
+	case err != nil:
 		fail(w, http.StatusServiceUnavailable, err)
 		return
 	}

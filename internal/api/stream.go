@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,9 @@ import (
 
 // framesProtocol is what a stream's request asks the connection to be upgraded to.
 const framesProtocol = "repmgr-frames"
+
+// lifeHeader names the life of the daemon that opens a stream.
+const lifeHeader = "Repmgr-Life"
 
 // Bounds of a stream.
 const (
@@ -172,7 +176,8 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetDeadline(time.Time{})
-	s.backend.Stream(from, func() ([]byte, error) {
+	life, _ := strconv.ParseUint(r.Header.Get(lifeHeader), 10, 64) // zero: it does not tell
+	s.backend.Stream(from, life, func() ([]byte, error) {
 		frame, err := readFrame(buffered)
 		if errors.Is(err, errFrame) {
 			conn.Close()
@@ -192,8 +197,9 @@ type Stream struct {
 }
 
 // OpenStream makes a connection of its own and upgrades it. What is told when it
-// fails is as with all calls; ctx is for the opening only.
-func (c *Client) OpenStream(ctx context.Context) (*Stream, error) {
+// fails is as with all calls; ctx is for the opening only. life is the number that
+// the calling daemon drew when it started, as in its reports.
+func (c *Client) OpenStream(ctx context.Context, life uint64) (*Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	conn, err := c.connect(ctx)
@@ -201,7 +207,7 @@ func (c *Client) OpenStream(ctx context.Context) (*Stream, error) {
 		return nil, c.failed(kindOf(ctx, err), err)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	err = c.upgrade(ctx, conn)
+	err = c.upgrade(ctx, conn, life)
 	if err == nil && !stop() {
 		err = c.failed(ErrNoAnswer, ctx.Err())
 	}
@@ -232,13 +238,14 @@ func (c *Client) connect(ctx context.Context) (net.Conn, error) {
 }
 
 // upgrade asks for the stream.
-func (c *Client) upgrade(ctx context.Context, conn net.Conn) error {
+func (c *Client) upgrade(ctx context.Context, conn net.Conn, life uint64) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+PathStream, nil)
 	if err != nil {
 		return c.failed(ErrFailed, err)
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", framesProtocol)
+	req.Header.Set(lifeHeader, strconv.FormatUint(life, 10))
 	sent := req.Write(conn) // if it failed, an alert that says why may still be read
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxHeader+maxBody)), req)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // stream opens a stream that ends with the test.
 func stream(t testing.TB, c *Client) *Stream {
 	t.Helper()
-	s, err := c.OpenStream(within(t))
+	s, err := c.OpenStream(within(t), 77)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +56,9 @@ func TestFramesArriveInOrder(t *testing.T) {
 		}
 	}
 	await(t, "all frames", func() bool { n, _ := three.count(); return n == len(frames) })
+	if three.life != 77 {
+		t.Errorf("opened by life %d, want 77", three.life)
+	}
 	for i, f := range frames {
 		if got := three.frames[i]; !bytes.Equal(got.frame, f) || got.from != 1 {
 			t.Fatalf("frame %d came as %.20q from %d", i, got.frame, got.from)
@@ -120,7 +123,7 @@ func TestStreamNeedsANode(t *testing.T) {
 		"to another node":   {client(t, wrong, identity(t, a, 1).ClientTLS()), ErrWrongNode},
 		"to nobody":         {DialUnix(stateDir(t)), ErrNotRunning},
 	} {
-		if _, err := c.client.OpenStream(within(t)); !errors.Is(err, c.kind) {
+		if _, err := c.client.OpenStream(within(t), 77); !errors.Is(err, c.kind) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -214,7 +217,7 @@ func TestOpenStreamEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	c := client(t, Target{3, "127.0.0.1", l.Addr().(*net.TCPAddr).Port}, identity(t, authority(t), 1).ClientTLS())
-	if _, err := c.OpenStream(ctx); !errors.Is(err, ErrNoAnswer) {
+	if _, err := c.OpenStream(ctx, 77); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("the error is %v", err)
 	}
 }

@@ -61,6 +61,13 @@ type Promotion struct {
 	Guard     Guard              `json:"guard"`
 	Failover  *failover.Prospect `json:"failover,omitempty"` // under the quorum rule
 	Broken    string             `json:"broken,omitempty"`   // why this node's member is out of order
+	Refused   []RefusedNode      `json:"refused,omitempty"`  // who is not listened to here
+}
+
+// RefusedNode is a node of which a daemon is not listened to, and why.
+type RefusedNode struct {
+	Node cluster.NodeID `json:"node_id"`
+	Why  string         `json:"why"`
 }
 
 // Voter is a member that votes.

@@ -308,7 +308,7 @@ func (b *backend) Follow(context.Context, cluster.NodeID) error { return nil }
 
 func (b *backend) Wake() {}
 
-func (b *backend) Stream(_ cluster.NodeID, receive func() ([]byte, error)) {
+func (b *backend) Stream(_ cluster.NodeID, _ uint64, receive func() ([]byte, error)) {
 	for err := error(nil); err == nil; {
 		_, err = receive()
 	}

@@ -30,7 +30,8 @@ type Promotion struct {
 	Synchronous *Synchronous       `json:"synchronous,omitempty"`
 	Paused      bool               `json:"paused"`
 	Failover    *failover.Prospect `json:"failover,omitempty"`
-	Broken      string             `json:"broken,omitempty"` // why the daemon's part in the group is out of order
+	Broken      string             `json:"broken,omitempty"`  // why the daemon's part in the group is out of order
+	Refused     []api.RefusedNode  `json:"refused,omitempty"` // who is not listened to
 
 	names map[cluster.NodeID]string
 	pause string
@@ -55,7 +56,7 @@ func newPromotion(p *api.Promotion) *Promotion {
 	if p == nil {
 		return nil
 	}
-	out := &Promotion{Rule: p.Rule, Why: p.Why, Hint: p.Hint, Broken: p.Broken, names: map[cluster.NodeID]string{}}
+	out := &Promotion{Rule: p.Rule, Why: p.Why, Hint: p.Hint, Broken: p.Broken, Refused: p.Refused, names: map[cluster.NodeID]string{}}
 	r := p.Record
 	if r == nil || r.Rule != record.Quorum {
 		return out
@@ -89,6 +90,9 @@ func (p *Promotion) text(w io.Writer) {
 	}
 	if p.Broken != "" {
 		row("Out of order", "%s", p.Broken)
+	}
+	for _, r := range p.Refused {
+		row("Refused", "%s: %s", p.name(r.Node), r.Why)
 	}
 	if p.Lease == nil {
 		return

@@ -1,7 +1,10 @@
 package daemon_test
 
 import (
+	"errors"
+	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"repmgr/internal/lab"
@@ -38,4 +41,35 @@ func TestQuorumCopiedState(t *testing.T) {
 	must(t, three.StartDaemon(ctx))
 	waitGoverned(t, ctx, l, one)
 	waitFor(t, ctx, "three voters again", says(t, one, "cluster show", "3 of 3 seen", "would succeed"))
+}
+
+// Two daemons run as one node, each with a server and a state directory of its own:
+// the one that was started later is refused by all, and everybody says so.
+func TestQuorumOneNodeTwice(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 4})
+	one, three, four := l.Node(1), l.Node(3), l.Node(4)
+	must(t, four.KillDaemon(ctx))
+	must(t, os.RemoveAll(four.DataDir+".repmgr"))
+	must(t, four.WriteConf(map[string]string{"node_id": "3", "node_name": "impostor"}))
+	must(t, four.StartDaemon(ctx))
+	for _, n := range []*lab.Node{one, l.Node(2), four} {
+		waitLog(t, ctx, n, "two repmgrd run as node 3: the younger is refused")
+	}
+	waitEvent(t, ctx, one, "repmgrd_node_refused", one, false)
+	waitFor(t, ctx, "the status to say so", says(t, l.Node(2), "service status", "Refused:", "two repmgrd run as node 3"))
+	must(t, one.Kill9(ctx)) // the elder votes on, and may be chosen
+	primary := newPrimary(t, ctx, l, one)
+	for _, n := range []*lab.Node{one, l.Node(2), three} {
+		if n != primary {
+			waitFollows(t, ctx, n, primary)
+		}
+	}
+	must(t, four.KillDaemon(ctx))
+	waitFor(t, ctx, "the refusal to be over", func() error {
+		r := l.Node(2).Repmgr(ctx, "service", "status")
+		if strings.Contains(r.Stdout, "Refused:") {
+			return errors.New(r.Stdout)
+		}
+		return nil
+	})
 }

@@ -42,11 +42,13 @@ type Daemon struct {
 	log  *slog.Logger
 
 	incarnation uint64
+	began       time.Time
 	in          chan message // to the loop
 	wake        chan struct{}
 	loop        loopState
 	eyes        *eyes
 	peers       *peers
+	voices      *voices
 	notifier    *notifier
 	quorum      *group
 	sealed      sealedSession
@@ -137,7 +139,7 @@ func New(opt Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{opt: opt, cfg: cfg, sink: newSink(opt), incarnation: rand.Uint64(), in: make(chan message, 256), wake: make(chan struct{}, 1)}
+	d := &Daemon{opt: opt, cfg: cfg, sink: newSink(opt), incarnation: rand.Uint64(), began: bootTime(), in: make(chan message, 256), wake: make(chan struct{}, 1)}
 	if opt.History {
 		cfg.MonitoringHistory = true
 	}
@@ -169,9 +171,13 @@ func (d *Daemon) open() (err error) {
 	}
 	d.eyes = newEyes(d)
 	d.peers = newPeers(d)
+	d.voices = newVoices(d)
 	d.notifier = newNotifier(d)
 	d.guardian = newGuardian(d)
 	if d.quorum, err = openGroup(d); err != nil {
+		return err
+	}
+	if err := d.voices.adopt(); err != nil {
 		return err
 	}
 	d.loop = newLoopState(d)

@@ -50,6 +50,7 @@ type group struct {
 	mu      sync.Mutex
 	status  quorum.Status
 	current *record.Record // as published; never changed in place
+	stands  quorum.Standing
 	group   string
 	nodes   map[cluster.NodeID]uint64     // the raft id under which each node spoke last, by its certificate
 	waiting map[uint64]chan quorum.Answer // by request
@@ -444,7 +445,17 @@ func (q *group) seen() failover.Group {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.status, q.current, q.group = s, q.rec, q.identity.Group
+	if q.member != nil {
+		q.stands = q.member.Standing()
+	}
 	return g
+}
+
+// standingNow is what this node has on its disk of the group's log.
+func (q *group) standingNow() failover.Standing {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return failover.Standing(q.stands)
 }
 
 func caughtUp(s quorum.Status, p quorum.Peer) bool { return p.Match+50 >= s.Commit && p.Match > 0 }

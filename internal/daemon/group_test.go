@@ -18,12 +18,13 @@ import (
 func aGroup(t *testing.T, set func(*Daemon)) *group {
 	t.Helper()
 	d := &Daemon{cfg: &conf.Config{NodeID: 1, StateDirectory: t.TempDir(), LeaseTTL: time.Second}, log: slog.New(slog.DiscardHandler), in: make(chan message)}
-	d.eyes, d.peers = newEyes(d), newPeers(d)
+	d.eyes, d.peers, d.voices, d.notifier = newEyes(d), newPeers(d), newVoices(d), newNotifier(d)
 	set(d)
 	q, err := openGroup(d)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.quorum = q
 	ctx, cancel := context.WithCancel(t.Context())
 	d.goes(func() {
 		for ctx.Err() == nil {

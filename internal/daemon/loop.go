@@ -413,7 +413,7 @@ func (d *Daemon) publish(now time.Time) failover.Report {
 // sameNews compares two reports without what moves all the time.
 func sameNews(a, b failover.Report) bool {
 	for _, r := range []*failover.Report{&a, &b} {
-		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Why = 0, nil, 0, 0, ""
+		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Why, r.Age, r.Standing = 0, nil, 0, 0, "", 0, failover.Standing{}
 	}
 	return reflect.DeepEqual(a, b)
 }
@@ -422,6 +422,7 @@ func sameNews(a, b failover.Report) bool {
 func (d *Daemon) report(now time.Time) failover.Report {
 	r := failover.Tell(d.loop.view, now)
 	r.Name, r.Incarnation, r.Version, r.PID = d.cfg.NodeName, d.incarnation, version(), pid
+	r.Age, r.Standing = now.Sub(d.began), d.quorum.standingNow()
 	r.Rule, r.Why = d.loop.decision.Rule, d.loop.decision.Why
 	if r.PromotionRule != record.Quorum {
 		r.PauseReason = d.loop.pauseReason

@@ -283,6 +283,9 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 	began := bootTime()
 	answer, err := l.client.Exchange(ctx, report)
 	took := bootTime().Sub(began)
+	if err == nil {
+		err = p.d.voices.hear(answer)
+	}
 	l.mu.Lock()
 	was := l.err
 	if l.err = ""; err != nil {
@@ -290,8 +293,11 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 	}
 	l.mu.Unlock()
 	if err != nil {
-		if was == "" {
-			p.d.log.Debug("a daemon does not answer", "detail", err.Error())
+		if was != err.Error() {
+			p.d.sayUnanswered(err)
+		}
+		if errors.Is(err, api.ErrTwice) && answer.Node == 0 {
+			p.d.send(observed{failover.RefusedBy{Node: l.target.ID}})
 		}
 		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			p.d.send(observed{failover.PeerSilent{Node: l.target.ID}})
@@ -299,6 +305,17 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 		return
 	}
 	p.d.send(observed{failover.PeerReported{Report: answer, Trip: took}})
+}
+
+// sayUnanswered tells that a peer did not answer, or that it refused to: then
+// somebody has to do something.
+func (d *Daemon) sayUnanswered(err error) {
+	var refused *fault.Error
+	if errors.As(err, &refused) && refused.Hint != "" {
+		d.complain(slog.LevelError, refused)
+		return
+	}
+	d.log.Debug("a daemon does not answer", "detail", err.Error())
 }
 
 // askAll exchanges reports with every peer that answered the last time, all at

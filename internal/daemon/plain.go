@@ -104,6 +104,13 @@ func (p *peers) notePrimary(v *failover.View, now time.Time) {
 	p.mu.Unlock()
 }
 
+// primaryIs reports whether that node takes the cluster's writes.
+func (p *peers) primaryIs(node cluster.NodeID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.primary == node && node != 0
+}
+
 // daemons is where each node's daemon listens, this one included.
 func (p *peers) daemons() map[cluster.NodeID]api.Endpoint {
 	p.mu.Lock()

@@ -22,6 +22,7 @@ func (d *Daemon) promotion(now time.Time) *api.Promotion {
 			p.Guard.Left = &left // it is told every deadline at once
 		}
 	}
+	p.Refused = d.voices.refused()
 	if g.Record == nil {
 		return p
 	}

@@ -69,7 +69,7 @@ func (p *peers) keepStream(ctx context.Context, l *link) {
 func (p *peers) openStream(ctx context.Context, l *link) *api.Stream {
 	limit, cancel := context.WithTimeout(ctx, streamWithin)
 	defer cancel()
-	stream, err := l.client.OpenStream(limit)
+	stream, err := l.client.OpenStream(limit, p.d.incarnation)
 	if err == nil {
 		return stream
 	}
@@ -83,8 +83,11 @@ func (p *peers) openStream(ctx context.Context, l *link) *api.Stream {
 	return nil
 }
 
-// Stream takes in the frames that a node sends, until it ends.
-func (b backend) Stream(from cluster.NodeID, receive func() ([]byte, error)) {
+// Stream takes in the frames that a node sends, until it ends. Of a daemon that does
+// not speak for its node they are lost, as on any network.
+func (b backend) Stream(from cluster.NodeID, life uint64, receive func() ([]byte, error)) {
+	b.d.voices.enter(from, life)
+	defer b.d.voices.leave(from, life)
 	for {
 		text, err := receive()
 		if err != nil {
@@ -95,6 +98,8 @@ func (b backend) Stream(from cluster.NodeID, receive func() ([]byte, error)) {
 			b.d.log.Warn("group: a frame that cannot be read", "detail", err.Error())
 			return
 		}
-		b.d.quorum.receive(from, f)
+		if b.d.voices.admits(from, life, f.From) {
+			b.d.quorum.receive(from, f)
+		}
 	}
 }

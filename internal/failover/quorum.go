@@ -259,6 +259,7 @@ var quorumRules = slices.Concat([]rule{
 		func(f facts) []Action { return []Action{Demote{"there is no guard"}} }},
 	{"busy", "An order is being carried out.",
 		func(f facts) (string, bool) { return "carrying out " + Describe(f.Doing), f.Doing != nil }, nil},
+	refusedTwice,
 	{"wait-membership", "The cluster is under the quorum rule, and this node is no member of the group yet.",
 		func(f facts) (string, bool) {
 			return "this node is no member of the group yet", f.Group.Record == nil

@@ -53,6 +53,7 @@ type Report struct {
 	Sequence    uint64         `json:"sequence"`    // grows with each report of an incarnation
 	Version     string         `json:"version"`     // of the program
 	PID         int            `json:"pid"`
+	Age         time.Duration  `json:"age_ns"` // since the daemon started
 	SystemID    string         `json:"system_identifier,omitempty"`
 
 	Paused      bool   `json:"paused"`
@@ -78,6 +79,7 @@ type Report struct {
 	PromotionRule record.Rule `json:"promotion_rule,omitempty"` // empty: no member
 	Term          uint64      `json:"term,omitempty"`
 	Voters        int         `json:"voters,omitempty"` // in its record
+	Standing      Standing    `json:"standing,omitzero"`
 
 	// What the daemon makes of it.
 	Saw      []Seen `json:"saw,omitempty"` // the upstream, and the primary where that is another node
@@ -86,6 +88,13 @@ type Report struct {
 	Rule     string `json:"rule"`               // the rule that applied last
 	Why      string `json:"why"`                // and its reason
 	Deciding string `json:"deciding,omitempty"` // what its hands are busy with
+}
+
+// Standing is what a daemon has on its disk of the group's log: package quorum's.
+type Standing struct {
+	Term uint64 `json:"term"`
+	Last uint64 `json:"last"`
+	Safe uint64 `json:"safe"`
 }
 
 // Tell is what a node has to say of itself and of what it makes of the others.

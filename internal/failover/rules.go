@@ -41,6 +41,7 @@ var ownRules = []rule{
 		func(f facts) (string, bool) {
 			return f.say("carrying out %s", Describe(f.Doing)), f.Doing != nil
 		}, nil},
+	refusedTwice,
 	{"bid-over", "The loss that this node has bid for is over: its primary is back, or another one is followed.",
 		func(f facts) (string, bool) {
 			if f.Loss == nil || !f.leads() && f.upstream == f.Loss.Bid.Lost && f.lost(f.upstream) {
@@ -60,6 +61,16 @@ var ownRules = []rule{
 		},
 		func(facts) []Action { return []Action{ResumeReceiver{}} }},
 }
+
+// refusedTwice is for a daemon whose node id another one has, too: what it hears of
+// the cluster is not what that node would hear.
+var refusedTwice = rule{"refused", "Another daemon, an older one, runs with this node's id, and the others listen to that one: this one decides nothing.",
+	func(f facts) (string, bool) {
+		return f.say("node %d refuses this daemon", f.RefusedBy), f.RefusedBy != 0 && f.now.Sub(f.RefusedAt) < refusedFor
+	}, nil}
+
+// refusedFor is how long a refusal counts: peers that are lost repeat none.
+const refusedFor = time.Minute
 
 // witnessVotes is all that a witness without PostgreSQL does.
 var witnessVotes = rule{"witness-votes", "This node is a witness without PostgreSQL: it votes, and has nothing to promote or to point anywhere.",

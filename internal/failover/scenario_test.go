@@ -64,7 +64,7 @@ var t0 = time.Unix(1_000_000, 0)
 // validate, paused, always-promote, stop-receivers, failover-delay, promote-delay (10 s each). "n2 standby" declares a node; its words are: self, upstream=,
 // prio=, loc=, inactive (the record); says=AGE, server=, role=, tl=, lsn=,
 // saw=NODE:AGO, bid=LOST:LSN[:failed], manual, paused, promoting, receiving (the report),
-// silent (it did not answer since);
+// silent (it did not answer since); refused (it listens to another daemon as this node's);
 // ok=AGE, fail=COUNT:SINCE[:lost] (the probe); and of self: down=STATE,
 // held, placed=AGE, tried=AGE, approved, doing, armed, line=TIMELINE. "raft" says
 // that a node has a state directory, voters=COUNT what its record holds, governs=TERM that it is under the quorum rule, trip=TIME how long the way there and back takes; "group
@@ -133,17 +133,17 @@ func parseGroup(t *testing.T, v *View, words []string) {
 
 // nodeLine is a node line while it is read.
 type nodeLine struct {
-	node   cluster.Node
-	self   bool
-	says   bool
-	trip   time.Duration
-	silent bool
-	age    time.Duration
-	report Report
-	probe  Probe
-	local  Local
-	loss   *Loss
-	doing  Action
+	node            cluster.Node
+	self            bool
+	says            bool
+	trip            time.Duration
+	silent, refused bool
+	age             time.Duration
+	report          Report
+	probe           Probe
+	local           Local
+	loss            *Loss
+	doing           Action
 }
 
 func parseNode(t *testing.T, v *View, words []string) {
@@ -167,6 +167,9 @@ func parseNode(t *testing.T, v *View, words []string) {
 		return
 	}
 	if l.says {
+		if l.refused {
+			v.RefusedBy, v.RefusedAt = l.node.ID, t0
+		}
 		v.Peers[l.node.ID] = Peer{Report: l.report, At: t0.Add(-l.age), Since: t0.Add(-l.age), Silent: l.silent, Trip: l.trip}
 	}
 	v.Probes[l.node.ID] = l.probe
@@ -205,6 +208,8 @@ func (l *nodeLine) word(t *testing.T, w string) {
 		l.report.Automatic = false
 	case "silent":
 		l.silent = true
+	case "refused":
+		l.refused = true
 	case "paused":
 		l.report.Paused = true
 	case "promoting":

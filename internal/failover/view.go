@@ -115,7 +115,9 @@ type View struct {
 	Loss   *Loss
 	Doing  Action // the order that the hands are carrying out; nil: none
 	Setback
-	Rejoins Rejoins
+	Rejoins   Rejoins
+	RefusedBy cluster.NodeID // who listens to another daemon as this node's; zero: nobody did
+	RefusedAt time.Time
 
 	// Of the quorum rule.
 	Life       uint64 // of this daemon: drawn at random when it starts
@@ -196,6 +198,8 @@ type (
 	}
 	// PeerSilent says that another daemon was asked and did not answer.
 	PeerSilent struct{ Node cluster.NodeID }
+	// RefusedBy says that a peer listens to another daemon, an older one, as this node's.
+	RefusedBy struct{ Node cluster.NodeID }
 	// Probed brings the end of a look at another server.
 	Probed struct {
 		Node     cluster.NodeID
@@ -224,6 +228,7 @@ type (
 func (LocalSeen) event()    {}
 func (PeerReported) event() {}
 func (PeerSilent) event()   {}
+func (RefusedBy) event()    {}
 func (Probed) event()       {}
 func (NodesRead) event()    {}
 func (PauseSet) event()     {}
@@ -244,6 +249,8 @@ func (v *View) Observe(e Event, now time.Time) {
 			p.Silent = true
 			v.Peers[e.Node] = p
 		}
+	case RefusedBy:
+		v.RefusedBy, v.RefusedAt = e.Node, now
 	case Probed:
 		v.observeProbe(e, now)
 	case NodesRead:
@@ -311,6 +318,9 @@ func (v *View) observeReport(r Report, trip time.Duration, now time.Time) {
 	old, known := v.Peers[r.Node]
 	if r.Node == v.Self || known && old.Report.Incarnation == r.Incarnation && r.Sequence < old.Report.Sequence {
 		return
+	}
+	if r.Node == v.RefusedBy {
+		v.RefusedBy = 0 // it speaks to this daemon again
 	}
 	since := old.Since
 	if !known || old.Report.Server != r.Server {

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -188,6 +189,7 @@ func TestRefusedChanges(t *testing.T) {
 // that member alone is broken, and the others go on.
 func TestOldDirectory(t *testing.T) {
 	w := three(t, 8)
+	w.marks = nil // nobody looks
 	w.same(0xa, 0xb, 0xc)
 	b := w.members[0xb]
 	old := copyOf(b.stored)
@@ -296,5 +298,61 @@ func TestRefusedState(t *testing.T) {
 	}
 	if _, err := New(Options{ID: 0, ElectionTicks: 10, HeartbeatTicks: 1}); err == nil {
 		t.Error("a member without an id")
+	}
+}
+
+// A member that was brought back from an older copy cannot make a majority with one
+// who never saw it acknowledge anything: here a leader that was elected after its own
+// restart. What the others remember outlives that restart.
+func TestForgottenVote(t *testing.T) {
+	for _, remembered := range []bool{false, true} {
+		w := three(t, 10)
+		w.strict = true
+		w.same(0xa, 0xb, 0xc)
+		old := copyOf(w.members[0xb].stored)
+		w.propose("second")
+		w.same(0xa, 0xb, 0xc)
+		for range 20 {
+			w.tick()
+		}
+		kept, err := json.Marshal(w.marks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.isolate(0xc, true)
+		w.start(0xa, w.members[0xa].stored)
+		w.start(0xb, old)
+		w.marks = Marks{}
+		if remembered {
+			if err := json.Unmarshal(kept, &w.marks); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 500 {
+			w.tick()
+		}
+		leads := w.members[0xa].Status().Role == Leader || w.members[0xb].Status().Role == Leader
+		if leads == remembered {
+			t.Errorf("the marks were kept: %v; a leader was elected: %v", remembered, leads)
+		}
+		if !remembered {
+			continue
+		}
+		if err := w.marks.Tell(0xa, w.members[0xa].life, Standing{Term: 1, Last: 1, Safe: 1}); err != nil {
+			t.Errorf("what a life told earlier and comes late: %v", err)
+		}
+		if w.marks.Refused(0xb) == nil {
+			t.Errorf("%x is not refused: %+v shown, %+v remembered", 0xb, w.members[0xb].Standing(), w.marks[0xb])
+		}
+		w.isolate(0xc, false) // with a true majority the group goes on, and takes the node in anew
+		w.propose("third")
+		w.members[0xb].down = true
+		w.change(Remove, 0xb)
+		if !w.marks.Keep([]uint64{0xa, 0xc}) || w.marks.Refused(0xb) != nil {
+			t.Errorf("a removed member is remembered: %v", w.marks)
+		}
+		w.join(0xd)
+		w.propose("fourth")
+		w.same(0xa, 0xc, 0xd)
 	}
 }

@@ -20,6 +20,7 @@ type member struct {
 	stored  Stored
 	state   []string
 	applied uint64
+	life    uint64
 	down    bool
 }
 
@@ -38,6 +39,8 @@ type world struct {
 	delay   int               // ticks that a message takes at most
 	crash   float64           // chance that a step in working off a batch is the last
 	snaps   int               // so many snapshots are lost first
+	marks   Marks             // the most that each has shown; nil: nobody looks
+	strict  bool              // who has shown less is not listened to
 	history []string          // the longest list of applied entries: all others are beginnings of it
 	leaders map[uint64]uint64 // raft term: leader
 }
@@ -50,7 +53,7 @@ type packet struct {
 func newWorld(t *testing.T, seed uint64) *world {
 	cryptotest.SetGlobalRandom(t, seed) // raft draws its election time-outs there
 	return &world{
-		t: t, rng: rand.New(rand.NewPCG(seed, 1)), members: map[uint64]*member{}, cut: map[[2]uint64]bool{}, leaders: map[uint64]uint64{},
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), members: map[uint64]*member{}, cut: map[[2]uint64]bool{}, marks: Marks{}, leaders: map[uint64]uint64{},
 	}
 }
 
@@ -66,7 +69,7 @@ func (w *world) start(id uint64, s Stored) *member {
 	if err != nil {
 		w.t.Fatalf("start of %x: %v", id, err)
 	}
-	*m = member{Group: g, stored: s}
+	*m = member{Group: g, stored: s, life: m.life + 1}
 	m.take(s.Snapshot)
 	return m
 }
@@ -125,7 +128,7 @@ func (w *world) deliver(b []byte) {
 		w.t.Fatal(err)
 	}
 	m := w.members[f.To]
-	if m == nil || m.down || w.cut[[2]uint64{f.From, f.To}] {
+	if m == nil || m.down || w.cut[[2]uint64{f.From, f.To}] || w.strict && w.marks.Refused(f.From) != nil {
 		return
 	}
 	if err := m.Step(f.Message); err != nil && !errors.Is(err, ErrMessage) && !errors.Is(err, ErrBroken) {
@@ -214,12 +217,18 @@ func (w *world) crashes(m *member) bool {
 	return m.down
 }
 
-// check is what always holds: one leader a term, one history.
+// check is what always holds: one leader a term, one history, and nobody with a sound
+// directory is taken for one who has forgotten something.
 func (w *world) check() {
 	for _, id := range w.ids {
 		m := w.members[id]
 		if m.down {
 			continue
+		}
+		if w.marks != nil {
+			if err := w.marks.Tell(id, m.life, m.Standing()); err != nil && !w.strict {
+				w.t.Fatal(err)
+			}
 		}
 		if s := m.Status(); s.Role == Leader {
 			if was := w.leaders[s.Term]; was != 0 && was != id {

@@ -49,6 +49,9 @@ type Store struct {
 	late *raftpb.HardState // a commit index that waits for the next transaction
 	at   uint64            // index of the stored snapshot
 	log  bool              // a group is stored
+
+	waiting sync.Mutex        // never held while the disk is waited for
+	wait    map[string][]byte // notes that wait for the next transaction
 }
 
 // Open opens the store in dir, or makes an empty one. Only one process can
@@ -130,7 +133,7 @@ func (s *Store) Close() error {
 	defer s.mu.Unlock()
 	return s.safely(func() error {
 		var err error
-		if s.late != nil {
+		if s.late != nil || s.log {
 			err = s.update(func(*bbolt.Tx) error { return nil })
 		}
 		return errors.Join(err, s.db.Close())
@@ -254,6 +257,7 @@ func (s *Store) Reset(keep ...string) error {
 	defer s.mu.Unlock()
 	return s.safely(func() error {
 		s.late = nil
+		s.takeWaiting()
 		err := s.update(func(tx *bbolt.Tx) error {
 			kept := map[string][]byte{}
 			for _, k := range keep {
@@ -296,6 +300,25 @@ func (s *Store) Put(key string, value []byte) error {
 	})
 }
 
+// Later keeps a note that is not worth an fsync: it is written with what comes next.
+func (s *Store) Later(key string, value []byte) {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	if s.wait == nil {
+		s.wait = map[string][]byte{}
+	}
+	s.wait[key] = value
+}
+
+// takeWaiting empties what waits.
+func (s *Store) takeWaiting() map[string][]byte {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	w := s.wait
+	s.wait = nil
+	return w
+}
+
 // Get returns a note, false if there is none.
 func (s *Store) Get(key string) (value []byte, found bool, err error) {
 	err = s.safely(func() error {
@@ -316,11 +339,17 @@ func (s *Store) Delete(key string) error {
 	})
 }
 
-// update runs one transaction, and with it writes the commit index that waits.
+// update runs one transaction, and with it writes what waits.
 func (s *Store) update(do func(tx *bbolt.Tx) error) error {
+	wait := s.takeWaiting() // lost if this fails, as with a power cut
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		if s.late != nil {
 			if err := putProto(tx, keyHardState, s.late); err != nil {
+				return err
+			}
+		}
+		for key, value := range wait {
+			if err := put(tx, bucketNotes, []byte(key), value); err != nil {
 				return err
 			}
 		}
