@@ -39,6 +39,7 @@ type Tenure struct {
 	AskedAt   time.Time // when it was first proposed
 	TriedAt   time.Time // and last
 	Deadline  time.Time // until when the lease is sure; zero: it is not
+	Since     time.Time // since when, without a gap
 	Given     bool      // it was given back, and a release may be accepted at any time
 	GivenSeq  uint64    // unless a renewal after this one was
 	// ReleasedAt is when that release was answered; zero: it was not.
@@ -212,6 +213,9 @@ func (v *View) observeAsked(c record.Change, now time.Time) {
 	}
 	a.At, a.Waiting = now, true
 	v.Asked[c] = a
+	if _, ok := c.(record.Regrant); ok && !again {
+		v.Repromotions.asked(now)
+	}
 	if r, ok := c.(record.Renew); ok && r.Term == v.Tenure.Term {
 		if r.Seq != v.Tenure.Seq {
 			v.Tenure.Seq, v.Tenure.AskedAt, v.Tenure.Answered = r.Seq, now, false
@@ -278,6 +282,9 @@ func (v *View) gaveUp(a GiveUp) {
 }
 
 func (v *View) extend(from time.Time, ttl time.Duration) {
+	if from.After(v.Tenure.Deadline) {
+		v.Tenure.Since = from
+	}
 	if end := from.Add(Hold(ttl)); end.After(v.Tenure.Deadline) {
 		v.Tenure.Deadline = end
 	}

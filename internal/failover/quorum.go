@@ -345,6 +345,10 @@ var holderRules = []rule{
 			r := f.Group.Record
 			return []Action{PromoteTo{r.Term, f.lease().Timeline, f.syncMode(), WriteSync{r.Term, r.Sync.Seq, f.syncNames(r.Sync.Newest())}}}
 		}},
+	{"regrant-waits", "The holder's server came up read-only, again and again: each promotion costs a timeline, so it waits a little longer each time, unless the lease is held without a gap by now.",
+		func(f facts) (string, bool) {
+			return f.say("%s are left", f.waits().Round(100*time.Millisecond)), f.holds() && f.inRecovery() && f.waits() > 0 && !f.Group.Record.Pause.On
+		}, nil},
 	{"regrant", "The holder's server was restarted and came up read-only: a new term and timeline are asked for.",
 		func(f facts) (string, bool) {
 			return "the server came up read-only under a lease that is held", f.holds() && f.inRecovery()

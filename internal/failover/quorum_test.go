@@ -177,6 +177,10 @@ var quorumCases = []ruleCase{
 	}},
 	{"first-set", quorumView, claimed, func(v *View) { sealed(v); sure(v); v.Policy.SyncMode = record.SyncOn }},
 	{"promote-granted", quorumView, claimed, func(v *View) { sealed(v); sure(v) }},
+	{"regrant-waits", holderView, nil, func(v *View) {
+		v.Local.Role, v.Tenure.Since = cluster.Standby, t0
+		v.Repromotions = Repromotions{At: t0.Add(-9 * time.Second), Pause: 10 * time.Second}
+	}},
 	{"regrant", holderView, nil, func(v *View) { v.Local.Role = cluster.Standby }},
 	{"wrong-timeline", quorumView, claimed, func(v *View) {
 		sure(v)

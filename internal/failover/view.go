@@ -120,21 +120,22 @@ type View struct {
 	RefusedAt time.Time
 
 	// Of the quorum rule.
-	Life       uint64 // of this daemon: drawn at random when it starts
-	Group      Group
-	Disowned   string    // a group whose members' word counts no more here
-	LeadSince  time.Time // since when this node leads the group
-	Tenure     Tenure
-	Seal       Sealed
-	Asked      map[record.Change]Asking
-	AnsweredAt time.Time // when the own server answered last, or was known to be down
-	DoneAt     time.Time // when an order that touches the own server ended last
-	Writing    time.Time // since when the commit of this daemon's own is under way; zero: none is
-	Guard      GuardSeen
-	Opened     bool      // the own server may be started as a primary, and was not seen to run since
-	ReadOnly   bool      // the own server was ended with its directory armed, and nothing since has made it a primary
-	GuardSince time.Time // since when there is no guard, or was none
-	Sync       SyncView
+	Life         uint64 // of this daemon: drawn at random when it starts
+	Group        Group
+	Disowned     string    // a group whose members' word counts no more here
+	LeadSince    time.Time // since when this node leads the group
+	Tenure       Tenure
+	Seal         Sealed
+	Asked        map[record.Change]Asking
+	AnsweredAt   time.Time // when the own server answered last, or was known to be down
+	DoneAt       time.Time // when an order that touches the own server ended last
+	Writing      time.Time // since when the commit of this daemon's own is under way; zero: none is
+	Guard        GuardSeen
+	Opened       bool      // the own server may be started as a primary, and was not seen to run since
+	ReadOnly     bool      // the own server was ended with its directory armed, and nothing since has made it a primary
+	GuardSince   time.Time // since when there is no guard, or was none
+	Sync         SyncView
+	Repromotions Repromotions
 }
 
 // Setback is an order that did not succeed, and how often in a row.
