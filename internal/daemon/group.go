@@ -540,7 +540,12 @@ var errNoLeader = errors.New("no leader of the group is known: a majority cannot
 // became of it. What this program does not understand would put every member out
 // of order that applies it (safety notes, B38).
 func (q *group) proposeFor(from, request uint64, data []byte) error {
-	_, _, err := record.DecodeEntry(data)
+	_, change, err := record.DecodeEntry(data)
+	if err == nil && q.rec != nil {
+		if why := q.rec.Unknown(change); why != "" {
+			err = errors.New(why)
+		}
+	}
 	if err == nil {
 		err = q.member.Propose(data)
 	}

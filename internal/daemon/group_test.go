@@ -3,11 +3,13 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
+	"repmgr/internal/failover"
 	"repmgr/internal/quorum"
 	"repmgr/internal/record"
 
@@ -67,7 +69,7 @@ func TestWhatTheLeaderDoesNotUnderstand(t *testing.T) {
 		t.Fatal(err)
 	}
 	answered(t, q, record.SetPause{On: true})
-	for i, text := range []string{`{"v":1,"kind":"dance","body":{}}`, `{"v":2,"kind":"close","body":{"vacancy":1}}`, "nonsense"} {
+	for i, text := range []string{`{"v":1,"kind":"dance","body":{}}`, `{"v":99,"kind":"close","body":{"vacancy":1}}`, "nonsense"} {
 		q.receive(2, quorum.Frame{Group: "g", From: 22, To: q.identity.RaftID, Proposal: &quorum.Proposal{Request: uint64(i), Data: []byte(text)}})
 	}
 	answered(t, q, record.SetPause{})
@@ -139,4 +141,56 @@ func TestPace(t *testing.T) {
 			t.Errorf("lease of %s: a tick every %s, want %s", ttl, got, want)
 		}
 	}
+}
+
+// TestAnEntryOfANewerVersion says that who meets one applies nothing more, votes no
+// more, and says why: it cannot know what the record says from then on.
+func TestAnEntryOfANewerVersion(t *testing.T) {
+	q := aGroup(t, func(*Daemon) {})
+	if err := q.found(t.Context(), "g", "s", record.Member{Node: 1, Name: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, q, record.SetPause{On: true})
+	var broken string
+	if err := q.do(t.Context(), func() error {
+		err := q.member.Propose([]byte(`{"v":99,"kind":"dance","body":{}}`)) // as a newer leader would
+		if err == nil {
+			err = q.member.Propose([]byte(`{"v":1,"kind":"pause","body":{"on":false}}`))
+		}
+		q.pump()
+		broken = q.seen().Broken
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(broken, "takes no part in the group") {
+		t.Errorf("broken: %q", broken)
+	}
+	if why := faultOf(q.member.Err()).Detail; !strings.Contains(why, `"dance"`) || !strings.Contains(why, "version 99") {
+		t.Errorf("it says %q", why)
+	}
+	if rec, _ := q.known(); !rec.Pause.On {
+		t.Error("the entry after it was applied")
+	}
+	if err := q.member.Step(&raftpb.Message{Type: raftpb.MsgVote.Enum(), From: new(uint64(22)), To: new(q.identity.RaftID), Term: new(uint64(9))}); err == nil {
+		t.Error("it votes")
+	}
+}
+
+// TestWhatAMemberDoesNotKnow says that the leader takes no change that a member has not announced.
+func TestWhatAMemberDoesNotKnow(t *testing.T) {
+	q := aGroup(t, func(*Daemon) {})
+	if err := q.found(t.Context(), "g", "s", record.Member{Node: 1, Name: "one", Level: record.Level}); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, q, record.SetPause{On: true})
+	if err := q.change(t.Context(), failover.ChangeMember{Member: record.Member{Node: 2, Name: "two", RaftID: 22}}); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, q, record.SetPause{On: true})
+	if _, err := q.propose(t.Context(), record.Fenced{Term: 1, Node: 1}); err == nil || !strings.Contains(err.Error(), "node 2 has not announced") {
+		t.Errorf("a kind that node 2 does not know: %v", err)
+	}
+	answered(t, q, record.Describe{Node: 2, Name: "two", Level: record.Level})
+	answered(t, q, record.Fenced{Term: 1, Node: 1}) // the record refuses it; that is an answer
 }

@@ -85,7 +85,7 @@ func (d *Daemon) foundGroup(ctx context.Context, cfg *conf.Config) error {
 		return err
 	}
 	self, _ := cluster.Find(d.peers.nodes(), cfg.NodeID)
-	founder := record.Member{Node: cfg.NodeID, Name: cfg.NodeName, Priority: self.Priority, Automatic: cfg.Failover == "automatic", Location: self.Location}
+	founder := record.Member{Node: cfg.NodeID, Name: cfg.NodeName, Priority: self.Priority, Automatic: cfg.Failover == "automatic", Location: self.Location, Level: record.Level}
 	if err := d.quorum.found(ctx, group, server.SystemID, founder); err != nil {
 		return err
 	}

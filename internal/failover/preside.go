@@ -180,7 +180,7 @@ func (f facts) memberChange() (ChangeMember, string) {
 			continue
 		}
 		return ChangeMember{Member: record.Member{Node: n.ID, Name: r.Name, RaftID: r.RaftID, Witness: n.Role == cluster.Witness,
-			Priority: r.Priority, Automatic: r.Automatic, Location: r.Location}}, f.say("node %d is registered and runs", n.ID)
+			Priority: r.Priority, Automatic: r.Automatic, Location: r.Location, Level: r.Level}}, f.say("node %d is registered and runs", n.ID)
 	}
 	return ChangeMember{}, ""
 }
@@ -212,12 +212,35 @@ func (f facts) description() (record.Describe, bool) {
 		} else if !f.fresh(m.Node) {
 			continue
 		}
-		d := record.Describe{Node: m.Node, Name: name, Witness: n.Role == cluster.Witness, Priority: priority, Automatic: automatic, Location: n.Location}
-		if ok && d != (record.Describe{Node: m.Node, Name: m.Name, Witness: m.Witness, Priority: m.Priority, Automatic: m.Automatic, Location: m.Location}) {
+		d := record.Describe{Node: m.Node, Name: name, Witness: n.Role == cluster.Witness, Priority: priority, Automatic: automatic, Location: n.Location, Level: f.announced(m)}
+		if ok && d != (record.Describe{Node: m.Node, Name: m.Name, Witness: m.Witness, Priority: m.Priority, Automatic: m.Automatic, Location: m.Location, Level: m.Level}) {
 			return d, true
 		}
 	}
 	return record.Describe{}, false
+}
+
+// announced is the level of changes that a member knows, as the record may say it:
+// an older program would not understand that word, so it is left out until all are
+// known to, and taken back where one has become older (safety notes, B38).
+func (f facts) announced(m record.Member) int {
+	silent := false
+	for _, other := range f.Group.Record.Members {
+		switch {
+		case other.Node == f.Self:
+		case !f.fresh(other.Node):
+			silent = true
+		case f.Peers[other.Node].Report.Level < 2:
+			return 0
+		}
+	}
+	switch {
+	case silent:
+		return m.Level
+	case m.Node == f.Self:
+		return record.Level
+	}
+	return f.Peers[m.Node].Report.Level
 }
 
 // handOverAfter is how long a leader leads before it hands over, so that two

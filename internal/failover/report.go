@@ -80,6 +80,7 @@ type Report struct {
 	Term          uint64      `json:"term,omitempty"`
 	Voters        int         `json:"voters,omitempty"` // in its record
 	Standing      Standing    `json:"standing,omitzero"`
+	Level         int         `json:"level,omitempty"` // of the record's changes that its program knows; zero: the first
 
 	// What the daemon makes of it.
 	Saw      []Seen `json:"saw,omitempty"` // the upstream, and the primary where that is another node
@@ -103,7 +104,7 @@ type Standing struct {
 func Tell(v *View, now time.Time) Report {
 	self, _ := cluster.Find(v.Nodes, v.Self)
 	r := Report{
-		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID,
+		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID, Level: record.Level,
 		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic,
 		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving,
 		Upstream: self.Upstream, State: "normal",

@@ -239,6 +239,27 @@ func (c Void) apply(r *Record, at time.Time) string {
 	return ""
 }
 
+func (c Fenced) apply(r *Record, at time.Time) string {
+	switch {
+	case r.Rule != Quorum:
+		return "the quorum rule is not in force"
+	case c.Term != r.Term || !r.Lease.Taken() || r.Lease.Holder != c.Node:
+		return fmt.Sprintf("node %d does not hold the lease in term %d", c.Node, c.Term)
+	case r.Lease.State != Indefinite:
+		return "the lease has a time limit, and ends by itself"
+	case c.Seq != r.Lease.Seq:
+		return fmt.Sprintf("node %d has renewed its lease meanwhile: it is not fenced", c.Node)
+	case r.Pause.On && !r.Pause.Auto:
+		return "an operator has paused the cluster: lift that pause first"
+	}
+	if r.Pause.On { // set by a daemon when it was stopped, and nobody is there to lift it
+		r.note(Decision{Term: r.Term, At: at, What: "unpause", Why: "the lease is ended by an operator"})
+		r.Pause = Pause{}
+	}
+	r.vacate("fenced", fmt.Sprintf("%s says that node %d is fenced", c.By, c.Node), false, at)
+	return ""
+}
+
 func (c SetPause) apply(r *Record, at time.Time) string {
 	if c.Auto && !c.On && !(r.Pause.On && r.Pause.Auto && r.Pause.By == c.By) {
 		return "the pause is not that daemon's own"
@@ -264,7 +285,7 @@ func (c Describe) apply(r *Record, _ time.Time) string {
 	for i, m := range r.Members {
 		if m.Node == c.Node {
 			r.Members = slices.Clone(r.Members)
-			m.Name, m.Witness, m.Priority, m.Automatic, m.Location = c.Name, c.Witness, c.Priority, c.Automatic, c.Location
+			m.Name, m.Witness, m.Priority, m.Automatic, m.Location, m.Level = c.Name, c.Witness, c.Priority, c.Automatic, c.Location, c.Level
 			r.Members[i] = m
 			return ""
 		}

@@ -100,6 +100,14 @@ type (
 		Term uint64 `json:"term"`
 		Why  string `json:"why"`
 	}
+	// Fenced ends a lease without a time limit whose holder is gone: an operator says
+	// so. Seq is the last renewal, after which that operator had not heard of it.
+	Fenced struct {
+		Term uint64         `json:"term"`
+		Node cluster.NodeID `json:"node_id"`
+		Seq  uint64         `json:"seq"`
+		By   string         `json:"by"`
+	}
 	// SetPause begins or ends a pause of the whole cluster.
 	SetPause struct {
 		On     bool   `json:"on"`
@@ -115,6 +123,7 @@ type (
 		Priority  int            `json:"priority"`
 		Automatic bool           `json:"automatic"`
 		Location  string         `json:"location"`
+		Level     int            `json:"level,omitempty"` // that its program knows; zero: 1, or not told yet
 	}
 	// SyncAdd says that a set may be in force from now on, beside those that may be already.
 	// Seq is that of the record for which it was decided.
@@ -136,10 +145,38 @@ type (
 	}
 )
 
-// Version is that of the stored form of changes.
-const Version = 1
+// Level is the number of the changes' forms that this program knows. A change of
+// form has the next one: a new kind, or a new field of an old kind.
+const Level = 2
 
-// Entry is a change on its way through the log.
+// levels are those of what came after the first.
+var levels = map[string]int{"fenced": 2}
+
+// levelOf is the level that whoever reads a change has to know.
+func levelOf(c Change) int {
+	if d, ok := c.(Describe); ok && d.Level > 0 {
+		return 2
+	}
+	return max(1, levels[KindOf(c)])
+}
+
+// Unknown returns why a change may not be proposed yet, or "": whoever applies what
+// it does not know is out of order from then on, so all members have to know it,
+// by the record. What a member announces by Describe is known of those that were
+// heard of when it was decided (safety notes, B38).
+func (r *Record) Unknown(c Change) string {
+	if _, announces := c.(Describe); announces {
+		return ""
+	}
+	for _, m := range r.Members {
+		if level := levelOf(c); max(1, m.Level) < level {
+			return fmt.Sprintf("node %d has not announced yet that its repmgrd knows %q (level %d, it has level %d): it has to be updated first, or its daemon started", m.Node, KindOf(c), level, max(1, m.Level))
+		}
+	}
+	return ""
+}
+
+// Entry is a change on its way through the log. Version is the level of its form.
 type Entry struct {
 	Version int             `json:"v"`
 	Kind    string          `json:"kind"`
@@ -154,6 +191,7 @@ var kinds = map[string]func([]byte) (Change, error){
 	"begin": decode[Begin], "end": decode[End], "renew": decode[Renew], "release": decode[Release], "expire": decode[Expire],
 	"bid": decode[Bid], "close": decode[Close], "claim": decode[Claim], "regrant": decode[Regrant], "promoted": decode[Promoted],
 	"void": decode[Void], "pause": decode[SetPause], "describe": decode[Describe], "sync-add": decode[SyncAdd], "sync-drop": decode[SyncDrop],
+	"fenced": decode[Fenced],
 }
 
 // Kinds are the names of all changes, sorted.
@@ -200,6 +238,8 @@ func KindOf(c Change) string {
 		return "sync-add"
 	case SyncDrop:
 		return "sync-drop"
+	case Fenced:
+		return "fenced"
 	default:
 		return "unknown"
 	}
@@ -211,19 +251,22 @@ func EncodeEntry(c Change, from cluster.NodeID, request uint64, at time.Time) ([
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(Entry{Version: Version, Kind: KindOf(c), Request: request, Node: from, At: at.UTC(), Body: body})
+	return json.Marshal(Entry{Version: levelOf(c), Kind: KindOf(c), Request: request, Node: from, At: at.UTC(), Body: body})
 }
 
 // DecodeEntry reads an entry and its change. One of a newer version, or of a
 // kind that is not known, is an error: whoever meets it must stop applying and
 // voting, for it cannot know what the record says from then on (safety notes, B38).
-func DecodeEntry(text []byte) (Entry, Change, error) {
+func DecodeEntry(text []byte) (Entry, Change, error) { return decodeEntry(text, Level) }
+
+// decodeEntry reads as a program of that level does.
+func decodeEntry(text []byte, level int) (Entry, Change, error) {
 	var e Entry
 	if err := json.Unmarshal(text, &e); err != nil {
 		return e, nil, fmt.Errorf("an entry of the log cannot be read: %w", err)
 	}
-	if e.Version != Version {
-		return e, nil, fmt.Errorf("an entry of the log has version %d, this program knows %d", e.Version, Version)
+	if e.Version < 1 || e.Version > level {
+		return e, nil, fmt.Errorf("an entry of the log, of kind %q, has version %d, this program knows %d", e.Kind, e.Version, level)
 	}
 	read, ok := kinds[e.Kind]
 	if !ok {

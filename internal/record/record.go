@@ -78,6 +78,7 @@ type Member struct {
 	Priority  int            `json:"priority"`
 	Automatic bool           `json:"automatic"` // failover=automatic
 	Location  string         `json:"location"`
+	Level     int            `json:"level,omitempty"` // of changes that its program knows; zero: 1
 }
 
 // Eligible reports whether the member may be promoted by itself.

@@ -272,7 +272,7 @@ func TestOldTermsGoIntoTheBase(t *testing.T) {
 func TestEveryChangeTravels(t *testing.T) {
 	for _, c := range []Change{Begin{Node: 1, Line: "1", LSN: 5}, End{Node: 1}, Renew{Term: 3, Seq: 2, TTL: time.Second}, Release{Why: "x"}, Expire{1, 2},
 		bid(1, 2, 3), Close{4}, Claim{Term: 1}, Regrant{Term: 2}, Promoted{Fork: 77}, Void{Term: 1}, SetPause{On: true}, Describe{Node: 2},
-		SyncAdd{Set: SetOf(1, 3, 2)}, SyncDrop{LSN: 5}} {
+		SyncAdd{Set: SetOf(1, 3, 2)}, SyncDrop{LSN: 5}, Fenced{Term: 1, Node: 2, Seq: 3, By: "x"}} {
 		text, err := EncodeEntry(c, 7, 99, at)
 		if err != nil {
 			t.Fatal(err)
@@ -282,14 +282,14 @@ func TestEveryChangeTravels(t *testing.T) {
 			t.Errorf("%+v came back as %+v (%v)", c, back, err)
 		}
 	}
-	if len(kinds) != 15 {
+	if len(kinds) != 16 {
 		t.Errorf("%d kinds: add the new one here", len(kinds))
 	}
 }
 
 func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	for text, says := range map[string]string{
-		`{"v":2,"kind":"close","body":{}}`:                  "version 2",
+		`{"v":3,"kind":"close","body":{}}`:                  "version 3",
 		`{"v":1,"kind":"dance","body":{}}`:                  `"dance"`,
 		`{"v":1,"kind":"close","body":{"vacancy":1,"x":1}}`: "x",
 		`nonsense`: "cannot be read",
