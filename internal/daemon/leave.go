@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"repmgr/internal/failover"
 	"repmgr/internal/record"
 )
 
@@ -17,9 +18,9 @@ const leaveBound = 3 * time.Second
 // holds a timed lease, the cluster is paused first, which makes the lease
 // indefinite, so that the guard has no deadline left; the next daemon lifts that
 // pause. If it cannot be committed the guard stays, with its deadline. A host that
-// shuts down does not pause: its server is about to stop (safety notes, B10).
-func (d *Daemon) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leaveBound)
+// shuts down hands over instead (safety notes, B10).
+func (d *Daemon) leave(whole context.Context) {
+	ctx, cancel := context.WithTimeout(whole, leaveBound)
 	defer cancel()
 	rec, _ := d.quorum.known()
 	if rec.Rule != record.Quorum || rec.Lease.Holder != d.cfg.NodeID || rec.Lease.State != record.Held {
@@ -27,6 +28,7 @@ func (d *Daemon) leave(ctx context.Context) {
 		return
 	}
 	if shuttingDown(ctx) {
+		d.handOver(whole)
 		return
 	}
 	d.leaving.Store(true) // from now on nobody here lifts that pause
@@ -41,6 +43,51 @@ func (d *Daemon) leave(ctx context.Context) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	d.guardian.end(ctx)
+}
+
+// How long the hand-over of a host that shuts down may take, and its server's stop
+// before it is killed: less than the guard's deadline by default.
+const (
+	handOverBound = 15 * time.Second
+	fastGrace     = 3 * time.Second // the others count the lease's end meanwhile
+)
+
+// resigning asks the loop to give the lease back from now on.
+type resigning struct {
+	why   string
+	reply chan failover.GiveUp // its zero: there is nothing to give back
+}
+
+// handOver stops the own server in order, so that its standbys have everything, and
+// gives the lease back: another takes over at once, and not when the lease runs out.
+// Where that fails the guard stays with its deadline, which nobody extends any more.
+func (d *Daemon) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handOverBound)
+	defer cancel()
+	reply := make(chan failover.GiveUp, 1)
+	d.send(resigning{"the host is shut down", reply})
+	order := <-reply
+	if order == (failover.GiveUp{}) {
+		return
+	}
+	d.notice("the host is shut down: the server is stopped, and the lease given back")
+	err := d.giveUp(ctx, d.eyes.cfg.Load(), order)
+	d.send(finished{order, err})
+	if err == nil {
+		d.guardian.end(ctx)
+	}
+}
+
+// resign is the loop's part of it: from here on nothing is renewed.
+func (d *Daemon) resign(m resigning, now time.Time) {
+	order, holds := failover.Resign(d.loop.view, m.why)
+	if holds {
+		if d.loop.breakOff != nil {
+			d.loop.breakOff()
+		}
+		d.loop.view.Observe(failover.Ordered{Action: order}, now)
+	}
+	m.reply <- order
 }
 
 func (d *Daemon) pauser() string { return fmt.Sprintf("repmgrd of node %d", d.cfg.NodeID) }

@@ -208,6 +208,8 @@ func (d *Daemon) take(ctx context.Context, m message) {
 		m.reply <- drillView{d.loop.view.Snapshot(), now}
 	case reloaded:
 		d.takeConfig(m.cfg, now)
+	case resigning:
+		d.resign(m, now)
 	case *starting:
 		d.loop.gates = append(d.loop.gates, m)
 	case looked:

@@ -283,9 +283,13 @@ func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp
 	d.noteEnded(true)
 	bound, cancel := context.WithTimeout(ctx, killBound)
 	defer cancel()
+	if a.Fast {
+		own.StopFast(bound, fastGrace)
+	}
 	if err := own.Kill(bound); err != nil {
 		return err
 	}
+	d.noteEnded(true)                             // a look meanwhile may have found it running
 	if err := own.CancelPromotion(); err != nil { // it is armed: Kill saw to that
 		return err
 	}

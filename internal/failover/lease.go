@@ -88,6 +88,16 @@ func (v *View) confirmed(r *record.Record) bool {
 	return !v.Local.Armed
 }
 
+// Resign is the order by which this node gives its lease back though nothing is
+// wrong with its server; false where it holds none that has a limit.
+func Resign(v *View, why string) (GiveUp, bool) {
+	f := newFacts(v, v.Local.At)
+	if !f.holds() || f.lease().State != record.Held {
+		return GiveUp{}, false
+	}
+	return GiveUp{Term: f.Group.Record.Term, Seq: max(f.Tenure.Seq, f.lease().Seq), Why: why, Fast: true}, true
+}
+
 // Deadline returns until when the guard shall let the server live; false where
 // this node holds no timed lease, or its server could not write anyway.
 func Deadline(v *View) (time.Time, bool) {

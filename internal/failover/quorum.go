@@ -43,6 +43,7 @@ type (
 		Term uint64
 		Seq  uint64 // of the last renewal
 		Why  string
+		Fast bool // it answers: it is stopped in order first, so that its standbys have everything
 	}
 	// StartServer starts the own server, which is armed, and so comes up read-only.
 	StartServer struct{}

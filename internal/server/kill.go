@@ -35,13 +35,20 @@ func (o Own) Demote(ctx context.Context) error {
 
 // Quit orders an immediate stop, and waits for the postmaster's end, at most that
 // long. What outlives it has to be killed.
-func (o Own) Quit(ctx context.Context, grace time.Duration) {
+func (o Own) Quit(ctx context.Context, grace time.Duration) { o.order(ctx, unix.SIGQUIT, grace) }
+
+// StopFast orders a fast stop, which ends sessions and sends standbys the rest, and
+// waits for the postmaster's end, at most that long: a frozen standby is waited for
+// much longer (A12). What outlives it has to be killed.
+func (o Own) StopFast(ctx context.Context, grace time.Duration) { o.order(ctx, unix.SIGINT, grace) }
+
+func (o Own) order(ctx context.Context, stop unix.Signal, grace time.Duration) {
 	h, err := o.Postmaster()
 	if err != nil { // there is none, and may be orphans
 		return
 	}
 	defer h.Close()
-	if h.Signal(unix.SIGQUIT) != nil {
+	if h.Signal(stop) != nil {
 		return
 	}
 	timer := time.NewTimer(grace)
