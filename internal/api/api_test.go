@@ -75,6 +75,8 @@ func (m *memory) View() ClusterView {
 	return v
 }
 
+func (m *memory) Fenced(context.Context, cluster.NodeID) error { return nil }
+
 func (m *memory) Pause(_ context.Context, paused bool, reason string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -31,6 +31,9 @@ type Backend interface {
 	View() ClusterView
 	// Pause stops or resumes automatic failover on this node.
 	Pause(ctx context.Context, paused bool, reason string) error
+	// Fenced ends that node's lease, which has no time limit: an operator says that its
+	// server cannot write any more.
+	Fenced(ctx context.Context, node cluster.NodeID) error
 	// Startable sees to it that the node's server, which is about to be started,
 	// comes up as it may, and says how.
 	Startable(ctx context.Context) (StartAnswer, error)

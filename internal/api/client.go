@@ -189,6 +189,11 @@ func (c *Client) Pause(ctx context.Context, paused bool, reason string) error {
 	return c.call(ctx, http.MethodPost, PathPause, pauseRequest{Paused: paused, Reason: reason}, nil)
 }
 
+// Fenced ends the lease without a time limit of a node that is fenced.
+func (c *Client) Fenced(ctx context.Context, node cluster.NodeID) error {
+	return c.call(ctx, http.MethodPost, PathFenced, fencedRequest{Node: node}, nil)
+}
+
 // Startable sees to it that the daemon's own server, which is about to be started,
 // comes up as it may, and says how.
 func (c *Client) Startable(ctx context.Context) (StartAnswer, error) {

@@ -153,6 +153,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+PathExchange, s.exchange)
 	mux.HandleFunc("POST "+PathStream, s.stream)
 	mux.HandleFunc("POST "+PathPause, acting(s.pause))
+	mux.HandleFunc("POST "+PathFenced, acting(s.fenced))
 	mux.HandleFunc("POST "+PathWake, acting(s.wake))
 	mux.HandleFunc("POST "+PathFollow, acting(s.follow))
 	mux.HandleFunc("POST "+PathStart, acting(s.startable))
@@ -295,6 +296,24 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, pauseRequest{Paused: *p.Paused, Reason: p.Reason})
+}
+
+func (s *Server) fenced(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	var p fencedRequest
+	if err := json.Unmarshal(body, &p); err != nil || p.Node <= 0 {
+		fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, `expected {"node_id": a node's number}`))
+		return
+	}
+	if err := s.backend.Fenced(r.Context(), p.Node); err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, p)
 }
 
 // drill reads only: it is open to who may read the status.

@@ -17,6 +17,7 @@ const (
 	PathStatus   = "/v1/status"
 	PathHealth   = "/v1/health"
 	PathPause    = "/v1/pause"
+	PathFenced   = "/v1/fenced"
 	PathWake     = "/v1/wake"
 	PathMembers  = "/v1/members"
 	PathStart    = "/v1/startable"
@@ -153,6 +154,11 @@ type Health struct {
 type faultRequest struct {
 	Node cluster.NodeID `json:"node_id"`
 	What Fault          `json:"what"`
+}
+
+// fencedRequest is the body of PathFenced.
+type fencedRequest struct {
+	Node cluster.NodeID `json:"node_id"`
 }
 
 // pauseRequest is the body of PathPause.

@@ -291,6 +291,8 @@ func (b *backend) View() api.ClusterView {
 	return api.ClusterView{Version: api.ViewVersion, Own: b.Report()}
 }
 
+func (b *backend) Fenced(context.Context, cluster.NodeID) error { return nil }
+
 func (b *backend) Pause(_ context.Context, paused bool, reason string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

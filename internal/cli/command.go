@@ -66,7 +66,7 @@ type verb struct {
 // verbs is every verb of the program, in the order of the help.
 func verbs() []verb {
 	return slices.Concat(primaryVerbs(), standbyVerbs(), witnessVerbs(),
-		nodeVerbs(), nodeServiceVerbs(), clusterVerbs(), serviceVerbs())
+		nodeVerbs(), nodeServiceVerbs(), clusterVerbs(), serviceVerbs(), []verb{fencedVerb()})
 }
 
 // objects is what verbs act on, in the order of the help.

@@ -96,14 +96,14 @@ func TestDrillIsConfirmed(t *testing.T) {
 		err  error
 		want string // empty: it is confirmed
 	}{
-		"typed":              {session("node1\n").typed(n), ""},
-		"typed without end":  {session("node1").typed(n), ""},
-		"another name":       {session("node2\n").typed(n), `"node2" was typed`},
-		"nothing":            {session("").typed(n), `"" was typed`},
-		"yes":                {session("").confirm(n), "no terminal"},
-		"yes, of a pipe":     {piped.confirm(n), "no terminal"},
-		"yes, by option":     {session("", "node1").confirm(n), ""},
-		"another, by option": {session("", "node2").confirm(n), "--yes=node2 is not the name"},
+		"typed":              {session("node1\n").typed(n, "It is done."), ""},
+		"typed without end":  {session("node1").typed(n, "It is done."), ""},
+		"another name":       {session("node2\n").typed(n, "It is done."), `"node2" was typed`},
+		"nothing":            {session("").typed(n, "It is done."), `"" was typed`},
+		"yes":                {session("").confirm(n, "It is done."), "no terminal"},
+		"yes, of a pipe":     {piped.confirm(n, "It is done."), "no terminal"},
+		"yes, by option":     {session("", "node1").confirm(n, "It is done."), ""},
+		"another, by option": {session("", "node2").confirm(n, "It is done."), "--yes=node2 is not the name"},
 	} {
 		if got := fmt.Sprint(c.err); (c.err == nil) != (c.want == "") || !strings.Contains(got, c.want) && c.want != "" {
 			t.Errorf("%s: %v, want %q", name, c.err, c.want)

@@ -127,7 +127,7 @@ func (s *Session) drillForReal(ctx context.Context) error {
 		s.Talk.Info("every process of the server of %s would be killed", named(n))
 		return nil
 	}
-	if err := s.confirm(n); err != nil {
+	if err := s.confirm(n, fmt.Sprintf("Every process of the server of %s will be killed.", named(n))); err != nil {
 		return err
 	}
 	d := &drill{s: s, nodes: nodes, fleet: f, killed: n, seen: make(chan sighting), state: map[cluster.NodeID]string{},
@@ -167,24 +167,25 @@ func (s *Session) drilled(nodes []cluster.Node) (cluster.Node, error) {
 	return cluster.Node{}, fault.New(fault.BadConfig, "no node %q is registered", s.Opt.ForReal).WithHint("\"repmgr cluster show\" lists them")
 }
 
-// confirm has the node's name typed, or takes it from --yes.
-func (s *Session) confirm(n cluster.Node) error {
+// confirm has the name of the node typed to which something will be done, or takes it
+// from --yes.
+func (s *Session) confirm(n cluster.Node, deed string) error {
 	if s.Opt.Given("yes") {
 		if s.Opt.Yes != n.Name {
-			return fault.New(fault.BadConfig, "--yes=%s is not the name of the node whose server would be killed: that is %q", s.Opt.Yes, n.Name)
+			return fault.New(fault.BadConfig, "--yes=%s is not the name of the node to which it would be done: that is %q", s.Opt.Yes, n.Name)
 		}
 		return nil
 	}
 	in, ok := s.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return fault.New(fault.BadConfig, "there is no terminal to confirm the drill at").WithHint("in a script confirm it with --yes=%s", n.Name)
+		return fault.New(fault.BadConfig, "there is no terminal to confirm it at").WithHint("in a script confirm it with --yes=%s", n.Name)
 	}
-	return s.typed(n)
+	return s.typed(n, deed)
 }
 
 // typed has the node's name typed.
-func (s *Session) typed(n cluster.Node) error {
-	fmt.Fprintf(s.Stderr, "Every process of the server of %s will be killed. Type the node's name to go on: ", named(n))
+func (s *Session) typed(n cluster.Node, deed string) error {
+	fmt.Fprintf(s.Stderr, "%s Type the node's name to go on: ", deed)
 	line, err := bufio.NewReader(s.Stdin).ReadString('\n')
 	if text := strings.TrimSpace(line); text != n.Name {
 		return fault.New(fault.BadConfig, "nothing was done: %q was typed, and the node's name is %q", text, n.Name)

@@ -176,7 +176,7 @@ var table = []option{
 	}},
 	{name: "pairs", help: "ask about the loss of every two nodes too", set: on(func(o *Options) *bool { return &o.Pairs })},
 	{name: "for-real", arg: "NODE", help: "kill the server of that node, by name or number, and report what follows", set: text(func(o *Options) *string { return &o.ForReal })},
-	{name: "yes", arg: "NODE", help: "confirm --for-real where there is no terminal: the node's name again", set: text(func(o *Options) *string { return &o.Yes })},
+	{name: "yes", arg: "NODE", help: "confirm what asks for it where there is no terminal: the node's name again", set: text(func(o *Options) *string { return &o.Yes })},
 	{name: "this-node", help: "forget this node's own part in the group; the others take it in again", set: on(func(o *Options) *bool { return &o.ThisNode })},
 	{name: "yes-the-other-voters-are-lost", help: "with --force: give the group up, since its majority is lost for ever", set: on(func(o *Options) *bool { return &o.OthersAreLost })},
 

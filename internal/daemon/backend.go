@@ -74,6 +74,11 @@ func (b backend) Follow(ctx context.Context, upstream cluster.NodeID) error {
 	return errors.Join(err, late)
 }
 
+// Fenced ends the lease of a node that an operator says is fenced.
+func (b backend) Fenced(ctx context.Context, node cluster.NodeID) error {
+	return b.d.assertFenced(ctx, node)
+}
+
 // Wake has everything looked at again now.
 func (b backend) Wake() {
 	b.d.eyes.stale.Store(true)
