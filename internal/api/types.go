@@ -63,6 +63,13 @@ type Promotion struct {
 	Failover  *failover.Prospect `json:"failover,omitempty"` // under the quorum rule
 	Broken    string             `json:"broken,omitempty"`   // why this node's member is out of order
 	Refused   []RefusedNode      `json:"refused,omitempty"`  // who is not listened to here
+	Full      []FullDisk         `json:"disk_full,omitempty"`
+}
+
+// FullDisk is a node whose server has no room left.
+type FullDisk struct {
+	Node cluster.NodeID `json:"node_id"`
+	Room int64          `json:"bytes_left"`
 }
 
 // RefusedNode is a node of which a daemon is not listened to, and why.

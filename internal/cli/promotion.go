@@ -32,6 +32,7 @@ type Promotion struct {
 	Failover    *failover.Prospect `json:"failover,omitempty"`
 	Broken      string             `json:"broken,omitempty"`  // why the daemon's part in the group is out of order
 	Refused     []api.RefusedNode  `json:"refused,omitempty"` // who is not listened to
+	Full        []api.FullDisk     `json:"disk_full,omitempty"`
 
 	names map[cluster.NodeID]string
 	pause string
@@ -56,7 +57,7 @@ func newPromotion(p *api.Promotion) *Promotion {
 	if p == nil {
 		return nil
 	}
-	out := &Promotion{Rule: p.Rule, Why: p.Why, Hint: p.Hint, Broken: p.Broken, Refused: p.Refused, names: map[cluster.NodeID]string{}}
+	out := &Promotion{Rule: p.Rule, Why: p.Why, Hint: p.Hint, Broken: p.Broken, Refused: p.Refused, Full: p.Full, names: map[cluster.NodeID]string{}}
 	r := p.Record
 	if r == nil || r.Rule != record.Quorum {
 		return out
@@ -93,6 +94,9 @@ func (p *Promotion) text(w io.Writer) {
 	}
 	for _, r := range p.Refused {
 		row("Refused", "%s: %s", p.name(r.Node), r.Why)
+	}
+	for _, d := range p.Full {
+		row("Disk full", "%s: %d MB left", p.name(d.Node), d.Room>>20)
 	}
 	if p.Lease == nil {
 		return

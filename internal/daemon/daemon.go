@@ -59,6 +59,7 @@ type Daemon struct {
 	state       *stateDir
 	pidFile     string
 	leaving     atomic.Bool // it pauses the cluster, and ends
+	diskFull    atomic.Bool // a write of this daemon's own was refused for want of room
 	fail        context.CancelCauseFunc
 
 	cleanups []cleanup

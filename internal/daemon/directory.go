@@ -8,6 +8,7 @@ import (
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
+	"repmgr/internal/host"
 	"repmgr/internal/record"
 	"repmgr/internal/server"
 )
@@ -23,6 +24,7 @@ func (d *Daemon) withDirectory(local failover.Local) failover.Local {
 	if own.Config.DataDirectory == "" {
 		return local
 	}
+	local.Room, local.Full = d.roomOf(own.Config.DataDirectory)
 	local.Incarnation = incarnationOf(own.Config.DataDirectory)
 	local.Armed, _ = own.Armed()     // unreadable: not armed
 	local.Sealed, _ = own.Detached() // unreadable: not sealed
@@ -35,6 +37,21 @@ func (d *Daemon) withDirectory(local failover.Local) failover.Local {
 		local.Line = d.lineOf(own, local.Position.Timeline)
 	}
 	return local
+}
+
+// roomOf is how much may still be written where the server writes, and whether that
+// is next to nothing, or a write was refused for want of it.
+func (d *Daemon) roomOf(dataDir string) (room int64, full bool) {
+	places := []string{dataDir, filepath.Join(dataDir, "pg_wal")}
+	if spaces, err := filepath.Glob(filepath.Join(dataDir, "pg_tblspc", "*")); err == nil {
+		places = append(places, spaces...)
+	}
+	refused := d.diskFull.Load()
+	room, err := host.Room(places...)
+	if err != nil {
+		return 0, refused // what is wrong with it is told by who needs it
+	}
+	return room, refused || room < failover.FullBelow
 }
 
 // lineOf is the history of a timeline, as the own directory knows it; empty if it

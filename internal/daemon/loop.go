@@ -415,7 +415,7 @@ func (d *Daemon) publish(now time.Time) failover.Report {
 // sameNews compares two reports without what moves all the time.
 func sameNews(a, b failover.Report) bool {
 	for _, r := range []*failover.Report{&a, &b} {
-		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Why, r.Age, r.Standing = 0, nil, 0, 0, "", 0, failover.Standing{}
+		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Why, r.Age, r.Standing, r.Room = 0, nil, 0, 0, "", 0, failover.Standing{}, 0
 	}
 	return reflect.DeepEqual(a, b)
 }

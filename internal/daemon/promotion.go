@@ -23,6 +23,15 @@ func (d *Daemon) promotion(now time.Time) *api.Promotion {
 		}
 	}
 	p.Refused = d.voices.refused()
+	for _, n := range v.Nodes {
+		r := v.Peers[n.ID].Report
+		if n.ID == v.Self {
+			r = d.shared.load().report
+		}
+		if r.Full {
+			p.Full = append(p.Full, api.FullDisk{Node: n.ID, Room: r.Room})
+		}
+	}
 	if g.Record == nil {
 		return p
 	}

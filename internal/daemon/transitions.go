@@ -28,6 +28,7 @@ type seen struct {
 	historyAt time.Time
 	copiedAt  time.Time
 	downAt    time.Time
+	full      bool
 }
 
 // transitions records what has changed since the last turn: events, the own
@@ -49,6 +50,7 @@ func (d *Daemon) transitions(now time.Time) {
 		d.roleTransition(self)
 		d.upstreamTransition(self, now)
 	}
+	d.diskTransition(self)
 	if manual := d.loop.decision.Rule == "follow-is-manual"; manual != s.manual {
 		s.manual = manual
 		if manual {
@@ -64,6 +66,23 @@ func (d *Daemon) transitions(now time.Time) {
 	if running {
 		d.periodic(self, now)
 	}
+}
+
+// diskTransition tells of a disk that is full, and of its end.
+func (d *Daemon) diskTransition(self cluster.Node) {
+	l, s := d.loop.view.Local, &d.loop.seen
+	if l.Full == s.full {
+		return
+	}
+	s.full = l.Full
+	about := fmt.Sprintf("of node %q (ID: %d), where %d MB are left", self.Name, self.ID, l.Room>>20)
+	if !l.Full {
+		d.notice("the disk " + about + ", is no longer full")
+		d.announce(event{name: "repmgrd_disk_full", details: "the disk " + about + ", is no longer full"})
+		return
+	}
+	d.log.Error("the disk is full "+about, "hint", "Free space where the data directory, pg_wal and the tablespaces are. See primary_write_timeout for when a standby with room takes over.")
+	d.announce(event{name: "repmgrd_disk_full", failed: true, details: "the disk is full " + about})
 }
 
 func (d *Daemon) startDetails(self cluster.Node) string {

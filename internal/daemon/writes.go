@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,7 +28,7 @@ const smallCommit = "SET synchronous_commit = local; SELECT pg_catalog.pg_logica
 func (d *Daemon) watchWrites(ctx context.Context) {
 	var conn *pg.Conn
 	defer func() { registry.Close(conn) }()
-	var stopped, toldAt time.Time // since when the postmaster was seen so; when a full disk was told of
+	var stopped time.Time // since when the postmaster was seen so
 	for {
 		cfg := d.eyes.cfg.Load()
 		select {
@@ -52,6 +51,7 @@ func (d *Daemon) watchWrites(ctx context.Context) {
 			d.send(observed{failover.Writing{}})
 		}
 		if !governs {
+			d.diskFull.Store(false)
 			registry.Close(conn)
 			conn = nil
 			continue
@@ -67,10 +67,11 @@ func (d *Daemon) watchWrites(ctx context.Context) {
 		if err := d.commitSomething(ctx, conn); err != nil {
 			registry.Close(conn)
 			conn = nil
-			if full(err) && time.Since(toldAt) > time.Minute {
-				toldAt = time.Now()
-				d.log.Warn("the server takes no writes: "+err.Error(), "hint", "Free space where pg_wal and the tables are.")
+			if full(err) {
+				d.diskFull.Store(true)
 			}
+		} else {
+			d.diskFull.Store(false)
 		}
 	}
 }
@@ -83,8 +84,9 @@ func (d *Daemon) commitSomething(ctx context.Context, conn *pg.Conn) error {
 	return err
 }
 
-// full tells whether a server has refused a write for want of resources: disk_full and its like.
+// full tells whether a server has refused a write since its disk is full
+// (PostgreSQL manual, "PostgreSQL Error Codes": disk_full).
 func full(err error) bool {
 	var server *pgconn.PgError
-	return errors.As(err, &server) && strings.HasPrefix(server.Code, "53")
+	return errors.As(err, &server) && server.Code == "53100"
 }

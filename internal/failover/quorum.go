@@ -302,6 +302,16 @@ var holderRules = []rule{
 			why, _ := f.goneFor()
 			return f.giveUp(why)
 		}},
+	{"disk-full", "The disk of the primary's server is full for primary_write_timeout, and a standby that has everything has room: the server is stopped in order, and the lease given back.",
+		func(f facts) (string, bool) {
+			n, full := f.handsOverFull()
+			return f.say("%d MB are left here, and %d MB on node %d", f.local.Room>>20, f.Peers[n].Report.Room>>20, n), full && !f.Group.Record.Pause.On
+		},
+		func(f facts) []Action {
+			give := f.giveUp("its disk is full")[0].(GiveUp)
+			give.Fast = true
+			return []Action{give}
+		}},
 	{"start-read-only", "The holder's lease ran out and its server is down: it is started read-only, to be the primary again when the majority is back.",
 		func(f facts) (string, bool) {
 			return "the server is " + string(f.local.State), f.holds() && !f.sure() && f.mayStart()
@@ -411,6 +421,16 @@ var vacancyRules = []rule{
 		func(f facts) (string, bool) {
 			return f.say("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && !f.Policy.Automatic && f.inRecovery()
 		}, nil},
+	{"decline-full", "Nobody holds the lease; this node's disk is full, and another that may be chosen has room.",
+		func(f facts) (string, bool) {
+			return f.say("%d MB are left", f.local.Room>>20), f.declinesFull()
+		},
+		func(f facts) []Action {
+			if _, known := f.Group.Record.BidOf(f.Self); known {
+				return nil
+			}
+			return f.propose(record.Bid{Vacancy: f.lease().Vacancy, Node: f.Self, Declined: "its disk is full"})
+		}},
 	{"seal", "Nobody holds the lease: this node stops receiving WAL, so that its position is final.",
 		func(f facts) (string, bool) {
 			return f.say("vacancy %d: %s", f.lease().Vacancy, f.lease().Why), f.lease().State == record.Vacant && f.inRecovery() && !f.sealedNow()

@@ -128,6 +128,33 @@ func crashedStandby(ago time.Duration) func(*View) {
 	}
 }
 
+// declined is the word of node 2, whose disk is full.
+var declined = record.Bid{Vacancy: 1, Node: 2, Declined: "its disk is full"}
+
+// full says that the primary's disk is full for so long, and those of its standbys have room.
+func full(ago time.Duration) func(*View) {
+	return func(v *View) {
+		v.Local.Full, v.FullSince, v.Policy.WriteBound = true, t0.Add(-ago), 20*time.Second
+		eachPeer(v, func(r *Report) { r.Room, r.Receiving, r.Position = 1<<30, true, Position{1, 100} })
+	}
+}
+
+// fullInVacancy says that this node's disk is full, and the lease vacant for so long.
+func fullInVacancy(ago time.Duration) func(*View) {
+	return func(v *View) {
+		sealed(v)
+		v.Local.Full, v.Group.LeaseAt = true, t0.Add(-ago)
+		eachPeer(v, func(r *Report) { r.Role, r.Room = cluster.Standby, 1<<30 })
+	}
+}
+
+func eachPeer(v *View, change func(*Report)) {
+	for id, p := range v.Peers {
+		change(&p.Report)
+		v.Peers[id] = p
+	}
+}
+
 // ruleCase is a view and the rule that it is to be decided by.
 type ruleCase struct {
 	rule    string
@@ -165,6 +192,22 @@ var quorumCases = []ruleCase{
 	{"give-up", holderView, nil, down(ServerCrashed)},
 	{"given-back", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Tenure.ReleasedAt = t0.Add(-200 * time.Millisecond) }},
 	{"give-up", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Tenure.ReleasedAt = t0.Add(-300 * time.Millisecond) }},
+	{"disk-full", holderView, nil, full(20 * time.Second)},
+	{"primary-holds", holderView, nil, full(19 * time.Second)},
+	{"primary-holds", holderView, nil, func(v *View) { full(time.Hour)(v); eachPeer(v, func(r *Report) { r.Room = 100 << 20 }) }},
+	{"primary-holds", holderView, nil, func(v *View) { full(time.Hour)(v); eachPeer(v, func(r *Report) { r.Full = true }) }},
+	{"primary-holds", holderView, nil, func(v *View) { full(time.Hour)(v); eachPeer(v, func(r *Report) { r.Receiving = false }) }},
+	{"primary-holds", holderView, nil, func(v *View) { full(time.Hour)(v); v.Local.Position.LSN += 17 << 20 }},
+	{"primary-holds", holderView, nil, func(v *View) { full(time.Hour)(v); v.Policy.WriteBound = 0 }},
+	{"primary-holds", holderView, nil, func(v *View) {
+		full(time.Hour)(v)
+		v.Group.Record.Sync.Sets = []record.Set{record.SetOf(1, 2, 9)}
+		v.Peers[2] = Peer{Report: v.Peers[2].Report}
+	}},
+	{"decline-full", quorumView, []record.Change{expired}, fullInVacancy(0)},
+	{"decline-full", quorumView, []record.Change{expired, declined}, fullInVacancy(0)},
+	{"place-bid", quorumView, []record.Change{expired, declined}, fullInVacancy(10 * time.Second)}, // nobody else was chosen
+	{"place-bid", quorumView, []record.Change{expired}, func(v *View) { fullInVacancy(0)(v); eachPeer(v, func(r *Report) { r.Room = 0 }) }},
 	{"start-read-only", holderView, nil, func(v *View) { down(ServerFenced)(v); v.Tenure.Deadline = t0 }},
 	{"holder-grace", holderView, nil, func(v *View) { down(ServerStopped)(v); v.Local.Since = t0 }},
 	{"holder-grace", holderView, nil, restarting(ServerStopped)},

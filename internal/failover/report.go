@@ -72,6 +72,8 @@ type Report struct {
 	Replayed  cluster.LSN    `json:"replayed"`
 	Receiving bool           `json:"receiving"` // a WAL receiver runs
 	Upstream  cluster.NodeID `json:"upstream"`  // whom it follows by the record; zero: nobody
+	Full      bool           `json:"disk_full,omitempty"`
+	Room      int64          `json:"disk_room,omitempty"` // bytes; zero: not known, unless it is full
 
 	// The group, as this daemon knows it.
 	RaftID        uint64      `json:"raft_id,omitempty"`        // of its state directory; zero: it takes no part
@@ -106,7 +108,7 @@ func Tell(v *View, now time.Time) Report {
 	r := Report{
 		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID, Level: record.Level,
 		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic,
-		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving,
+		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving, Full: v.Local.Full, Room: v.Local.Room,
 		Upstream: self.Upstream, State: "normal",
 	}
 	if Degraded(v, now) {

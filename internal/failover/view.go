@@ -69,6 +69,8 @@ type Local struct {
 	Ended       bool        // this daemon ended it, and it has not run since
 	StandbyName string      // application_name in primary_conninfo; empty: none, or not known
 	SyncManaged bool        // synchronous_standby_names is not what operators configured
+	Full        bool        // its disk is: a write was refused for that, or there is next to no room
+	Room        int64       // bytes that may still be written; zero: not known, unless Full
 }
 
 // Peer is the latest report of another daemon, when it came, and since when the
@@ -129,6 +131,7 @@ type View struct {
 	Asked        map[record.Change]Asking
 	AnsweredAt   time.Time // when the own server answered last, or was known to be down
 	DoneAt       time.Time // when an order that touches the own server ended last
+	FullSince    time.Time // since when the own server's disk is full; zero: it is not
 	Writing      time.Time // since when the commit of this daemon's own is under way; zero: none is
 	Guard        GuardSeen
 	Opened       bool      // the own server may be started as a primary, and was not seen to run since
@@ -304,6 +307,12 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	}
 	if l.State == ServerRunning || l.State.down() {
 		v.AnsweredAt = now
+	}
+	switch {
+	case !l.Full:
+		v.FullSince = time.Time{}
+	case v.FullSince.IsZero():
+		v.FullSince = now
 	}
 	v.Local = l
 	v.ReadOnly = v.ReadOnly && l.Armed && l.Role != cluster.Primary
