@@ -504,6 +504,7 @@ func (e *eyes) readRule(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.d.recordRuleAgain(founding)
 	select {
 	case e.d.in <- observed{failover.RuleRead{Quorum: founding.Rule == string(record.Quorum)}}:
 	default: // the next reading brings it

@@ -2,12 +2,16 @@ package daemon
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"log/slog"
+	mathrand "math/rand/v2"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -44,7 +48,12 @@ type group struct {
 	asking   map[uint64]uint64
 	toldAt   time.Time // when an operator was told of another founding
 
+	unsaved *quorum.Batch // the disk had no room for it; nil: there is none
+	triedAt time.Time     // when that was tried last
+	fullAt  time.Time     // when an operator was told of it
+
 	frames chan arrived
+	queued atomic.Int64 // bytes of frames
 	calls  chan func()
 
 	mu      sync.Mutex
@@ -60,9 +69,10 @@ type group struct {
 type arrived struct {
 	from  cluster.NodeID
 	frame quorum.Frame
+	size  int // bytes, as it came
 }
 
-const raftIDKey, sealKey = "raft-id", "seal"
+const raftIDKey, sealKey, foundingKey = "raft-id", "seal", "founding"
 
 // openGroup opens the store and takes up what it holds.
 func openGroup(d *Daemon) (*group, error) {
@@ -114,7 +124,7 @@ func (q *group) drawRaftID() error {
 		q.identity.RaftID = binary.BigEndian.Uint64(text)
 		return nil
 	}
-	q.identity.RaftID = rand.Uint64()>>1 | 1
+	q.identity.RaftID = mathrand.Uint64()>>1 | 1
 	return q.store.Put(raftIDKey, binary.BigEndian.AppendUint64(nil, q.identity.RaftID))
 }
 
@@ -148,7 +158,7 @@ func (q *group) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if q.member != nil {
+			if q.member != nil && q.unsaved == nil {
 				q.member.Tick()
 			}
 		case a := <-q.frames:
@@ -179,17 +189,26 @@ func (q *group) pace() time.Duration {
 	return max(10*time.Millisecond, ttl/ticksPerLease)
 }
 
-// receive takes in a frame that node sent; one more than can be taken is lost,
-// as the network might have lost it.
-func (q *group) receive(from cluster.NodeID, f quorum.Frame) {
-	select {
-	case q.frames <- arrived{from, f}:
-	default:
+// queuedBytes is how much may wait to be handled: a disk that stalls stops that,
+// and peers go on sending.
+const queuedBytes = 32 << 20
+
+// receive takes in a frame of so many bytes that node sent; one more than can be
+// taken is lost, as the network might have lost it.
+func (q *group) receive(from cluster.NodeID, f quorum.Frame, size int) {
+	if q.queued.Add(int64(size)) <= queuedBytes {
+		select {
+		case q.frames <- arrived{from, f, size}:
+			return
+		default:
+		}
 	}
+	q.queued.Add(-int64(size))
 }
 
 // handle takes in one frame. Those of another group, or in another's name, are refused.
 func (q *group) handle(a arrived) {
+	q.queued.Add(-int64(a.size))
 	f := a.frame
 	if q.member == nil {
 		if f.Message == nil || f.To != q.identity.RaftID {
@@ -228,6 +247,7 @@ func (q *group) handle(a arrived) {
 	q.nodes[a.from] = f.From
 	q.mu.Unlock()
 	switch {
+	case q.unsaved != nil && f.Answer == nil: // lost, as by the network: what they lead to could not be saved
 	case f.Message != nil:
 		if err := q.member.Step(f.Message); err != nil {
 			q.d.log.Debug("group: " + err.Error())
@@ -260,14 +280,21 @@ func (q *group) stranger(from cluster.NodeID, group string) {
 func (q *group) pump() bool {
 	changed := false
 	for q.member != nil {
-		b, ok := q.member.Next()
+		b, ok := q.next()
 		if !ok {
 			break
 		}
-		if err := q.store.Save(b.Durable); err != nil {
+		if err := q.store.Save(b.Durable); errors.Is(err, syscall.ENOSPC) {
+			q.noRoom(b, err)
+			return true
+		} else if err != nil {
 			q.member.Fail("its state could not be saved: " + err.Error())
 			q.d.complain(levelNotice, err)
 			return true
+		}
+		if q.unsaved != nil {
+			q.unsaved, changed = nil, true
+			q.d.notice("the state of the group can be saved again")
 		}
 		for _, m := range b.Messages {
 			q.send(m.GetTo(), quorum.Frame{Message: m})
@@ -292,6 +319,34 @@ func (q *group) pump() bool {
 	}
 	q.compact()
 	return changed
+}
+
+// saveAgain is how long a batch waits that the disk had no room for.
+const saveAgain = 500 * time.Millisecond
+
+// next is what the group has to do now: the batch before, if it could not be saved.
+func (q *group) next() (quorum.Batch, bool) {
+	if q.unsaved == nil {
+		return q.member.Next()
+	}
+	if now := bootTime(); now.Sub(q.triedAt) >= saveAgain {
+		q.triedAt = now
+		return *q.unsaved, true
+	}
+	return quorum.Batch{}, false
+}
+
+// noRoom keeps a batch that a full disk did not take. Nothing of it was sent, and the
+// file is as it was before: it is tried again, and until then this member says
+// nothing. After any other failure of a disk nobody knows what is on it.
+func (q *group) noRoom(b quorum.Batch, err error) {
+	now := bootTime()
+	q.unsaved, q.triedAt = &b, now
+	if q.fullAt.IsZero() || now.Sub(q.fullAt) >= time.Minute {
+		q.fullAt = now
+		q.d.complain(slog.LevelError, fault.Wrap(err, fault.SysFailure, "this node takes no part in the group: the disk of its state directory is full").
+			WithHint("Free space there: it goes on by itself."))
+	}
 }
 
 // apply takes one committed entry in, and answers who asked for it.
@@ -428,8 +483,11 @@ func (q *group) seen() failover.Group {
 		for _, p := range s.Peers {
 			g.Progress = append(g.Progress, failover.Progress{RaftID: p.ID, Active: p.Active, CaughtUp: caughtUp(s, p)})
 		}
-		if s.Broken != nil {
+		switch {
+		case s.Broken != nil:
 			g.Broken = s.Broken.Error()
+		case q.unsaved != nil:
+			g.Broken = "the disk of the state directory is full"
 		}
 	}
 	switch {
@@ -476,7 +534,7 @@ func (q *group) do(ctx context.Context, f func() error) error {
 func (q *group) propose(ctx context.Context, c record.Change) (refused string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, proposalBound)
 	defer cancel()
-	request := rand.Uint64()
+	request := mathrand.Uint64()
 	data, err := record.EncodeEntry(c, q.d.cfg.NodeID, request, time.Now())
 	if err != nil {
 		return "", err
@@ -573,6 +631,16 @@ func (q *group) change(ctx context.Context, a failover.ChangeMember) error {
 
 func (q *group) handLead(ctx context.Context, to uint64) error {
 	return q.do(ctx, func() error { q.member.Transfer(to); return nil })
+}
+
+// foundingName is the name of the group that this node founds, the same until it has.
+func (q *group) foundingName() (string, error) {
+	text, found, err := q.store.Get(foundingKey)
+	if err != nil || found {
+		return string(text), err
+	}
+	name := rand.Text()
+	return name, q.store.Put(foundingKey, []byte(name))
 }
 
 // found makes this node the only member of a new group.

@@ -2,8 +2,12 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -70,7 +74,7 @@ func TestWhatTheLeaderDoesNotUnderstand(t *testing.T) {
 	}
 	answered(t, q, record.SetPause{On: true})
 	for i, text := range []string{`{"v":1,"kind":"dance","body":{}}`, `{"v":99,"kind":"close","body":{"vacancy":1}}`, "nonsense"} {
-		q.receive(2, quorum.Frame{Group: "g", From: 22, To: q.identity.RaftID, Proposal: &quorum.Proposal{Request: uint64(i), Data: []byte(text)}})
+		q.receive(2, quorum.Frame{Group: "g", From: 22, To: q.identity.RaftID, Proposal: &quorum.Proposal{Request: uint64(i), Data: []byte(text)}}, len(text))
 	}
 	answered(t, q, record.SetPause{})
 	if rec, _ := q.known(); rec.Pause.On {
@@ -85,7 +89,7 @@ func TestInvitations(t *testing.T) {
 		q := aGroup(t, func(d *Daemon) { d.peers.memory.Disowned = disowned })
 		own := q.identity.RaftID
 		beat := &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(22)), To: new(own), Term: new(uint64(1))}
-		q.receive(2, quorum.Frame{Group: "g", From: 22, To: own, Message: beat})
+		q.receive(2, quorum.Frame{Group: "g", From: 22, To: own, Message: beat}, 1)
 		var member bool
 		if err := q.do(t.Context(), func() error {
 			for len(q.frames) > 0 {
@@ -112,7 +116,7 @@ func TestNamesOfPeersAreBounded(t *testing.T) {
 	var known int
 	if err := q.do(t.Context(), func() error {
 		for id := uint64(1000); id < 2000; id++ {
-			q.handle(arrived{cluster.NodeID(2 + id%2), quorum.Frame{Group: "g", From: id, To: q.identity.RaftID, Answer: &quorum.Answer{}}})
+			q.handle(arrived{cluster.NodeID(2 + id%2), quorum.Frame{Group: "g", From: id, To: q.identity.RaftID, Answer: &quorum.Answer{}}, 0})
 		}
 		known = len(q.nodes)
 		return nil
@@ -193,4 +197,89 @@ func TestWhatAMemberDoesNotKnow(t *testing.T) {
 	}
 	answered(t, q, record.Describe{Node: 2, Name: "two", Level: record.Level})
 	answered(t, q, record.Fenced{Term: 1, Node: 1}) // the record refuses it; that is an answer
+}
+
+// TestQueuedFramesAreBounded says that what peers send while the group's goroutine
+// stands still, on a stalled disk, costs a bounded share of memory, and that it goes on after that.
+func TestQueuedFramesAreBounded(t *testing.T) {
+	q := aGroup(t, func(*Daemon) {})
+	if err := q.found(t.Context(), "g", "s", record.Member{Node: 1, Name: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	const size = 8 << 20
+	if err := q.do(t.Context(), func() error {
+		for range 100 {
+			q.receive(2, quorum.Frame{Group: "g", From: 22, To: q.identity.RaftID, Answer: &quorum.Answer{}}, size)
+		}
+		if n := len(q.frames); n != queuedBytes/size {
+			t.Errorf("%d frames of 8 MiB wait", n)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, q, record.SetPause{On: true})
+	if n := q.queued.Load(); n != 0 {
+		t.Errorf("%d bytes are counted and handled", n)
+	}
+}
+
+// TestFoundingIsTheSameAgain says that a daemon which died while it founded the group
+// founds that one, and no other.
+func TestFoundingIsTheSameAgain(t *testing.T) {
+	q := aGroup(t, func(*Daemon) {})
+	name, err := q.foundingName()
+	if again, second := q.foundingName(); err != nil || second != nil || again != name || name == "" {
+		t.Errorf("%q, then %q (%v, %v)", name, again, err, second)
+	}
+	if err := q.store.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	if other, err := q.foundingName(); err != nil || other == name {
+		t.Errorf("after its part was forgotten: %q, %v", other, err)
+	}
+}
+
+// TestFullStateDisk says that a member whose disk is full takes no part while it is,
+// and goes on after that, without a restart and with all that was answered.
+func TestFullStateDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("SKIPPED, NOT TESTED HERE: a small file system cannot be mounted: %v", err)
+	}
+	defer syscall.Unmount(dir, 2) // MNT_DETACH
+	q := aGroup(t, func(d *Daemon) { d.cfg.StateDirectory = dir })
+	if err := q.found(t.Context(), "g", "s", record.Member{Node: 1, Name: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, q, record.SetPause{On: true, Reason: "0"})
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 8<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	last, full := 0, ""
+	for i := 1; i < 2000 && full == ""; i++ { // the file has some room in itself
+		_, err := q.propose(t.Context(), record.SetPause{On: i%2 == 0, Reason: strings.Repeat("x", 1000)})
+		if err == nil {
+			last = i
+			continue
+		}
+		if err := q.do(t.Context(), func() error { full = q.seen().Broken; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.Contains(full, "is full") {
+		t.Fatalf("after %d entries: %q", last, full)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, q, record.SetPause{On: true, Reason: "after"})
+	if rec, _ := q.known(); rec.Pause.Reason != "after" || !rec.Pause.On {
+		t.Errorf("%+v", rec.Pause)
+	}
+	_, stored, _, err := q.store.Load()
+	if index, _ := stored.Last(); err != nil || index < uint64(last)+2 {
+		t.Errorf("%d entries were answered, and the store ends at %d (%v)", last, index, err)
+	}
 }

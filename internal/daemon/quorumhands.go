@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -64,7 +63,8 @@ func (d *Daemon) govern(ctx context.Context, cfg *conf.Config, a failover.Action
 }
 
 // foundGroup founds the group with this node alone; that is recorded in the
-// database first, so that nobody founds a second one.
+// database first, so that nobody founds a second one, and before that here, so that
+// a daemon that dies in between goes on with what it began.
 func (d *Daemon) foundGroup(ctx context.Context, cfg *conf.Config) error {
 	if _, group := d.quorum.known(); group != "" {
 		return nil // the view will know in a moment
@@ -80,7 +80,10 @@ func (d *Daemon) foundGroup(ctx context.Context, cfg *conf.Config) error {
 	if err != nil {
 		return err
 	}
-	group := rand.Text()
+	group, err := d.quorum.foundingName()
+	if err != nil {
+		return err
+	}
 	if err := registry.RecordFounding(ctx, conn, group, cfg.NodeID); err != nil {
 		return err
 	}
@@ -112,7 +115,7 @@ func (d *Daemon) beginQuorum(ctx context.Context, cfg *conf.Config, a failover.B
 	refused, err := d.quorum.propose(ctx, begin)
 	if err == nil && refused == "" {
 		d.announce(event{name: "repmgrd_quorum_begin", details: "standbys are promoted by the quorum rule from now on"})
-		return d.recordRule(ctx, cfg)
+		return d.recordRule(ctx, cfg, record.Quorum) // if it fails: recordRuleAgain
 	}
 	if refused != "" {
 		err = fault.New(fault.BadConfig, "the quorum rule could not begin: %s", refused)
@@ -144,18 +147,31 @@ func (d *Daemon) endQuorum(ctx context.Context, cfg *conf.Config, a failover.End
 		return fault.New(fault.BadConfig, "the quorum rule could not be ended: %s", refused)
 	}
 	d.announce(event{name: "repmgrd_quorum_end", details: "standbys are promoted by the visibility rule from now on: " + a.Why})
-	d.notifier.add(errand{name: "the rule in force", do: func(ctx context.Context, _ *pg.Conn) error { return d.recordRule(ctx, cfg) }})
+	d.notifier.add(errand{name: "the rule in force", do: func(ctx context.Context, _ *pg.Conn) error { return d.recordRule(ctx, cfg, record.Visibility) }})
 	return nil
 }
 
-func (d *Daemon) recordRule(ctx context.Context, cfg *conf.Config) error {
+// recordRuleAgain has the rule written that is in force, where the database says
+// another: who writes it first may have died or failed before.
+func (d *Daemon) recordRuleAgain(f registry.Founding) {
+	rec, group := d.quorum.known()
+	report := d.shared.load().report
+	if group == "" || f.Group != group || f.Rule == string(rec.Rule) || report.Server != failover.ServerRunning || report.Role != cluster.Primary {
+		return
+	}
+	d.notifier.add(errand{name: "the rule in force", do: func(ctx context.Context, _ *pg.Conn) error { return d.recordRule(ctx, d.eyes.cfg.Load(), rec.Rule) }})
+}
+
+// recordRule writes to the database which rule is in force. It is told, since this
+// node's own record may lag behind the answer that says so.
+func (d *Daemon) recordRule(ctx context.Context, cfg *conf.Config, rule record.Rule) error {
 	conn, err := d.own(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer registry.Close(conn)
-	rec, group := d.quorum.known()
-	return registry.RecordRule(ctx, conn, group, string(rec.Rule))
+	_, group := d.quorum.known()
+	return registry.RecordRule(ctx, conn, group, string(rule))
 }
 
 // forgetSeal makes the position that was offered last count no more. Its vacancy
@@ -225,7 +241,7 @@ func (d *Daemon) promoteTo(ctx context.Context, cfg *conf.Config, a failover.Pro
 		if err := d.recordPromotion(ctx, cfg); err != nil {
 			return err
 		}
-		return d.recordRule(ctx, cfg)
+		return d.recordRule(ctx, cfg, record.Quorum)
 	}})
 	d.announce(event{name: "standby_promote", details: fmt.Sprintf("server %q (ID: %d) was successfully promoted to primary", cfg.NodeName, cfg.NodeID)})
 	d.notifier.add(errand{name: "the voting term", do: func(ctx context.Context, conn *pg.Conn) error {

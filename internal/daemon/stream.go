@@ -99,7 +99,7 @@ func (b backend) Stream(from cluster.NodeID, life uint64, receive func() ([]byte
 			return
 		}
 		if b.d.voices.admits(from, life, f.From) {
-			b.d.quorum.receive(from, f)
+			b.d.quorum.receive(from, f, len(text))
 		}
 	}
 }

@@ -31,7 +31,7 @@ func ReadFounding(ctx context.Context, q Querier) (Founding, error) {
 	return f, explain(err, what)
 }
 
-// RecordFounding records a new group. One that was founded before is a fault: a
+// RecordFounding records a new group, again if that was done already. One that was founded before is a fault: a
 // second one would be a second majority (safety notes, B9).
 func RecordFounding(ctx context.Context, c *pg.Conn, group string, by cluster.NodeID) error {
 	if _, err := Migrate(ctx, c); err != nil {
@@ -42,6 +42,9 @@ func RecordFounding(ctx context.Context, c *pg.Conn, group string, by cluster.No
 		return explain(err, "record the founding of the group")
 	}
 	if tag.RowsAffected() == 0 {
+		if f, err := ReadFounding(ctx, c.Conn); err == nil && f.Group == group {
+			return nil // by this node, which did not come any further
+		}
 		return fault.New(fault.BadConfig, "a group was founded before, and this node has no part of it").
 			WithHint("If its other members run, they take this node in. If all their state directories are lost: repmgr cluster reset-quorum")
 	}
