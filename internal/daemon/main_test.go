@@ -90,8 +90,11 @@ func decision(ctx context.Context, n *lab.Node) (rule, why string) {
 }
 
 // report is what a node's daemon says of itself, as `service status` tells.
-func report(ctx context.Context, n *lab.Node) (failover.Report, error) {
-	r := n.Repmgr(ctx, "service", "status", "--format", "json")
+func report(ctx context.Context, n *lab.Node) (failover.Report, error) { return reportAt(ctx, n, n) }
+
+// reportAt is report, asked for on another node: one's own server may be down.
+func reportAt(ctx context.Context, at, n *lab.Node) (failover.Report, error) {
+	r := at.Repmgr(ctx, "service", "status", "--format", "json")
 	var out struct {
 		Nodes []struct {
 			ID     int             `json:"node_id"`

@@ -248,25 +248,33 @@ func TestQuorumLostAndFound(t *testing.T) {
 }
 
 // Everything loses power at once, and comes back in any order, read-only, until
-// a majority is there.
+// a majority is there; what was acknowledged is there too.
 func TestQuorumPowerCutOfAll(t *testing.T) {
 	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
-	for _, n := range l.Nodes {
-		must(t, n.PowerOff(ctx))
-	}
-	must(t, l.Heal())
-	for _, id := range []int{2, 1, 3} {
-		n := l.Node(id)
-		must(t, n.Start(ctx))
-		if standby, err := n.InRecovery(ctx); err != nil || !standby && id != 3 {
-			t.Errorf("%s came up writable (%v)", n.Name, err)
-		}
-		must(t, n.StartDaemon(ctx))
-	}
-	waitFor(t, ctx, "a primary", func() error { _, err := l.Primary(ctx); return err })
-	primary, err := l.Primary(ctx)
+	primary := l.Node(1)
+	_, err := primary.Rows(ctx, "CREATE TABLE t (i int)")
 	must(t, err)
-	comesBack(t, ctx, l, primary)
+	for round, order := range [][]int{{2, 1, 3}, {3, 2, 1}, {1, 3, 2}} {
+		_, err := primary.Rows(ctx, fmt.Sprintf("INSERT INTO t VALUES (%d)", round))
+		must(t, err)
+		for _, n := range l.Nodes {
+			must(t, n.PowerOff(ctx))
+		}
+		must(t, l.Heal())
+		for i, id := range order {
+			n := l.Node(id)
+			must(t, n.Start(ctx))
+			if standby, err := n.InRecovery(ctx); err != nil || !standby && i < 2 {
+				t.Errorf("order %v: %s came up writable (%v)", order, n.Name, err)
+			}
+			must(t, n.StartDaemon(ctx))
+		}
+		waitFor(t, ctx, "a primary", func() (err error) { primary, err = l.Primary(ctx); return err })
+		comesBack(t, ctx, l, primary)
+		if got, err := primary.SQL(ctx, "SELECT count(*) FROM t"); err != nil || got != fmt.Sprint(round+1) {
+			t.Errorf("order %v: %s rows are left of %d (%v)", order, got, round+1, err)
+		}
+	}
 }
 
 // A server that has no connection left is alive: nothing is promoted.
@@ -315,4 +323,48 @@ func TestQuorumWritesStall(t *testing.T) {
 	primary := newPrimary(t, ctx, l, old)
 	must(t, logged(old.DaemonLog(), "has not returned"))
 	comesBack(t, ctx, l, primary)
+}
+
+// A former primary that diverged and cannot be rewound (no checksums, no
+// wal_log_hints) is left stopped, with the reason and the command to run; where
+// auto_rejoin='clone' it is cloned anew, and where it is off it is left alone.
+func TestQuorumRejoinWithoutRewind(t *testing.T) {
+	for mode, then := range map[string]func(t *testing.T, ctx context.Context, l *lab.Lab, old, primary *lab.Node){
+		"clone": func(t *testing.T, ctx context.Context, l *lab.Lab, old, primary *lab.Node) {
+			comesBack(t, ctx, l, primary)
+			waitLog(t, ctx, old, "the server cannot be rewound, it is cloned anew")
+		},
+		"rewind": func(t *testing.T, ctx context.Context, _ *lab.Lab, old, primary *lab.Node) {
+			waitEvent(t, ctx, primary, "repmgrd_rejoin", old, false)
+			waitFor(t, ctx, "the reason to be shown", func() error { return staysDown(ctx, primary, old, "rejoin") })
+			waitLog(t, ctx, old, "wal_log_hints")
+		},
+		"off": func(t *testing.T, ctx context.Context, _ *lab.Lab, old, primary *lab.Node) {
+			waitFor(t, ctx, "it to be left alone", func() error { return staysDown(ctx, primary, old, "rejoin-is-off") })
+		},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true, Unchecked: true,
+				Settings: map[string]string{"wal_log_hints": "off"}, Conf: map[string]string{"auto_rejoin": mode}})
+			old := l.Node(1)
+			_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
+			must(t, err)
+			must(t, old.Cut())
+			_, err = old.Rows(ctx, "INSERT INTO t VALUES (1)")
+			must(t, err)
+			primary := newPrimary(t, ctx, l, old)
+			must(t, old.Heal())
+			then(t, ctx, l, old, primary)
+		})
+	}
+}
+
+// staysDown reports whether a node's server does not run, by a rule of that name's
+// beginning, as another node tells.
+func staysDown(ctx context.Context, at, n *lab.Node, rule string) error {
+	r, err := reportAt(ctx, at, n)
+	if err == nil && (n.Running() || !strings.HasPrefix(r.Rule, rule)) {
+		err = fmt.Errorf("running: %v, rule %q: %s", n.Running(), r.Rule, r.Why)
+	}
+	return err
 }

@@ -37,6 +37,7 @@ type Options struct {
 	Conf       map[string]string             // added to repmgr.conf on every node
 	NodeConf   map[int]map[string]string     // the same for one node
 	Upstream   map[int]int                   // of a cascaded standby: its upstream; others follow node 1
+	Unchecked  bool                          // without data checksums
 	Unsynced   bool                          // fsync=off: faster, for tests that no power failure is part of
 	Quorum     bool                          // promotion_rule=auto: the quorum rule, once there are three voters; else visibility
 	Software   *Software                     // nil: ours, built from this repository

@@ -71,6 +71,9 @@ func (n *Node) InitPrimary(ctx context.Context) error {
 // was made once in this process: most of a test's time on a processor was this. All
 // others have a system identifier of their own.
 func (n *Node) initdb(ctx context.Context) error {
+	if n.lab.options.Unchecked {
+		return n.program(ctx, "initdb", slices.DeleteFunc(initdbArgs(n.DataDir), func(arg string) bool { return arg == "--data-checksums" })...).Err()
+	}
 	if !n.lab.options.Unsynced || n.ID != 1 {
 		return n.program(ctx, "initdb", initdbArgs(n.DataDir)...).Err()
 	}
