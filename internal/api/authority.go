@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
-	"sync"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -152,80 +151,4 @@ func newSerial() (*big.Int, error) {
 		return nil, fmt.Errorf("draw a certificate's serial number: %w", err)
 	}
 	return serial, nil
-}
-
-// Identity is who a process is within a cluster. Its certificate is made anew
-// when half of its time is over, so that a daemon may run for years. It is safe
-// for use by several goroutines.
-type Identity struct {
-	authority Authority
-	name      string
-	node      cluster.NodeID
-
-	mu   sync.Mutex
-	cert *tls.Certificate
-}
-
-// Identity returns the identity of that node, or of a reader if node is zero.
-func (a Authority) Identity(name string, node cluster.NodeID) (*Identity, error) {
-	cert, err := a.Issue(name, node)
-	if err != nil {
-		return nil, err
-	}
-	return &Identity{authority: a, name: name, node: node, cert: &cert}, nil
-}
-
-// certificate is the current certificate, renewed if it has grown old. One that
-// could not be renewed stays in use: it is still good for half a year.
-func (i *Identity) certificate() (*tls.Certificate, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if time.Until(i.cert.Leaf.NotAfter) < nodeLife/2 {
-		if cert, err := i.authority.Issue(i.name, i.node); err == nil {
-			i.cert = &cert
-		}
-	}
-	return i.cert, nil
-}
-
-// ServerTLS is the configuration of the listening side; s.ServeTCP(l, id.ServerTLS).
-func (i *Identity) ServerTLS() *tls.Config {
-	c := i.config()
-	// Any certificate is let through to VerifyConnection, which judges both sides
-	// alike and says what is wrong in words.
-	c.ClientAuth = tls.RequireAnyClientCert
-	c.VerifyConnection = func(s tls.ConnectionState) error {
-		_, err := i.authority.verify(s, time.Now())
-		return err
-	}
-	return c
-}
-
-// ClientTLS is the configuration of the dialling side. Dial adds the check that
-// the one who answers is the node that was meant.
-func (i *Identity) ClientTLS() *tls.Config {
-	c := i.config()
-	// Names of hosts say nothing here: they differ by the side from which a node
-	// is looked at. VerifyConnection checks the signature and the node's number.
-	c.InsecureSkipVerify = true
-	c.VerifyConnection = func(s tls.ConnectionState) error {
-		holder, err := i.authority.verify(s, time.Now())
-		if err == nil && holder.Node == 0 {
-			err = &refusal{what: "its certificate is a reader's and not a node's", kind: ErrWrongNode}
-		}
-		return err
-	}
-	return c
-}
-
-// config is what both sides have in common. Sessions are not resumed: kept
-// connections make it needless, and so each connection's certificate is checked.
-func (i *Identity) config() *tls.Config {
-	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{"http/1.1"},
-		SessionTicketsDisabled: true,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.certificate() },
-		GetClientCertificate:   func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.certificate() },
-	}
 }

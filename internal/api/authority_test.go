@@ -1,12 +1,9 @@
 package api
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 )
@@ -101,47 +98,6 @@ func TestNamesInCertificates(t *testing.T) {
 	}
 }
 
-func TestIdentityRenewsItself(t *testing.T) {
-	t.Parallel()
-	a := authority(t)
-	i := identity(t, a, 3)
-	fresh, _ := i.certificate()
-	if again, _ := i.certificate(); again != fresh {
-		t.Error("a fresh certificate was made anew")
-	}
-	old, err := a.issue("node", 3, time.Now().Add(-nodeLife*2/3))
-	if err != nil {
-		t.Fatal(err)
-	}
-	i.cert = &old
-	renewed, err := i.certificate()
-	if err != nil || bytes.Equal(renewed.Certificate[0], old.Certificate[0]) {
-		t.Errorf("an old certificate stays in use (%v)", err)
-	}
-	if h, _ := holderOf(renewed.Leaf); h.Node != 3 {
-		t.Errorf("it was renewed for %s", h)
-	}
-}
-
-// TestClockSetBack: a host that believes it is 1980 still talks to its peers.
-func TestClockSetBack(t *testing.T) {
-	t.Parallel()
-	a := authority(t)
-	c, err := a.Issue("node", 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := tls.ConnectionState{PeerCertificates: []*x509.Certificate{c.Leaf}}
-	for _, now := range []time.Time{time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC), time.Now(), time.Now().Add(nodeLife - time.Hour)} {
-		if h, err := a.verify(s, now); err != nil || h.Node != 3 {
-			t.Errorf("in %d: %v, %v", now.Year(), h, err)
-		}
-	}
-	if _, err := a.verify(s, time.Now().AddDate(2, 0, 0)); err == nil || !strings.Contains(err.Error(), "expired on") || !errors.Is(err, ErrOtherCluster) {
-		t.Errorf("in 2 years: %v", err)
-	}
-}
-
 // TestAuthorityEndsNobody: certificates that are renewed count also after the
 // authority's own time, which would end all at one moment (safety notes, B30).
 func TestAuthorityEndsNobody(t *testing.T) {
@@ -155,7 +111,7 @@ func TestAuthorityEndsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := tls.ConnectionState{PeerCertificates: []*x509.Certificate{c.Leaf}}
-	if h, err := a.verify(s, time.Now()); err != nil || h.Node != 3 {
+	if h, err := a.verify(s); err != nil || h.Node != 3 {
 		t.Errorf("%v, %v", h, err)
 	}
 	three := serve(t, a, 3)

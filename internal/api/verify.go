@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"repmgr/internal/cluster"
 )
@@ -62,11 +61,11 @@ func holderOf(cert *x509.Certificate) (holder, bool) {
 	return holder{Cluster: u.Host, Node: cluster.NodeID(id)}, true
 }
 
-// verify judges the other side's certificate: signed by this authority, within
-// its time, and naming someone of this cluster. The authority's own time does not
+// verify judges the other side's certificate: signed by this authority, and naming
+// someone of this cluster. Its time is Identity's to judge. The authority's own does not
 // count: its end would cut every node off from every other at one moment, and end
 // all leases (safety notes, B30). Who has its key may go on issuing.
-func (a Authority) verify(s tls.ConnectionState, now time.Time) (holder, error) {
+func (a Authority) verify(s tls.ConnectionState) (holder, error) {
 	if len(s.PeerCertificates) == 0 {
 		return holder{}, &refusal{what: "it presented no certificate", kind: ErrOtherCluster}
 	}
@@ -76,9 +75,6 @@ func (a Authority) verify(s tls.ConnectionState, now time.Time) (holder, error) 
 		Roots: a.pool, CurrentTime: notBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	switch {
-	case err == nil && named && h.Cluster == a.id && now.After(cert.NotAfter):
-		return holder{}, &refusal{what: fmt.Sprintf("its certificate, of %s, expired on %s (here it is %s)",
-			h, cert.NotAfter.UTC().Format(time.DateOnly), now.UTC().Format(time.DateOnly)), kind: ErrOtherCluster}
 	case err == nil && named && h.Cluster == a.id:
 		return h, nil
 	case err == nil:

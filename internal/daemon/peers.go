@@ -113,11 +113,30 @@ func (p *peers) takeAuthority() error {
 	if err != nil {
 		return fault.Wrap(err, fault.BadConfig, "the cluster's certificate authority cannot be read")
 	}
-	if p.identity, err = authority.Identity(p.d.cfg.NodeName, p.d.cfg.NodeID); err != nil {
+	watch := api.Watch{Known: p.memory.PeerKeys, Learned: p.learnKey, Warn: func(text, hint string) { p.d.log.Warn(text, "hint", hint) }}
+	if p.identity, err = authority.WatchedIdentity(p.d.cfg.NodeName, p.d.cfg.NodeID, watch); err != nil {
 		return err
 	}
 	p.cluster = authority.ClusterID()
 	return nil
+}
+
+// learnKey keeps a peer's key over a restart, without making the connection wait for the disk.
+func (p *peers) learnKey(node cluster.NodeID, key string) {
+	p.d.goes(func() {
+		err := p.remember(func(r *remembered) {
+			keys := api.Keys{node: key}
+			for other, known := range r.PeerKeys { // whoever was handed the former ones goes on reading them
+				if other != node {
+					keys[other] = known
+				}
+			}
+			r.PeerKeys = keys
+		})
+		if err != nil {
+			p.d.complain(slog.LevelWarn, err)
+		}
+	})
 }
 
 func (p *peers) fencedBy() cluster.NodeID {

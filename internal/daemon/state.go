@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/host"
@@ -32,11 +33,12 @@ type remembered struct {
 	Key         string                               `json:"private_key"`
 	Paused      bool                                 `json:"paused"`
 	PauseReason string                               `json:"pause_reason"`
-	FencedBy    cluster.NodeID                       `json:"fenced_by"`          // zero: not fenced
-	Ended       bool                                 `json:"ended"`              // this daemon ended its server, and it has not run since
-	Rejoins     int                                  `json:"rejoins,omitempty"`  // tries to bring it back that came to nothing
-	Quorum      bool                                 `json:"quorum"`             // the quorum rule was in force
-	Disowned    string                               `json:"disowned,omitempty"` // a group that an operator gave up for lost
+	FencedBy    cluster.NodeID                       `json:"fenced_by"`           // zero: not fenced
+	Ended       bool                                 `json:"ended"`               // this daemon ended its server, and it has not run since
+	Rejoins     int                                  `json:"rejoins,omitempty"`   // tries to bring it back that came to nothing
+	Quorum      bool                                 `json:"quorum"`              // the quorum rule was in force
+	Disowned    string                               `json:"disowned,omitempty"`  // a group that an operator gave up for lost
+	PeerKeys    api.Keys                             `json:"peer_keys,omitempty"` // of the other daemons
 	Withheld    withheld                             `json:"withheld"`
 	Operators   operatorsSync                        `json:"synchronous_standby_names"`
 }
