@@ -47,11 +47,20 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 }
 
 // renewEvery is a tenth of the time to live: several may get lost.
-func (v *View) renewEvery() time.Duration { return v.Policy.LeaseTTL / 10 }
+func (v *View) renewEvery() time.Duration { return v.shorterTTL() / 10 }
+
+// shorterTTL is the time to live that is configured, or that of the lease that is
+// held where that is shorter: until the next renewal, it is what runs.
+func (v *View) shorterTTL() time.Duration {
+	if r := v.Group.Record; r != nil && r.Lease.TTL > 0 {
+		return min(r.Lease.TTL, v.Policy.LeaseTTL)
+	}
+	return v.Policy.LeaseTTL
+}
 
 // margin is how long before the deadline the daemon itself begins to stop the
 // server; the guard ends what is left at the deadline.
-func (p Policy) margin() time.Duration { return p.LeaseTTL / 20 }
+func (v *View) margin() time.Duration { return v.shorterTTL() / 20 }
 
 // MayWrite reports whether this node's server may take the cluster's writes at
 // now under the quorum rule: it holds the lease, and surely so.

@@ -101,7 +101,7 @@ func (f facts) holds() bool {
 }
 
 // sure reports whether this node's lease lasts a little longer.
-func (f facts) sure() bool { return MayWrite(f.View, f.now.Add(f.Policy.margin())) }
+func (f facts) sure() bool { return MayWrite(f.View, f.now.Add(f.margin())) }
 
 // standing judges the own server's history and final position. Only a sealed
 // server's are sure: while it receives, its position may be another history's

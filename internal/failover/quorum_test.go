@@ -543,3 +543,17 @@ func TestRejoinsAreCounted(t *testing.T) {
 		t.Error("a standby that streams did not end the counting")
 	}
 }
+
+// TestLongerLease: a lease_ttl that is made much longer does not cost the lease that runs:
+// it is renewed at its own pace, and then by the new one.
+func TestLongerLease(t *testing.T) {
+	v := holderView()
+	v.Tenure.TriedAt = t0.Add(-500 * time.Millisecond)
+	v.Policy.LeaseTTL = time.Hour
+	if d := Decide(v, t0); d.Rule != "primary-holds" {
+		t.Errorf("%s: %s", d.Rule, d.Why)
+	}
+	if c, due := Renewal(v, t0); !due || c.TTL != time.Hour {
+		t.Errorf("due: %v, for %s", due, c.TTL)
+	}
+}
