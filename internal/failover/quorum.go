@@ -452,7 +452,7 @@ var vacancyRules = []rule{
 		}},
 	{"start-to-bid", "Nobody holds the lease, and this node's server is down: it is started read-only.",
 		func(f facts) (string, bool) {
-			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > f.Policy.BidWindow
+			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > f.startAfter()
 		},
 		func(facts) []Action { return []Action{StartServer{}} }},
 	{"wait-grant", "Nobody holds the lease yet.",
@@ -603,6 +603,18 @@ func (f facts) down() bool { return f.local.State.down() }
 
 func (s ServerState) down() bool {
 	return s == ServerCrashed || s == ServerFenced || s == ServerStopped
+}
+
+// startAfter is how long a vacancy is open before a server that is down is started
+// for it: the others have their chance first where they may be promoted, for a start is
+// the greatest load on a host there is, and would come to nothing.
+func (f facts) startAfter() time.Duration {
+	for _, n := range f.Nodes {
+		if n.ID != f.Self && f.candidate(n) {
+			return f.Policy.BidWindow + time.Second
+		}
+	}
+	return f.Policy.BidWindow
 }
 
 // mayStart reports whether a server that is down may be started by the daemon:

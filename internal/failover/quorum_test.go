@@ -253,7 +253,12 @@ var quorumCases = []ruleCase{
 	{"seal", quorumView, []record.Change{expired}, nil},
 	{"place-bid", quorumView, []record.Change{expired}, sealed},
 	{"decline", quorumView, []record.Change{expired}, down(ServerStarting)},
-	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, down(ServerCrashed)},
+	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-1400 * time.Millisecond) }},
+	{"wait-grant", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-400 * time.Millisecond) }},
+	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) {
+		down(ServerCrashed)(v)
+		v.Group.LeaseAt, v.Peers = t0.Add(-400*time.Millisecond), nil // nobody else may be promoted
+	}},
 	{"wait-grant", quorumView, []record.Change{expired, bidOf2}, sealed},
 	{"wait-promotion", quorumView, claimed, func(v *View) { v.Self, v.Local.Incarnation = 3, "i3" }},
 	{"follow-paused", quorumView, []record.Change{paused}, down(ServerStopped)},
