@@ -52,6 +52,7 @@ type Daemon struct {
 	notifier    *notifier
 	quorum      *group
 	sealed      sealedSession
+	ready       readySession
 	guardian    *guardian
 	syncing     sync.Mutex // held while synchronous_standby_names is written
 	drills      sync.Mutex // held while a drill is thought through
@@ -221,6 +222,7 @@ func (d *Daemon) Start(ctx context.Context, fail context.CancelCauseFunc) error 
 	d.goes(func() { d.eyes.watchLocal(ctx) })
 	d.goes(func() { d.peers.run(ctx) })
 	d.goes(func() { d.notifier.run() })
+	d.goes(func() { d.keepReady(ctx) })
 	d.goes(func() { d.beat(ctx) })
 	if d.opt.Ready != nil {
 		d.opt.Ready()

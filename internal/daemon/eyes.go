@@ -36,7 +36,6 @@ type eyes struct {
 	d       *Daemon
 	cfg     atomic.Pointer[conf.Config]
 	kicks   chan struct{}
-	swaps   chan swap
 	refused *fault.Error // why the first look found that the configuration is wrong
 	stale   atomic.Bool  // the records were changed: read them at the next look
 
@@ -55,7 +54,7 @@ type eyes struct {
 }
 
 func newEyes(d *Daemon) *eyes {
-	e := &eyes{d: d, kicks: make(chan struct{}, 1), swaps: make(chan swap)}
+	e := &eyes{d: d, kicks: make(chan struct{}, 1)}
 	e.cfg.Store(d.cfg)
 	return e
 }
@@ -160,51 +159,11 @@ func (e *eyes) watchLocal(ctx context.Context) {
 			e.forgetProcess()
 			e.disconnect() // an orphan may answer for a while yet
 		case <-e.kicks:
-		case x := <-e.swaps:
-			wait.Stop()
-			e.swap(x)
-			continue
 		case <-wait.C:
 		}
 		wait.Stop()
 		e.d.send(observed{failover.LocalSeen{Local: e.look(ctx)}})
 	}
-}
-
-// swap offers a new session with the own server for the kept one.
-type swap struct {
-	fresh *pg.Conn
-	kept  chan *pg.Conn // nil: there is none, and the new one is not taken
-}
-
-// swapWithin is how long a look that is under way is waited for.
-const swapWithin = 20 * time.Millisecond
-
-// exchange gives the eyes a new session with the own server, and returns the one
-// that they have kept: what a session is asked first takes it many times as
-// long as what it is asked again. Where that cannot be had at once it returns the new one.
-func (e *eyes) exchange(ctx context.Context, fresh *pg.Conn) *pg.Conn {
-	x := swap{fresh, make(chan *pg.Conn, 1)}
-	timer := time.NewTimer(swapWithin)
-	defer timer.Stop()
-	select {
-	case e.swaps <- x:
-		if kept := <-x.kept; kept != nil {
-			return kept
-		}
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return fresh
-}
-
-func (e *eyes) swap(x swap) {
-	if e.conn == nil || e.conn.IsClosed() {
-		x.kept <- nil
-		return
-	}
-	x.kept <- e.conn
-	e.conn = x.fresh
 }
 
 // look asks the own server, or finds out why it does not answer.

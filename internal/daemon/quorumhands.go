@@ -191,11 +191,10 @@ func (d *Daemon) seal(ctx context.Context, a failover.Seal) error {
 	ctx, cancel := context.WithTimeout(ctx, sealBound)
 	defer cancel()
 	own := d.ownServer()
-	session, err := own.Detach(ctx)
+	session, err := own.Detach(ctx, d.ready.take())
 	if err != nil {
 		return err
 	}
-	session = d.eyes.exchange(ctx, session)
 	at, err := own.Settle(ctx, session)
 	if err != nil {
 		registry.Close(session)

@@ -23,7 +23,17 @@ type Process struct {
 	PID     int
 	Parent  int
 	Started uint64 // clock ticks after boot: with the PID it tells a process from a later one
+	Sleeps  bool   // it waits for something, and has nothing to do until that comes
 	Title   string // its command line, which PostgreSQL keeps up to date
+}
+
+// ticks is how many there are in a second: USER_HZ, which /proc counts in on every
+// architecture that Go knows.
+const ticks = 100
+
+// Age is how long ago the process was started, to a hundredth of a second.
+func (p Process) Age() time.Duration {
+	return BootTime() - time.Duration(p.Started)*time.Second/ticks
 }
 
 // Processes lists every postgres process that works in that data directory:
@@ -109,7 +119,8 @@ func readStat(pid int) (Process, byte, error) {
 		return Process{}, 0, err
 	}
 	started, err := strconv.ParseUint(fields[19], 10, 64)
-	return Process{PID: pid, Parent: parent, Started: started}, fields[0][0], err
+	state := fields[0][0]
+	return Process{PID: pid, Parent: parent, Started: started, Sleeps: state == 'S'}, state, err
 }
 
 // Handle holds on to one process: what is done to it never hits another that

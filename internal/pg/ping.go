@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"repmgr/internal/fault"
 )
 
 // Reach is what a server answers to a startup packet, as libpq's PQping sees it.
@@ -71,6 +73,31 @@ func pingTarget(ctx context.Context, t target) Reach {
 	return startup(secured, t)
 }
 
+// Renewed has the server that c is a session with answer a new connection, up to
+// where a session would begin: to the request for TLS, which a process of its own
+// answers that the postmaster has started for it (backend_startup.c; postmaster.c
+// before 17). What the postmaster was at work on before it took that connection is done then.
+func (c *Conn) Renewed(ctx context.Context) error {
+	at := c.PgConn().Conn().RemoteAddr()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, at.Network(), at.String())
+	if err != nil {
+		return fault.Wrap(err, fault.DBConn, "a new connection to %s", at)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if _, err = conn.Write(requestTLS); err == nil {
+		_, err = io.ReadFull(conn, make([]byte, 1))
+	}
+	if err != nil {
+		return fault.Wrap(err, fault.DBConn, "no answer to a new connection to %s", at)
+	}
+	return nil
+}
+
+// requestTLS is SSLRequest (PostgreSQL manual, "Message Formats").
+var requestTLS = binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, 80877103)
+
 // secure asks for TLS where the connection string prefers it, so that a server
 // that insists on it does not log a refusal for each ping. The certificate is
 // not checked: nothing secret is sent.
@@ -78,7 +105,7 @@ func secure(ctx context.Context, conn net.Conn, config *tls.Config) (net.Conn, e
 	if config == nil {
 		return conn, nil
 	}
-	if _, err := conn.Write(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 8}, 80877103)); err != nil {
+	if _, err := conn.Write(requestTLS); err != nil {
 		return nil, err
 	}
 	answer := make([]byte, 1)

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"regexp"
 	"strings"
@@ -22,17 +23,20 @@ const (
 	// settle is the least time between the setting being in force and the last look
 	// for a WAL receiver: one may have been asked for just before.
 	settle = 10 * time.Millisecond
+	// silentAfter is when a process without a name that sleeps is a connection of which
+	// nothing comes: a WAL receiver says what it is before it waits for anything.
+	silentAfter = time.Second
 	// namedWithin is how long the last look waits for a new process to say what it is.
-	namedWithin = time.Second
+	namedWithin = 2 * time.Second
 )
 
 // Seal stops a standby from receiving WAL, so that a restart does not change it,
 // and returns the end of its WAL. It sets primary_conninfo to the empty string in
 // postgresql.auto.conf, by its owner and not by ALTER SYSTEM (A27), reads it back
-// on a new connection, and requires that no WAL receiver lives. Sealing again
+// by a new connection, and requires that no WAL receiver lives. Sealing again
 // gives the same position, unless restore_command has brought in more (A4).
 func (o Own) Seal(ctx context.Context) (Position, error) {
-	c, err := o.Detach(ctx)
+	c, err := o.Detach(ctx, nil)
 	if err != nil {
 		return Position{}, err
 	}
@@ -40,21 +44,65 @@ func (o Own) Seal(ctx context.Context) (Position, error) {
 	return o.Settle(ctx, c)
 }
 
-// Detach is the first half of Seal: nobody is asked for WAL any more, which was read
-// back in the new session that is returned. Whoever calls it closes that.
-func (o Own) Detach(ctx context.Context) (*pg.Conn, error) {
-	if err := errors.Join(o.mustBeWhole(), o.emptyConninfo()); err != nil {
+// Ready opens a session for a sealing to come, and asks in it what will be asked
+// then: a session takes many times as long for a first question as for the next.
+func (o Own) Ready(ctx context.Context) (*pg.Conn, error) {
+	c, err := o.connect(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := o.Reload(); err != nil {
-		return nil, sealFault(err)
+	_, err = o.conninfoInForce(ctx, c)
+	if err == nil {
+		_, err = c.Progress(ctx)
+	}
+	if err != nil {
+		hangUp(c)
+		return nil, err
+	}
+	return c, nil
+}
+
+// Detach is the first half of Seal: nobody is asked for WAL any more, which was read
+// back in the session that is returned. Whoever calls it closes that. It is ready, if
+// that is of use: from Ready, and nil for none.
+func (o Own) Detach(ctx context.Context, ready *pg.Conn) (*pg.Conn, error) {
+	err := errors.Join(o.mustBeWhole(), o.emptyConninfo())
+	if err == nil {
+		if err = o.Reload(); err != nil {
+			err = sealFault(err)
+		}
+	}
+	if ready != nil {
+		if err == nil && o.detachedIn(ctx, ready) {
+			return ready, nil
+		}
+		hangUp(ready)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return o.connectSealed(ctx)
 }
 
+// readyWithin is how long a session that was there before may take to see the setting.
+const readyWithin = 500 * time.Millisecond
+
+// detachedIn reads the empty setting back in a session that was there before. It is
+// told of the setting while the postmaster tells all its children, the startup process
+// after it (SignalChildren in postmaster.c). So a new connection is made too: one that is answered was
+// taken when all of them had been told.
+func (o Own) detachedIn(ctx context.Context, c *pg.Conn) bool {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	in, err := eachWhile(ctx, func() (bool, error) {
+		value, err := o.conninfoInForce(ctx, c)
+		return value == "", err
+	})
+	return in && err == nil && c.Renewed(ctx) == nil
+}
+
 // Settle is the second half: it waits until no WAL receiver lives, and finds the
-// end of the WAL. It asks for what is in shared memory, so that any session with
-// the own server will do; in a new one the first question takes long.
+// end of the WAL.
 func (o Own) Settle(ctx context.Context, c *pg.Conn) (Position, error) {
 	since := time.Now()
 	p, err := o.endReceiver(ctx, c)
@@ -86,6 +134,7 @@ func (o Own) Settle(ctx context.Context, c *pg.Conn) (Position, error) {
 func (o Own) stillEnded(ctx context.Context, c *pg.Conn, before pg.Progress) error {
 	ctx, cancel := context.WithTimeout(ctx, namedWithin)
 	defer cancel()
+	look := receivers{own: o}
 	still, err := eachWhile(ctx, func() (bool, error) {
 		p, err := c.Progress(ctx)
 		if err != nil {
@@ -94,7 +143,7 @@ func (o Own) stillEnded(ctx context.Context, c *pg.Conn, before pg.Progress) err
 		if p.Receiving || p.Received != before.Received || !p.InRecovery {
 			return false, startedAgain()
 		}
-		return o.receiverGone(p)
+		return look.gone(p)
 	})
 	if err == nil && !still {
 		err = startedAgain()
@@ -118,11 +167,21 @@ func (o Own) Sealed(ctx context.Context) (bool, error) {
 	if err != nil || value != "" {
 		return false, err
 	}
-	p, err := c.Progress(ctx)
-	if err != nil || !p.InRecovery {
+	limit, cancel := context.WithTimeout(ctx, namedWithin)
+	defer cancel()
+	look, sealed := receivers{own: o}, false
+	if _, err = eachWhile(limit, func() (bool, error) {
+		p, err := c.Progress(ctx)
+		if err != nil {
+			return false, err
+		}
+		gone, err := look.gone(p)
+		sealed = gone && p.InRecovery
+		return gone || p.Receiving || !p.InRecovery, err
+	}); err != nil {
 		return false, err
 	}
-	return o.receiverGone(p)
+	return sealed, nil
 }
 
 // emptyConninfo sets primary_conninfo to the empty string, unless the file says
@@ -176,12 +235,12 @@ func (o Own) conninfoInForce(ctx context.Context, c *pg.Conn) (string, error) {
 // endReceiver waits until no WAL receiver lives. One that stays is told to go:
 // with the empty setting in force it does not come back (A3).
 func (o Own) endReceiver(ctx context.Context, c *pg.Conn) (p pg.Progress, err error) {
-	start := time.Now()
+	start, look := time.Now(), receivers{own: o}
 	gone, err := eachWhile(ctx, func() (gone bool, err error) {
 		if p, err = c.Progress(ctx); err != nil {
 			return false, err
 		}
-		gone, err = o.receiverGone(p)
+		gone, err = look.gone(p)
 		if err == nil && !gone && time.Since(start) >= receiverGrace {
 			err = o.terminateReceivers()
 		}
@@ -198,28 +257,47 @@ func (o Own) endReceiver(ctx context.Context, c *pg.Conn) (p pg.Progress, err er
 
 var receiverTitle = regexp.MustCompile(`^postgres: (.*: )?walreceiver\b`)
 
-// receiverGone goes by what the server said, and looks for the process: one that
-// is starting is not shown by the server yet, and a child forked a moment ago still
-// bears its postmaster's title.
-func (o Own) receiverGone(p pg.Progress) (bool, error) {
+// receivers is a look for a WAL receiver. It goes by what the server says, and by the
+// processes: one that is starting is not shown by the server yet, and a child forked a
+// moment ago still bears its postmaster's title. Those that the first look has
+// found without a name are waited for, and not the sessions that come after them: there
+// is no end to these where clients look for a new primary.
+type receivers struct {
+	own     Own
+	looked  bool
+	unnamed map[int]uint64 // when they were started, by process id
+}
+
+// gone reports whether none was there at the first look. One that is there begins the
+// look anew.
+func (r *receivers) gone(p pg.Progress) (bool, error) {
 	if p.Receiving {
+		r.looked = false
 		return false, nil
 	}
-	all, err := host.Processes(o.dir())
+	all, err := host.Processes(r.own.dir())
 	if err != nil {
 		return false, err
 	}
-	member := map[int]bool{}
+	member, unnamed := map[int]bool{}, map[int]uint64{}
 	for _, q := range all {
 		member[q.PID] = true
 	}
 	for _, q := range all {
-		unnamed := member[q.Parent] && !strings.HasPrefix(q.Title, "postgres:")
-		if unnamed || receiverTitle.MatchString(q.Title) {
+		if receiverTitle.MatchString(q.Title) {
+			r.looked = false
 			return false, nil
 		}
+		silent := q.Sleeps && q.Age() > silentAfter
+		if member[q.Parent] && !strings.HasPrefix(q.Title, "postgres:") && !silent {
+			unnamed[q.PID] = q.Started
+		}
 	}
-	return true, nil
+	if !r.looked {
+		r.looked, r.unnamed = true, unnamed
+	}
+	maps.DeleteFunc(r.unnamed, func(pid int, started uint64) bool { return unnamed[pid] != started })
+	return len(r.unnamed) == 0, nil
 }
 
 // terminateReceivers sends SIGTERM to the WAL receiver; pg_terminate_backend does

@@ -2,10 +2,13 @@ package server
 
 import (
 	"context"
+	"net"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/host"
@@ -61,6 +64,120 @@ func (i *instance) load(t testing.TB) (stop func()) {
 	before := i.flushed(t)
 	until(t, "the load writes", func() bool { return i.flushed(t) > before+1<<16 })
 	return done
+}
+
+// A session that was there before is as good as a new one, as long as the setting
+// reaches it; one that is of no use any more does no harm.
+func TestSealInAReadySession(t *testing.T) {
+	t.Parallel()
+	primary, standby := pair(t, "")
+	ready, err := standby.Ready(within(t))
+	check(t, err)
+	used, err := standby.Detach(within(t), ready)
+	check(t, err)
+	if used != ready {
+		t.Error("another session was opened")
+	}
+	at, err := standby.Settle(within(t), used)
+	check(t, err)
+	hangUp(used)
+	if again := standby.sealWithAll(t, primary.flushed(t)); again != at {
+		t.Errorf("sealed at %v, in a new session at %v", at, again)
+	}
+
+	ready, err = standby.Ready(within(t))
+	check(t, err)
+	standby.stop(t, pg.Fast)
+	standby.start(t)
+	used, err = standby.Detach(within(t), ready)
+	check(t, err)
+	if used == ready {
+		t.Error("a session with a server that has ended was used")
+	}
+	hangUp(used)
+
+	// The postmaster tells nobody: what was written is not in force.
+	standby.follow(t, primary)
+	ready, err = standby.Ready(within(t))
+	check(t, err)
+	postmaster, err := standby.Postmaster()
+	check(t, err)
+	defer postmaster.Close()
+	check(t, postmaster.Signal(unix.SIGSTOP))
+	ctx, cancel := context.WithTimeout(within(t), 2*time.Second)
+	defer cancel()
+	if _, err := standby.Detach(ctx, ready); err == nil {
+		t.Error("detached, though the postmaster stands still")
+	}
+	check(t, postmaster.Signal(unix.SIGCONT))
+}
+
+// A new connection is answered by a running postmaster only.
+func TestRenewed(t *testing.T) {
+	t.Parallel()
+	_, standby := pair(t, "")
+	c, err := standby.Ready(within(t))
+	check(t, err)
+	defer hangUp(c)
+	check(t, c.Renewed(within(t)))
+	postmaster, err := standby.Postmaster()
+	check(t, err)
+	defer postmaster.Close()
+	check(t, postmaster.Signal(unix.SIGSTOP))
+	ctx, cancel := context.WithTimeout(within(t), time.Second)
+	defer cancel()
+	if c.Renewed(ctx) == nil {
+		t.Error("answered, though the postmaster stands still")
+	}
+	check(t, postmaster.Signal(unix.SIGCONT))
+}
+
+// Clients that look for the new primary, and connections of which nothing comes, make
+// children of the postmaster that have no name yet: there is no end to them.
+func TestSealWhileClientsConnect(t *testing.T) {
+	t.Parallel()
+	primary, standby := pair(t, "")
+	c := standby.conn(t)
+	at := c.PgConn().Conn().RemoteAddr()
+	dial := func() (net.Conn, error) { return net.Dial(at.Network(), at.String()) }
+	for range 2 {
+		silent, err := dial()
+		check(t, err)
+		defer silent.Close()
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		var open []net.Conn
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				for _, c := range open {
+					c.Close()
+				}
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			if c, err := dial(); err == nil {
+				open = append(open, c)
+			}
+			if len(open) > 5 {
+				open[0].Close()
+				open = open[1:]
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	ctx, cancel := context.WithTimeout(within(t), 30*time.Second)
+	defer cancel()
+	at1, err := standby.Seal(ctx)
+	check(t, err)
+	if at1.LSN < primary.flushed(t) {
+		t.Errorf("sealed at %v, and the primary has flushed %s", at1, primary.flushed(t))
+	}
+	if sealed, err := standby.Sealed(ctx); err != nil || !sealed {
+		t.Errorf("Sealed: %v, %v", sealed, err)
+	}
 }
 
 func TestCoreSeal(t *testing.T) {
