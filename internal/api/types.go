@@ -63,6 +63,7 @@ type Promotion struct {
 	Failover  *failover.Prospect `json:"failover,omitempty"` // under the quorum rule
 	Broken    string             `json:"broken,omitempty"`   // why this node's member is out of order
 	Refused   []RefusedNode      `json:"refused,omitempty"`  // who is not listened to here
+	Barred    []Barred           `json:"barred,omitempty"`   // who may not be promoted, by either rule
 	Full      []FullDisk         `json:"disk_full,omitempty"`
 }
 
@@ -70,6 +71,13 @@ type Promotion struct {
 type FullDisk struct {
 	Node cluster.NodeID `json:"node_id"`
 	Room int64          `json:"bytes_left"`
+}
+
+// Barred is a node that may not be promoted, since settings of its server forbid it.
+type Barred struct {
+	Node cluster.NodeID `json:"node_id"`
+	Name string         `json:"node_name"`
+	Why  string         `json:"why"`
 }
 
 // RefusedNode is a node of which a daemon is not listened to, and why.

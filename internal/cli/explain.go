@@ -76,7 +76,8 @@ type Explanation struct {
 	Node    cluster.NodeID `json:"node_id"` // who was chosen; 0: nobody yet
 	Name    string         `json:"node_name"`
 	Why     string         `json:"why"`
-	Steps   []Step         `json:"steps"` // oldest first
+	Steps   []Step         `json:"steps"`            // oldest first
+	Barred  []api.Barred   `json:"barred,omitempty"` // who may not be promoted now, whatever it offers
 
 	names map[cluster.NodeID]string
 }
@@ -94,6 +95,9 @@ func newExplanation(r *record.Record, term uint64) (Explanation, error) {
 	x := Explanation{Version: 1, names: map[cluster.NodeID]string{}}
 	for _, m := range r.Members {
 		x.names[m.Node] = m.Name
+		if m.Barred != "" {
+			x.Barred = append(x.Barred, api.Barred{Node: m.Node, Name: m.Name, Why: m.Barred})
+		}
 	}
 	if term == 0 && r.Rule == record.Quorum && r.Lease.State == record.Vacant {
 		return x.open(r), nil
@@ -207,6 +211,12 @@ func (x Explanation) Text(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%-23s  %11s  %s\n%38s%s\n", stamp(s.At), after, what, "", s.Why)
 		x.bids(w, s.Bids)
+	}
+	for i, b := range x.Barred {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "Not eligible now: %s: %s.\n", nameOf(x.names, b.Node), b.Why)
 	}
 	fmt.Fprintln(w, "\nEach time is by the clock of the node that said it.")
 }

@@ -33,6 +33,7 @@ type Promotion struct {
 	Broken      string             `json:"broken,omitempty"`  // why the daemon's part in the group is out of order
 	Refused     []api.RefusedNode  `json:"refused,omitempty"` // who is not listened to
 	Full        []api.FullDisk     `json:"disk_full,omitempty"`
+	Barred      []api.Barred       `json:"barred,omitempty"` // who may not be promoted
 
 	names map[cluster.NodeID]string
 	pause string
@@ -57,7 +58,7 @@ func newPromotion(p *api.Promotion) *Promotion {
 	if p == nil {
 		return nil
 	}
-	out := &Promotion{Rule: p.Rule, Why: p.Why, Hint: p.Hint, Broken: p.Broken, Refused: p.Refused, Full: p.Full, names: map[cluster.NodeID]string{}}
+	out := &Promotion{Rule: p.Rule, Why: p.Why, Hint: p.Hint, Broken: p.Broken, Refused: p.Refused, Full: p.Full, Barred: p.Barred, names: map[cluster.NodeID]string{}}
 	r := p.Record
 	if r == nil || r.Rule != record.Quorum {
 		return out
@@ -97,6 +98,9 @@ func (p *Promotion) text(w io.Writer) {
 	}
 	for _, d := range p.Full {
 		row("Disk full", "%s: %d MB left", p.name(d.Node), d.Room>>20)
+	}
+	for _, b := range p.Barred {
+		row("Not eligible", "%s (ID: %d): %s", b.Name, b.Node, b.Why)
 	}
 	if p.Lease == nil {
 		return

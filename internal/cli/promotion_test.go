@@ -65,6 +65,7 @@ func TestPromotionBlock(t *testing.T) {
 	add("of the holder", told(governed(t)))
 	other := told(governed(t))
 	other.Left, other.Leader = nil, 0
+	other.Barred = []api.Barred{{Node: 1, Name: "node1", Why: "recovery_target_time is set"}}
 	other.Record.Sync = record.Sync{Mode: record.SyncOn, Sets: []record.Set{"ANY 1 (1 2)", "ANY 1 (2)"}}
 	other.Failover = &failover.Prospect{Why: "1 of 3 voters would be left, and 2 have to agree; not heard of: node 2"}
 	add("of another, cut off", other)
@@ -127,6 +128,11 @@ func TestExplain(t *testing.T) {
 	open.Apply(record.Release{Term: 3, Node: 3, Incarnation: "i3", Seq: 9, Why: "the primary's server is crashed for 0s"}, night.Add(time.Hour), 20)
 	open.Apply(record.Bid{Vacancy: 3, Node: 2, Incarnation: "i2", Timeline: 1, LSN: 0x3000300, Line: "1"}, night, 21)
 	golden(t, "explain-more.txt", all+"---\n"+explain(open, 0, "text"))
+	barred := r.Clone()
+	barred.Apply(record.Describe{Node: 2, Name: "node2", Priority: 100, Automatic: true, Barred: "recovery_target_time is set"}, night, 20)
+	if text := explain(barred, 0, "text"); !strings.Contains(text, "\nNot eligible now: node2 (ID: 2): recovery_target_time is set.\n") {
+		t.Errorf("it is not told who is barred:\n%s", text)
+	}
 	r.Apply(record.Regrant{Term: 3, Node: 3, Incarnation: "i3", TTL: time.Second, Why: "its server was restarted"}, night.Add(time.Hour), 20)
 	if x, err := newExplanation(r, 0); err != nil || x.Term != 3 || x.Steps[len(x.Steps)-1].What != "regrant" {
 		t.Errorf("the last grant, and the regrant after it: %+v, %v", x, err)

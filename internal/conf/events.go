@@ -17,5 +17,5 @@ var Events = []string{
 
 	"cluster_drill", "cluster_reset_quorum", "repmgrd_rejoin", "repmgrd_commits_discarded",
 	"repmgrd_quorum_found", "repmgrd_quorum_begin", "repmgrd_quorum_end",
-	"repmgrd_node_refused", "cluster_fenced", "repmgrd_disk_full",
+	"repmgrd_node_refused", "cluster_fenced", "repmgrd_disk_full", "repmgrd_ineligible",
 }

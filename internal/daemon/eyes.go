@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +49,8 @@ type eyes struct {
 	authority string
 
 	crowdedAt time.Time // when it was last told that there is no connection left
+	barred    string    // what of the server's settings forbids a promotion
+	barredAt  time.Time // when that was asked
 
 	process *host.Handle // the postmaster, if it was found
 	downPID int          // what postmaster.pid named when the server was found down
@@ -184,7 +187,7 @@ func (e *eyes) look(ctx context.Context) failover.Local {
 		e.refused = f
 	}
 	if ctx.Err() != nil {
-		return e.d.withDirectory(failover.Local{At: bootTime(), State: e.state, SystemID: e.last.SystemID, Position: e.last.Position})
+		return e.d.withDirectory(failover.Local{At: bootTime(), State: e.state, SystemID: e.last.SystemID, Position: e.last.Position, Barred: e.barred})
 	}
 	e.disconnect()
 	if e.crowded(err) {
@@ -197,7 +200,7 @@ func (e *eyes) look(ctx context.Context) failover.Local {
 		e.d.complain(slog.LevelWarn, fault.Wrap(err, fault.DBConn, "the own server does not answer").WithDetail("It is %s.", state))
 	}
 	e.state = state
-	return e.d.withDirectory(failover.Local{At: bootTime(), State: state, SystemID: e.last.SystemID, Position: e.last.Position, Replayed: e.last.Replayed})
+	return e.d.withDirectory(failover.Local{At: bootTime(), State: state, SystemID: e.last.SystemID, Position: e.last.Position, Replayed: e.last.Replayed, Barred: e.barred})
 }
 
 // crowded reports whether the server has only run out of connections: it lives,
@@ -229,9 +232,14 @@ func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
 	if err != nil {
 		return failover.Local{}, err
 	}
+	if time.Since(e.barredAt) >= barredEvery {
+		if err := e.askBarred(ctx); err != nil {
+			return failover.Local{}, err
+		}
+	}
 	local := failover.Local{At: began, State: failover.ServerRunning, Role: cluster.Primary, SystemID: e.last.SystemID,
 		Position: failover.Position{Timeline: p.Timeline, LSN: p.Position()}, Replayed: p.Replayed, Receiving: p.Receiving,
-		Held: e.d.peers.withheld().Held}
+		Held: e.d.peers.withheld().Held, Barred: e.barred}
 	if p.InRecovery {
 		local.Role = cluster.Standby
 		// The timeline received goes with the WAL receiver, and pg_control lags behind it.
@@ -265,6 +273,24 @@ func (e *eyes) connect(ctx context.Context) error {
 	e.last.SystemID, e.readAt = server.SystemID, time.Time{}
 	e.last.Position.Timeline = 0 // a server that was started anew may have another history
 	e.watchProcess()
+	return e.askBarred(ctx)
+}
+
+// barredEvery is how often it is asked what forbids a promotion. It takes effect when
+// the server is started, and is asked then at once.
+const barredEvery = 30 * time.Second
+
+// askBarred asks whether settings of the server forbid that it is promoted: a recovery
+// target would take effect when it comes up read-only the next time (safety notes, B27).
+func (e *eyes) askBarred(ctx context.Context) error {
+	names, err := e.conn.RecoveryTargets(ctx)
+	if err != nil {
+		return err
+	}
+	e.barredAt, e.barred = time.Now(), ""
+	if len(names) > 0 {
+		e.barred = strings.Join(names, ", ") + map[bool]string{true: " is set", false: " are set"}[len(names) == 1]
+	}
 	return nil
 }
 

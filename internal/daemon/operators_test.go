@@ -48,3 +48,29 @@ func TestOperatorsSee(t *testing.T) {
 	must(t, l.Node(1).Kill9(ctx))
 	waitFor(t, ctx, "the decision", says(t, l.Node(3), "cluster explain", "Term 2 went to node", "node1 (ID: 1) gave its lease back", "winner", "took writes"))
 }
+
+// A standby on whose server a recovery target is set is not promoted, whatever its
+// priority; it is told where one looks, before and after.
+func TestQuorumRecoveryTarget(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200"}}})
+	one, two, three := l.Node(1), l.Node(2), l.Node(3)
+	waitFor(t, ctx, "the one with the higher priority to be next", says(t, one, "cluster show", "would succeed: node 2 would be promoted"))
+	_, err := two.Rows(ctx, "ALTER SYSTEM SET recovery_target_name = 'never'")
+	must(t, err)
+	must(t, two.Restart(ctx, "fast"))
+	waitFollows(t, ctx, two, one)
+	const why = "recovery_target_name is set"
+	for _, n := range l.Nodes {
+		waitFor(t, ctx, "the reason to be shown on "+n.Name, says(t, n, "cluster show", "Not eligible:  node2 (ID: 2): "+why, "would succeed: node 3 would be promoted"))
+	}
+	waitEvent(t, ctx, one, "repmgrd_ineligible", two, false)
+	must(t, one.Kill9(ctx))
+	waitPrimary(t, ctx, l, three)
+	waitFor(t, ctx, "the decision to be explained", says(t, three, "cluster explain", "Term 2 went to node3", "Not eligible now: node2 (ID: 2): "+why))
+	waitFollows(t, ctx, two, three) // repmgrd writes the same file when it points it there
+	_, err = two.Rows(ctx, "ALTER SYSTEM RESET recovery_target_name")
+	must(t, err)
+	must(t, two.Restart(ctx, "fast"))
+	waitEvent(t, ctx, three, "repmgrd_ineligible", two, true)
+	comesBack(t, ctx, l, three)
+}

@@ -32,6 +32,7 @@ func (d *Daemon) promotion(now time.Time) *api.Promotion {
 			p.Full = append(p.Full, api.FullDisk{Node: n.ID, Room: r.Room})
 		}
 	}
+	p.Barred = d.barred(now)
 	if g.Record == nil {
 		return p
 	}
@@ -46,4 +47,21 @@ func (d *Daemon) promotion(now time.Time) *api.Promotion {
 		p.Failover = &outlook
 	}
 	return p
+}
+
+// barred lists the nodes whose servers' settings forbid a promotion, as they say.
+func (d *Daemon) barred(now time.Time) (out []api.Barred) {
+	v := d.loop.view
+	for _, n := range v.Nodes {
+		why := v.Local.Barred
+		if n.ID != v.Self {
+			if why = v.Peers[n.ID].Report.Barred; !failover.Heard(v, n.ID, now) {
+				continue
+			}
+		}
+		if why != "" {
+			out = append(out, api.Barred{Node: n.ID, Name: n.Name, Why: why})
+		}
+	}
+	return out
 }

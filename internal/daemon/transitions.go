@@ -24,6 +24,7 @@ type seen struct {
 	lost      bool
 	lostAt    time.Time
 	manual    bool
+	barred    string
 	statusAt  time.Time
 	historyAt time.Time
 	copiedAt  time.Time
@@ -57,6 +58,7 @@ func (d *Daemon) transitions(now time.Time) {
 			d.announce(event{name: "standby_disconnect_manual", details: d.loop.decision.Why})
 		}
 	}
+	d.eligibility(self)
 	if every := d.cfg.LogStatusInterval; every > 0 && now.Sub(s.statusAt) >= every {
 		if !s.statusAt.IsZero() {
 			d.log.Info(d.statusLine(self))
@@ -83,6 +85,22 @@ func (d *Daemon) diskTransition(self cluster.Node) {
 	}
 	d.log.Error("the disk is full "+about, "hint", "Free space where the data directory, pg_wal and the tablespaces are. See primary_write_timeout for when a standby with room takes over.")
 	d.announce(event{name: "repmgrd_disk_full", failed: true, details: "the disk is full " + about})
+}
+
+// eligibility tells when settings of the own server begin to forbid a promotion, or
+// do so no more.
+func (d *Daemon) eligibility(self cluster.Node) {
+	why, s := d.loop.view.Local.Barred, &d.loop.seen
+	if why == s.barred {
+		return
+	}
+	s.barred = why
+	if why == "" {
+		d.announce(event{name: "repmgrd_ineligible", details: fmt.Sprintf("node %q (ID: %d) may be promoted again: no setting of its server forbids it", self.Name, self.ID)})
+		return
+	}
+	d.log.Warn("this node cannot be promoted: "+why, "hint", "Remove the setting, and restart the server.")
+	d.announce(event{name: "repmgrd_ineligible", failed: true, details: fmt.Sprintf("node %q (ID: %d) cannot be promoted: %s", self.Name, self.ID, why)})
 }
 
 func (d *Daemon) startDetails(self cluster.Node) string {

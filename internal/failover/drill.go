@@ -128,7 +128,7 @@ func (f facts) eyes(id cluster.NodeID, o *Outcome, now time.Time) *View {
 	v := New(id, f.Policy)
 	v.Policy.Automatic, v.Paused = r.Automatic, r.Paused
 	v.Nodes, v.Group, v.Group.Leads = f.Nodes, f.Group, false
-	v.Local = Local{State: r.Server, Role: r.Role, SystemID: r.SystemID, Position: r.Position, Replayed: r.Replayed, Receiving: r.Receiving}
+	v.Local = Local{State: r.Server, Role: r.Role, SystemID: r.SystemID, Position: r.Position, Replayed: r.Replayed, Receiving: r.Receiving, Barred: r.Barred}
 	v.Local.Armed = f.quorumKnown() && f.Group.Record != nil && !f.Group.Record.Pause.On
 	v.Local.At, v.Local.Since, v.AnsweredAt = now, f.now, f.now
 	v.Guard = GuardSeen{Alive: true}

@@ -40,6 +40,10 @@ var electionRules = []rule{
 		func(f facts) (string, bool) {
 			return f.say("node %d is lost and this node's priority is %d", f.upstream, f.self.Priority), f.self.Priority <= 0
 		}, nil},
+	{"barred", "The primary is lost, and settings of this node's server forbid that it is promoted.",
+		func(f facts) (string, bool) {
+			return f.say("node %d is lost, and on this node %s", f.upstream, f.local.Barred), f.local.Barred != ""
+		}, nil},
 	{"wait-position", "The WAL receiver has not ended yet, so that this node's position is not final.",
 		func(f facts) (string, bool) {
 			since, limit := f.lostSince(), finalWithin

@@ -178,7 +178,7 @@ func (f facts) location() (string, bool) {
 // candidate reports whether a sibling may be promoted at all.
 func (f facts) candidate(n cluster.Node) bool {
 	r := f.Peers[n.ID].Report
-	return f.fresh(n.ID) && n.Role == cluster.Standby && r.Automatic && !r.Paused && r.Priority > 0 &&
+	return f.fresh(n.ID) && n.Role == cluster.Standby && r.Automatic && !r.Paused && r.Priority > 0 && r.Barred == "" &&
 		r.Server == ServerRunning && r.Role == cluster.Standby
 }
 

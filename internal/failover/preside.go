@@ -206,14 +206,18 @@ func (f facts) description() (record.Describe, bool) {
 	for _, m := range f.Group.Record.Members {
 		n, ok := cluster.Find(f.Nodes, m.Node)
 		r := f.Peers[m.Node].Report
-		name, priority, automatic := r.Name, r.Priority, r.Automatic
+		name, priority, automatic, barred := r.Name, r.Priority, r.Automatic, r.Barred
 		if m.Node == f.Self {
-			name, priority, automatic = f.self.Name, f.self.Priority, f.Policy.Automatic
+			name, priority, automatic, barred = f.self.Name, f.self.Priority, f.Policy.Automatic, f.local.Barred
 		} else if !f.fresh(m.Node) {
 			continue
 		}
-		d := record.Describe{Node: m.Node, Name: name, Witness: n.Role == cluster.Witness, Priority: priority, Automatic: automatic, Location: n.Location, Level: f.announced(m)}
-		if ok && d != (record.Describe{Node: m.Node, Name: m.Name, Witness: m.Witness, Priority: m.Priority, Automatic: m.Automatic, Location: m.Location, Level: m.Level}) {
+		level := f.announced(m)
+		if level < 2 {
+			barred = "" // an older program would not understand that word either
+		}
+		d := record.Describe{Node: m.Node, Name: name, Witness: n.Role == cluster.Witness, Priority: priority, Automatic: automatic, Location: n.Location, Level: level, Barred: barred}
+		if ok && d != (record.Describe{Node: m.Node, Name: m.Name, Witness: m.Witness, Priority: m.Priority, Automatic: m.Automatic, Location: m.Location, Level: m.Level, Barred: m.Barred}) {
 			return d, true
 		}
 	}

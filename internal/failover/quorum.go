@@ -337,6 +337,11 @@ var holderRules = []rule{
 			s := switches[len(switches)-1]
 			return f.propose(record.Promoted{Term: f.Group.Record.Term, Node: f.Self, Timeline: end, Parent: s.Parent, Fork: s.LSN})
 		}},
+	{"holder-barred", "The holder's server came up read-only, and its settings forbid that it is promoted: the lease is given back.",
+		func(f facts) (string, bool) {
+			return f.local.Barred, f.holds() && f.inRecovery() && f.local.Barred != ""
+		},
+		func(f facts) []Action { return f.giveUp(f.local.Barred) }},
 	{"promotion-failed", "The promotion of the holder's server failed, and may happen yet: the server is ended, and the lease given back.",
 		func(f facts) (string, bool) {
 			p, tried := f.Setback.Of.(PromoteTo)
@@ -400,14 +405,14 @@ var vacancyRules = []rule{
 	{"claim", "This node was granted the lease.",
 		func(f facts) (string, bool) {
 			return f.say("term %d is granted to this node", f.Group.Record.Term),
-				f.lease().State == record.Granted && f.lease().Holder == f.Self && f.inRecovery() && f.Guard.Alive
+				f.lease().State == record.Granted && f.lease().Holder == f.Self && f.inRecovery() && f.Guard.Alive && f.local.Barred == ""
 		},
 		func(f facts) []Action {
 			return f.propose(record.Claim{Term: f.Group.Record.Term, Node: f.Self, Incarnation: f.local.Incarnation, TTL: f.Policy.LeaseTTL, Life: f.Life})
 		}},
-	{"wait-claim", "This node was granted the lease, and its server or its guard is not ready.",
+	{"wait-claim", "This node was granted the lease, and its server or its guard is not ready, or its server's settings forbid a promotion.",
 		func(f facts) (string, bool) {
-			return f.say("the server is %s, guard: %v", f.local.State, f.Guard.Alive), f.lease().State == record.Granted && f.lease().Holder == f.Self
+			return f.say("the server is %s, guard: %v, forbidden by: %q", f.local.State, f.Guard.Alive, f.local.Barred), f.lease().State == record.Granted && f.lease().Holder == f.Self
 		}, nil},
 	{"vacancy-paused", "Nobody holds the lease, and the cluster is paused.",
 		func(f facts) (string, bool) {
@@ -436,6 +441,11 @@ var vacancyRules = []rule{
 			return f.say("vacancy %d: %s", f.lease().Vacancy, f.lease().Why), f.lease().State == record.Vacant && f.inRecovery() && !f.sealedNow()
 		},
 		func(f facts) []Action { return []Action{Seal{f.lease().Vacancy}} }},
+	{"wait-barred", "Settings of this node's server forbid that it is promoted, and the record does not say so yet: it offers nothing before.",
+		func(f facts) (string, bool) {
+			m, _ := f.Group.Record.Member(f.Self)
+			return f.local.Barred, f.lease().State == record.Vacant && f.inRecovery() && f.local.Barred != "" && m.Barred == "" && !f.hasBid()
+		}, nil},
 	{"place-bid", "This node is sealed: its position is offered.",
 		func(f facts) (string, bool) {
 			return f.say("vacancy %d: timeline %d, %s", f.lease().Vacancy, f.Seal.Timeline, f.Seal.LSN),

@@ -75,6 +75,7 @@ var (
 	granted  = []record.Change{expired, bidOf2, record.Close{Vacancy: 1}}
 	claimed  = append(granted[:3:3], record.Claim{Term: 2, Node: 2, Incarnation: "i2", TTL: 5 * time.Second})
 	moved    = append(claimed[:4:4], record.Promoted{Term: 2, Node: 2, Timeline: 2, Parent: 1, Fork: 100})
+	barred2  = record.Describe{Node: 2, Priority: 100, Automatic: true, Level: record.Level, Barred: "recovery_target_time is set"}
 	paused   = record.SetPause{On: true, Reason: "works"}
 	unpaused = record.SetPause{}
 )
@@ -225,6 +226,10 @@ var quorumCases = []ruleCase{
 		v.Repromotions = Repromotions{At: t0.Add(-9 * time.Second), Pause: 10 * time.Second}
 	}},
 	{"regrant", holderView, nil, func(v *View) { v.Local.Role = cluster.Standby }},
+	{"holder-barred", holderView, nil, func(v *View) { v.Local.Role, v.Local.Barred = cluster.Standby, "recovery_target_time is set" }},
+	{"holder-barred", quorumView, claimed, func(v *View) { sealed(v); sure(v); v.Local.Barred = "recovery_target_time is set" }},
+	{"primary-holds", holderView, nil, func(v *View) { v.Local.Barred = "recovery_target_time is set" }}, // it takes effect at the next start only
+	{"wait-claim", quorumView, granted, func(v *View) { sealed(v); v.Local.Barred = "recovery_target_time is set" }},
 	{"wrong-timeline", quorumView, claimed, func(v *View) {
 		sure(v)
 		v.Local.Role, v.Local.Position.Timeline, v.Local.Line = cluster.Primary, 3, "1@0/64 3"
@@ -252,6 +257,9 @@ var quorumCases = []ruleCase{
 	{"vacancy-is-manual", quorumView, []record.Change{expired}, func(v *View) { v.Policy.Automatic = false }},
 	{"seal", quorumView, []record.Change{expired}, nil},
 	{"place-bid", quorumView, []record.Change{expired}, sealed},
+	{"seal", quorumView, []record.Change{expired}, func(v *View) { v.Local.Barred = "recovery_target_time is set" }},
+	{"wait-barred", quorumView, []record.Change{expired}, func(v *View) { sealed(v); v.Local.Barred = "recovery_target_time is set" }},
+	{"place-bid", quorumView, []record.Change{expired, barred2}, func(v *View) { sealed(v); v.Local.Barred = "recovery_target_time is set" }}, // it counts for the others' sake
 	{"decline", quorumView, []record.Change{expired}, down(ServerStarting)},
 	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-1400 * time.Millisecond) }},
 	{"wait-grant", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-400 * time.Millisecond) }},
@@ -308,6 +316,17 @@ func leaderView() *View {
 	return v
 }
 
+// announced has all members know what this program knows.
+func announced(v *View) {
+	for i := range v.Group.Record.Members {
+		v.Group.Record.Members[i].Level = record.Level
+	}
+	for id, p := range v.Peers {
+		p.Report.Level = record.Level
+		v.Peers[id] = p
+	}
+}
+
 func forLong(v *View) { v.Group.LeaseAt = t0.Add(-v.Policy.LeaseTTL) }
 
 var leaderCases = []ruleCase{
@@ -336,6 +355,15 @@ var leaderCases = []ruleCase{
 		p.Report.Priority = 50
 		v.Peers[3] = p
 	}},
+	{"describe-member", leaderView, []record.Change{expired}, func(v *View) {
+		announced(v)
+		p := v.Peers[3]
+		p.Report.Barred = "recovery_target_time is set"
+		v.Peers[3] = p
+	}},
+	{"describe-member", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Barred = "recovery_target_time is set" }},
+	{"no-winner", leaderView, []record.Change{expired, barred2, bidOf2}, func(v *View) { announced(v); v.Local.Barred = "recovery_target_time is set" }},
+	{"no-winner", leaderView, []record.Change{expired}, func(v *View) { v.Local.Barred = "recovery_target_time is set" }}, // others would not understand that
 	// While nobody can be granted the lease, what is missing may be a node that is to
 	// be taken in, or one whose settings have changed.
 	{"change-member", leaderView, []record.Change{expired}, func(v *View) {

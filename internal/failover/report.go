@@ -63,7 +63,8 @@ type Report struct {
 	Type      cluster.Role `json:"type"`
 	Location  string       `json:"location"`
 	Priority  int          `json:"priority"`
-	Automatic bool         `json:"automatic"` // failover=automatic
+	Automatic bool         `json:"automatic"`        // failover=automatic
+	Barred    string       `json:"barred,omitempty"` // what of its server forbids a promotion; empty: nothing
 
 	// The local server.
 	Server    ServerState    `json:"server"`
@@ -107,7 +108,7 @@ func Tell(v *View, now time.Time) Report {
 	self, _ := cluster.Find(v.Nodes, v.Self)
 	r := Report{
 		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID, Level: record.Level,
-		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic,
+		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic, Barred: v.Local.Barred,
 		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving, Full: v.Local.Full, Room: v.Local.Room,
 		Upstream: self.Upstream, State: "normal",
 	}

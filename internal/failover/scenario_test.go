@@ -66,7 +66,7 @@ var t0 = time.Unix(1_000_000, 0)
 // saw=NODE:AGO, bid=LOST:LSN[:failed], manual, paused, promoting, receiving (the report),
 // silent (it did not answer since); refused (it listens to another daemon as this node's);
 // ok=AGE, fail=COUNT:SINCE[:lost] (the probe); and of self: down=STATE,
-// held, placed=AGE, tried=AGE, approved, doing, armed, line=TIMELINE. "raft" says
+// held, placed=AGE, tried=AGE, approved, doing, armed, line=TIMELINE, barred=PARAMETER. "raft" says
 // that a node has a state directory, voters=COUNT what its record holds, governs=TERM that it is under the quorum rule, trip=TIME how long the way there and back takes; "group
 // n1 n2 n3" is this node's record, with these voters, under the visibility rule.
 func parseView(t *testing.T, s string) *View {
@@ -252,6 +252,8 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 		l.loss.Approved = true
 	case "doing":
 		l.doing = Promote{Lost: 1}
+	case "barred":
+		l.report.Barred, l.local.Barred = parts[0]+" is set", parts[0]+" is set"
 	case "armed":
 		l.local.Armed = true
 	case "line":

@@ -71,6 +71,7 @@ type Local struct {
 	SyncManaged bool        // synchronous_standby_names is not what operators configured
 	Full        bool        // its disk is: a write was refused for that, or there is next to no room
 	Room        int64       // bytes that may still be written; zero: not known, unless Full
+	Barred      string      // what of its settings forbids a promotion; empty: nothing (safety notes, B27)
 }
 
 // Peer is the latest report of another daemon, when it came, and since when the

@@ -59,6 +59,13 @@ FROM s LEFT JOIN r ON s.rec`}}
 
 	settingsSQL = queries{{sql: `SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY ($1::text[])`}}
 
+	// The command line is how repmgrd recovers a server before a rewind.
+	recoveryTargetsSQL = queries{{sql: `
+SELECT name FROM pg_catalog.pg_settings
+WHERE name IN ('recovery_target', 'recovery_target_lsn', 'recovery_target_name', 'recovery_target_time', 'recovery_target_xid') AND (setting <> '' OR pending_restart)
+   OR name = 'recovery_target_timeline' AND source <> 'command line' AND (setting <> 'latest' OR pending_restart)
+ORDER BY name`}}
+
 	attachedSQL = queries{{sql: `
 SELECT pid, state FROM pg_catalog.pg_stat_replication
 WHERE application_name = $1 OR pg_catalog.regexp_replace(application_name, '@[0-9]+$', '') = $1`}}

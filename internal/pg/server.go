@@ -183,6 +183,23 @@ func (c *Conn) Settings(ctx context.Context, names ...string) (map[string]string
 	return out, nil
 }
 
+// RecoveryTargets returns the parameters that end a recovery before the end of the
+// WAL, or hold it on one timeline, and that are set, now or from the next start on.
+// A server with one of them does not come up read-only and whole: it stops, or is
+// promoted, somewhere (PostgreSQL manual, "Recovery Target").
+func (c *Conn) RecoveryTargets(ctx context.Context) (names []string, err error) {
+	err = c.each(ctx, recoveryTargetsSQL, nil, func(rows pgx.Rows) error {
+		var name string
+		err := rows.Scan(&name)
+		names = append(names, name)
+		return err
+	})
+	if err != nil {
+		return nil, queryFault(err, "recovery targets of the server")
+	}
+	return names, nil
+}
+
 // each calls read for each row of a query.
 func (c *Conn) each(ctx context.Context, q queries, args []any, read func(pgx.Rows) error) error {
 	sql, err := q.forVersion(c.version())

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -345,4 +346,35 @@ func TestVersions(t *testing.T) {
 	if s := fmt.Sprint(NoAnswer, Rejecting, Accepting); s != "no answer rejecting connections accepting connections" {
 		t.Error(s)
 	}
+}
+
+// TestRecoveryTargets: what would end a server's recovery early is named, also where it
+// takes effect from the next start on, and where it does so no more from then on.
+func TestRecoveryTargets(t *testing.T) {
+	t.Parallel()
+	s := primary(t).clone(t, "recovery_target_name = 'never'\nrecovery_target_timeline = 'latest'\nrecovery_target_action = 'promote'\n")
+	s.start(t)
+	c := connect(t, s.socket())
+	want := func(names ...string) {
+		t.Helper()
+		until(t, fmt.Sprint(names), func() bool {
+			got, err := c.RecoveryTargets(within(t, time.Minute))
+			check(t, err)
+			return slices.Equal(got, names)
+		})
+	}
+	want("recovery_target_name")
+	s.exec(t, "ALTER SYSTEM SET recovery_target_timeline = '1'", "ALTER SYSTEM SET recovery_target_name = ''", "SELECT pg_reload_conf()")
+	want("recovery_target_name", "recovery_target_timeline")
+	s.stop(t, "fast")
+	s.start(t)
+	c = connect(t, s.socket())
+	want("recovery_target_timeline")
+	s.exec(t, "ALTER SYSTEM RESET recovery_target_timeline")
+	s.stop(t, "fast")
+	s.start(t)
+	c = connect(t, s.socket())
+	want()
+	s.exec(t, "ALTER SYSTEM SET recovery_target_xid = '4000000000'", "SELECT pg_reload_conf()")
+	want("recovery_target_xid")
 }

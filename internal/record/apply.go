@@ -285,7 +285,7 @@ func (c Describe) apply(r *Record, _ time.Time) string {
 	for i, m := range r.Members {
 		if m.Node == c.Node {
 			r.Members = slices.Clone(r.Members)
-			m.Name, m.Witness, m.Priority, m.Automatic, m.Location, m.Level = c.Name, c.Witness, c.Priority, c.Automatic, c.Location, c.Level
+			m.Name, m.Witness, m.Priority, m.Automatic, m.Location, m.Level, m.Barred = c.Name, c.Witness, c.Priority, c.Automatic, c.Location, c.Level, c.Barred
 			r.Members[i] = m
 			return ""
 		}

@@ -124,6 +124,7 @@ type (
 		Automatic bool           `json:"automatic"`
 		Location  string         `json:"location"`
 		Level     int            `json:"level,omitempty"` // that its program knows; zero: 1, or not told yet
+		Barred    string         `json:"barred,omitempty"`
 	}
 	// SyncAdd says that a set may be in force from now on, beside those that may be already.
 	// Seq is that of the record for which it was decided.
@@ -154,7 +155,7 @@ var levels = map[string]int{"fenced": 2}
 
 // levelOf is the level that whoever reads a change has to know.
 func levelOf(c Change) int {
-	if d, ok := c.(Describe); ok && d.Level > 0 {
+	if d, ok := c.(Describe); ok && (d.Level > 0 || d.Barred != "") {
 		return 2
 	}
 	return max(1, levels[KindOf(c)])

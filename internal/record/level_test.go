@@ -52,6 +52,9 @@ func TestLevels(t *testing.T) {
 			t.Errorf("node %d was put back to an older version, and what it does not know is taken", old)
 		}
 	}
+	if levelOf(Describe{Node: 2, Barred: "x"}) < 2 {
+		t.Error("what bars a member is told to an older version")
+	}
 	text, err := EncodeEntry(Describe{Node: 2, Level: 2}, 1, 1, at)
 	if err != nil {
 		t.Fatal(err)

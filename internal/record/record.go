@@ -78,11 +78,14 @@ type Member struct {
 	Priority  int            `json:"priority"`
 	Automatic bool           `json:"automatic"` // failover=automatic
 	Location  string         `json:"location"`
-	Level     int            `json:"level,omitempty"` // of changes that its program knows; zero: 1
+	Level     int            `json:"level,omitempty"`  // of changes that its program knows; zero: 1
+	Barred    string         `json:"barred,omitempty"` // what of its server forbids a promotion; empty: nothing
 }
 
 // Eligible reports whether the member may be promoted by itself.
-func (m Member) Eligible() bool { return !m.Witness && m.Automatic && m.Priority > 0 }
+func (m Member) Eligible() bool {
+	return !m.Witness && m.Automatic && m.Priority > 0 && m.Barred == ""
+}
 
 // Term is one grant's place in the history of the write-ahead log.
 type Term struct {

@@ -75,6 +75,9 @@ func ineligible(m Member) string {
 	if !m.Automatic {
 		why = append(why, "failover=manual")
 	}
+	if m.Barred != "" {
+		why = append(why, m.Barred)
+	}
 	return strings.Join(why, ", ")
 }
 
