@@ -65,6 +65,7 @@ type Promotion struct {
 	Refused   []RefusedNode      `json:"refused,omitempty"`  // who is not listened to here
 	Barred    []Barred           `json:"barred,omitempty"`   // who may not be promoted, by either rule
 	Full      []FullDisk         `json:"disk_full,omitempty"`
+	TooShort  string             `json:"lease_too_short,omitempty"` // for what, as measured, the lease is too short; empty: for nothing
 }
 
 // FullDisk is a node whose server has no room left.

@@ -33,7 +33,8 @@ type Promotion struct {
 	Broken      string             `json:"broken,omitempty"`  // why the daemon's part in the group is out of order
 	Refused     []api.RefusedNode  `json:"refused,omitempty"` // who is not listened to
 	Full        []api.FullDisk     `json:"disk_full,omitempty"`
-	Barred      []api.Barred       `json:"barred,omitempty"` // who may not be promoted
+	Barred      []api.Barred       `json:"barred,omitempty"`          // who may not be promoted
+	TooShort    string             `json:"lease_too_short,omitempty"` // for what lease_ttl is too short, as measured
 
 	names map[cluster.NodeID]string
 	pause string
@@ -66,7 +67,7 @@ func newPromotion(p *api.Promotion) *Promotion {
 	for _, m := range r.Members {
 		out.names[m.Node] = m.Name
 	}
-	out.Term, out.Voters, out.Leader, out.Failover = r.Term, p.Voters, p.Leader, p.Failover
+	out.Term, out.Voters, out.Leader, out.Failover, out.TooShort = r.Term, p.Voters, p.Leader, p.Failover, p.TooShort
 	out.Synchronous = &Synchronous{Mode: r.Sync.Mode, Sets: append([]record.Set{}, r.Sync.Sets...)}
 	out.Paused, out.pause = r.Pause.On, r.Pause.Reason
 	out.Lease = &Lease{State: r.Lease.State, Holder: r.Lease.Holder, Renewed: p.Unchanged.Seconds()}
@@ -107,6 +108,9 @@ func (p *Promotion) text(w io.Writer) {
 	}
 	row("Term", "%d", p.Term)
 	row("Lease", "%s", p.leaseText())
+	if p.TooShort != "" {
+		row("Too short", "%s", p.TooShort)
+	}
 	row("Voters", "%s", p.votersText())
 	row("Synchronous", "%s", p.syncText())
 	if f := p.Failover; f != nil {

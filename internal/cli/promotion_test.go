@@ -65,6 +65,7 @@ func TestPromotionBlock(t *testing.T) {
 	add("of the holder", told(governed(t)))
 	other := told(governed(t))
 	other.Left, other.Leader = nil, 0
+	other.TooShort = "the way to a majority and back takes 300ms: set lease_ttl to 7.5s or more"
 	other.Barred = []api.Barred{{Node: 1, Name: "node1", Why: "recovery_target_time is set"}}
 	other.Record.Sync = record.Sync{Mode: record.SyncOn, Sets: []record.Set{"ANY 1 (1 2)", "ANY 1 (2)"}}
 	other.Failover = &failover.Prospect{Why: "1 of 3 voters would be left, and 2 have to agree; not heard of: node 2"}

@@ -218,6 +218,7 @@ func (d *Daemon) Start(ctx context.Context, fail context.CancelCauseFunc) error 
 	d.goes(func() { d.quorum.run(ctx) })
 	d.goes(func() { d.guardian.run(ctx) })
 	d.goes(func() { d.watchWrites(ctx) })
+	d.goes(func() { d.watchSweeps(ctx) })
 	d.goes(func() { d.runLoop(ctx, fail) })
 	d.goes(func() { d.eyes.watchLocal(ctx) })
 	d.goes(func() { d.peers.run(ctx) })

@@ -29,6 +29,7 @@ func (d *Daemon) governTurn(ctx context.Context, now time.Time) {
 	d.rememberRule()
 	d.forgetRejoins()
 	d.syncTurn(ctx, now)
+	d.watchLease(now)
 }
 
 // preside carries out what the leader of the group has to do.

@@ -46,7 +46,8 @@ type group struct {
 	rec      *record.Record // nil: no state was taken over yet
 	snapped  uint64         // index of the last snapshot
 	asking   map[uint64]uint64
-	toldAt   time.Time // when an operator was told of another founding
+	toldAt   time.Time     // when an operator was told of another founding
+	disk     time.Duration // that keeping an entry takes; zero: not measured yet
 
 	unsaved *quorum.Batch // the disk had no room for it; nil: there is none
 	triedAt time.Time     // when that was tried last
@@ -73,6 +74,7 @@ type arrived struct {
 }
 
 const raftIDKey, sealKey, foundingKey = "raft-id", "seal", "founding"
+const trialKey = "trial" // what tryDisk writes
 
 // openGroup opens the store and takes up what it holds.
 func openGroup(d *Daemon) (*group, error) {
@@ -151,6 +153,8 @@ func (q *group) run(ctx context.Context) {
 	pace := q.pace()
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
+	trial := time.NewTicker(measureEvery)
+	defer trial.Stop()
 	q.pump()
 	q.publish()
 	for {
@@ -161,6 +165,8 @@ func (q *group) run(ctx context.Context) {
 			if q.member != nil && q.unsaved == nil {
 				q.member.Tick()
 			}
+		case <-trial.C:
+			q.tryDisk()
 		case a := <-q.frames:
 			q.handle(a)
 		case call := <-q.calls:
@@ -284,10 +290,16 @@ func (q *group) pump() bool {
 		if !ok {
 			break
 		}
-		if err := q.store.Save(b.Durable); errors.Is(err, syscall.ENOSPC) {
+		began := bootTime()
+		err := q.store.Save(b.Durable)
+		if b.Durable.MustSync && err == nil {
+			q.disk = failover.Smoothed(q.disk, bootTime().Sub(began))
+		}
+		if errors.Is(err, syscall.ENOSPC) {
 			q.noRoom(b, err)
 			return true
-		} else if err != nil {
+		}
+		if err != nil {
 			q.member.Fail("its state could not be saved: " + err.Error())
 			q.d.complain(levelNotice, err)
 			return true
@@ -475,7 +487,7 @@ func (q *group) takeUp() failover.Group {
 
 // seen is what is known now, in the brain's words; the askers get to know it too.
 func (q *group) seen() failover.Group {
-	g := failover.Group{RaftID: q.identity.RaftID}
+	g := failover.Group{RaftID: q.identity.RaftID, Disk: q.disk}
 	var s quorum.Status
 	if q.member != nil {
 		s = q.member.Status()

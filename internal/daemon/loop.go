@@ -88,6 +88,7 @@ type loopState struct {
 	seen     seen
 	children childWatch
 	sync     syncWatch
+	short    shortLease
 }
 
 // shared is what other goroutines read.
@@ -415,7 +416,7 @@ func (d *Daemon) publish(now time.Time) failover.Report {
 // sameNews compares two reports without what moves all the time.
 func sameNews(a, b failover.Report) bool {
 	for _, r := range []*failover.Report{&a, &b} {
-		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Why, r.Age, r.Standing, r.Room = 0, nil, 0, 0, "", 0, failover.Standing{}, 0
+		r.Sequence, r.Saw, r.Position.LSN, r.Replayed, r.Why, r.Age, r.Standing, r.Room, r.Disk, r.Sweep = 0, nil, 0, 0, "", 0, failover.Standing{}, 0, 0, 0
 	}
 	return reflect.DeepEqual(a, b)
 }

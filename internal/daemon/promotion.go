@@ -44,7 +44,7 @@ func (d *Daemon) promotion(now time.Time) *api.Promotion {
 	}
 	if g.Record.Rule == record.Quorum {
 		outlook := failover.Outlook(v, now)
-		p.Failover = &outlook
+		p.Failover, p.TooShort = &outlook, failover.TooShort(v, now)
 	}
 	return p
 }

@@ -91,7 +91,7 @@ func (v *View) Snapshot() *View {
 	for id, p := range v.Probes {
 		c.Probes[id] = p
 	}
-	c.Nodes, c.Local, c.Paused, c.Group, c.Disowned = v.Nodes, v.Local, v.Paused, v.Group, v.Disowned
+	c.Nodes, c.Local, c.Paused, c.Group, c.Disowned, c.Sweep = v.Nodes, v.Local, v.Paused, v.Group, v.Disowned, v.Sweep
 	return c
 }
 

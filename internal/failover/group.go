@@ -18,6 +18,7 @@ type Group struct {
 	Progress []Progress     // of the others, as the leader knows it
 	Broken   string         // why this node's member is out of order; empty: it is not
 	LeaseAt  time.Time      // when the lease as it is now was first seen here
+	Disk     time.Duration  // that keeping an entry on this node's disk takes; zero: not measured
 }
 
 // Progress is how far another member is.

@@ -144,12 +144,10 @@ var groupRules = []rule{
 			return "standby.signal is there", f.writable() && f.local.Armed
 		},
 		func(facts) []Action { return []Action{Disarm{}} }},
-	{"lease-too-short", "The quorum rule could begin, but lease_ttl is too short for the links between the voters.",
+	{"lease-too-short", "The quorum rule could begin, but lease_ttl is too short for the links between the voters, for their disks, or for the hosts of their servers.",
 		func(f facts) (string, bool) {
-			trip := f.majorityTrip()
-			needed := (trip * electionTrips * electionsPerLease).Round(100 * time.Millisecond)
-			return f.say("the way to a majority and back takes %s: set lease_ttl to %s or more", trip.Round(time.Millisecond), needed),
-				f.writable() && f.Policy.Quorum && f.Group.Record != nil && f.Group.Record.Voters() >= record.MinimumVoters && f.Policy.LeaseTTL < needed
+			why := f.whyTooShort()
+			return why, why != "" && f.writable() && f.Policy.Quorum && f.Group.Record.Voters() >= record.MinimumVoters
 		}, nil},
 	{"begin-awaits-members", "The quorum rule could begin, but so many registered nodes have no part in the group that they could promote one of theirs by the other rule.",
 		func(f facts) (string, bool) {
@@ -202,32 +200,6 @@ func (f facts) outsiders() (without, all int) {
 		}
 	}
 	return without, all
-}
-
-// An election of the group's leader must be over within the lease, and its
-// time-out, a fifth of the lease, must be several round trips (safety notes, section C).
-const (
-	electionTrips     = 5
-	electionsPerLease = 5
-)
-
-// majorityTrip is the round trip to the slowest voter of the fastest majority.
-func (f facts) majorityTrip() time.Duration {
-	if f.Group.Record == nil {
-		return 0
-	}
-	trips := []time.Duration{}
-	for _, m := range f.Group.Record.Members {
-		if m.Voter && m.Node != f.Self {
-			trips = append(trips, f.Peers[m.Node].Trip)
-		}
-	}
-	slices.Sort(trips)
-	others := (len(trips) + 1) / 2 // with this node, more than half
-	if others == 0 {
-		return 0
-	}
-	return trips[others-1]
 }
 
 // quorumRules are those of a member under the quorum rule; of the others, the

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -588,5 +589,50 @@ func TestLongerLease(t *testing.T) {
 	}
 	if c, due := Renewal(v, t0); !due || c.TTL != time.Hour {
 		t.Errorf("due: %v, for %s", due, c.TTL)
+	}
+}
+
+// TestTooShortInForce: while the quorum rule is in force it is the lease that is held that
+// is judged, and nothing is decided by that.
+func TestTooShortInForce(t *testing.T) {
+	v := holderView()
+	v.Policy.LeaseTTL = time.Hour // reloaded, and not renewed by yet
+	for _, id := range []cluster.NodeID{2, 3} {
+		p := v.Peers[id]
+		p.Trip, p.Report.Disk = 10*time.Millisecond, 470*time.Millisecond
+		v.Peers[id] = p
+	}
+	if why := TooShort(v, t0); why != "" {
+		t.Errorf("4.95 s fit into 5 s: %s", why)
+	}
+	v.Group.Disk = 10 * time.Millisecond
+	if why := TooShort(v, t0); !strings.Contains(why, "here 480ms: set lease_ttl to 5.1s or more") {
+		t.Errorf("5.05 s do not: %q", why)
+	}
+	if d := Decide(v, t0); d.Rule != "primary-holds" {
+		t.Errorf("%s: %s", d.Rule, d.Why)
+	}
+	v.Group.Disk = 0
+	v.Observe(SweepTimed{Took: 316 * time.Millisecond}, t0)
+	if why := TooShort(v, t0); why != "" {
+		t.Errorf("652 ms are 0.13 of 5 s: %s", why)
+	}
+	v.Observe(SweepTimed{Took: 330 * time.Millisecond}, t0)
+	if why := TooShort(v, t0); !strings.Contains(why, "node 1's server takes 680ms there") || Tell(v, t0).Sweep != 330*time.Millisecond {
+		t.Errorf("%q", why)
+	}
+	if why := TooShort(New(1, Policy{}), t0); why != "" {
+		t.Errorf("without a record: %q", why)
+	}
+}
+
+// TestSmoothed takes a better measurement at once, and a worse one by and by.
+func TestSmoothed(t *testing.T) {
+	took := Smoothed(Smoothed(0, 80), 16)
+	for range 30 {
+		took = Smoothed(took, 800)
+	}
+	if got := Smoothed(0, 7); got != 7 || Smoothed(7, 0) != 7 || Smoothed(7, 3) != 3 || Smoothed(16, 800) != 16+98 || took < 700 {
+		t.Errorf("%d, %d", got, took)
 	}
 }

@@ -85,6 +85,10 @@ type Report struct {
 	Standing      Standing    `json:"standing,omitzero"`
 	Level         int         `json:"level,omitempty"` // of the record's changes that its program knows; zero: the first
 
+	// How long things take there, as measured; zero: not known.
+	Disk  time.Duration `json:"disk_ns,omitempty"`  // to keep an entry of the group on disk
+	Sweep time.Duration `json:"sweep_ns,omitempty"` // to find the processes of its server
+
 	// What the daemon makes of it.
 	Saw      []Seen `json:"saw,omitempty"` // the upstream, and the primary where that is another node
 	Bid      *Bid   `json:"bid,omitempty"`
@@ -107,7 +111,7 @@ type Standing struct {
 func Tell(v *View, now time.Time) Report {
 	self, _ := cluster.Find(v.Nodes, v.Self)
 	r := Report{
-		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID, Level: record.Level,
+		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID, Level: record.Level, Disk: v.Group.Disk, Sweep: v.Sweep,
 		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic, Barred: v.Local.Barred,
 		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving, Full: v.Local.Full, Room: v.Local.Room,
 		Upstream: self.Upstream, State: "normal",

@@ -67,7 +67,7 @@ var t0 = time.Unix(1_000_000, 0)
 // silent (it did not answer since); refused (it listens to another daemon as this node's);
 // ok=AGE, fail=COUNT:SINCE[:lost] (the probe); and of self: down=STATE,
 // held, placed=AGE, tried=AGE, approved, doing, armed, line=TIMELINE, barred=PARAMETER. "raft" says
-// that a node has a state directory, voters=COUNT what its record holds, governs=TERM that it is under the quorum rule, trip=TIME how long the way there and back takes; "group
+// that a node has a state directory, voters=COUNT what its record holds, governs=TERM that it is under the quorum rule, trip=TIME how long the way there and back takes, disk=TIME a write to its disk, sweep=TIME a search for its server's processes; "group
 // n1 n2 n3" is this node's record, with these voters, under the visibility rule.
 func parseView(t *testing.T, s string) *View {
 	t.Helper()
@@ -163,7 +163,7 @@ func parseNode(t *testing.T, v *View, words []string) {
 	if l.self {
 		l.local.Role, l.local.Position = l.report.Role, l.report.Position
 		v.Self, v.Local, v.Loss, v.Doing = l.node.ID, l.local, l.loss, l.doing
-		v.Group.RaftID = l.report.RaftID
+		v.Group.RaftID, v.Group.Disk, v.Sweep = l.report.RaftID, l.report.Disk, l.report.Sweep
 		return
 	}
 	if l.says {
@@ -264,6 +264,10 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 		l.report.Group, l.report.PromotionRule, l.report.Term = "g", record.Quorum, uint64(num)
 	case "trip":
 		l.trip = age
+	case "disk":
+		l.report.Disk = age
+	case "sweep":
+		l.report.Sweep = age
 	case "voters":
 		l.report.Voters = num
 	default:

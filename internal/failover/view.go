@@ -130,10 +130,11 @@ type View struct {
 	Tenure       Tenure
 	Seal         Sealed
 	Asked        map[record.Change]Asking
-	AnsweredAt   time.Time // when the own server answered last, or was known to be down
-	DoneAt       time.Time // when an order that touches the own server ended last
-	FullSince    time.Time // since when the own server's disk is full; zero: it is not
-	Writing      time.Time // since when the commit of this daemon's own is under way; zero: none is
+	AnsweredAt   time.Time     // when the own server answered last, or was known to be down
+	DoneAt       time.Time     // when an order that touches the own server ended last
+	FullSince    time.Time     // since when the own server's disk is full; zero: it is not
+	Writing      time.Time     // since when the commit of this daemon's own is under way; zero: none is
+	Sweep        time.Duration // that finding the own server's processes takes; zero: not measured
 	Guard        GuardSeen
 	Opened       bool      // the own server may be started as a primary, and was not seen to run since
 	ReadOnly     bool      // the own server was ended with its directory armed, and nothing since has made it a primary
@@ -285,6 +286,8 @@ func (v *View) Observe(e Event, now time.Time) {
 		}
 	case Writing:
 		v.Writing = e.Since
+	case SweepTimed:
+		v.Sweep = e.Took
 	case SealedAt:
 		v.Seal = e.Sealed
 	case GuardSeen:
@@ -337,19 +340,7 @@ func (v *View) observeReport(r Report, trip time.Duration, now time.Time) {
 	if !known || old.Report.Server != r.Server {
 		since = now
 	}
-	v.Peers[r.Node] = Peer{Report: r, At: now, Since: since, Trip: smoothed(old.Trip, trip)}
-}
-
-// smoothed takes a faster exchange at once and a slower one little by little: what
-// is asked for is the way, and not how busy a host was for a moment.
-func smoothed(old, trip time.Duration) time.Duration {
-	switch {
-	case trip == 0:
-		return old
-	case old == 0, trip < old:
-		return trip
-	}
-	return old + (trip-old)/8
+	v.Peers[r.Node] = Peer{Report: r, At: now, Since: since, Trip: Smoothed(old.Trip, trip)}
 }
 
 func (v *View) observeProbe(e Probed, now time.Time) {

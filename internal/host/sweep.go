@@ -3,7 +3,23 @@ package host
 import (
 	"errors"
 	"io/fs"
+	"os"
+	"time"
+
+	"repmgr/internal/fault"
 )
+
+// TimeToSweep is how long it took just now to find the postgres processes of a
+// directory as Sweep does: longer the more processes this machine has. Nothing is killed.
+func TimeToSweep(dataDir string) (time.Duration, error) {
+	dir, err := os.Stat(dataDir)
+	if err != nil {
+		return 0, fault.Wrap(err, fault.SysFailure, "processes of %s", dataDir)
+	}
+	began := BootTime()
+	_, err = scan(dir, false)
+	return BootTime() - began, err
+}
 
 // Sweep ends by SIGKILL every postgres process that one scan finds at work in a
 // directory, the postmaster first, and returns whom it found: also those who
