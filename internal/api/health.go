@@ -48,7 +48,9 @@ func isRunning(v ClusterView, h Health) string {
 	return ""
 }
 
-// isPrimary is yes only for a running primary. A witness's server is no primary
+// isPrimary is yes only for a running primary that clients may be sent to: not before
+// its lease is sure, nor before as many standbys as commits wait for have what it had
+// when it became the primary. A witness's server is no primary
 // of the cluster, though it is not in recovery.
 func isPrimary(v ClusterView, h Health) string {
 	if why := isRunning(v, h); why != "" {
@@ -57,7 +59,7 @@ func isPrimary(v ClusterView, h Health) string {
 	if h.Role != cluster.Primary {
 		return fmt.Sprintf("the role is %s", h.Role)
 	}
-	return ""
+	return v.Unready
 }
 
 func isReplica(v ClusterView, h Health) string {
@@ -72,8 +74,8 @@ func isReplica(v ClusterView, h Health) string {
 
 // isReadable is yes for a primary and for a standby.
 func isReadable(v ClusterView, h Health) string {
-	if isPrimary(v, h) == "" {
-		return ""
+	if h.Role == cluster.Primary {
+		return isPrimary(v, h)
 	}
 	return isReplica(v, h)
 }

@@ -50,6 +50,8 @@ func TestHealthEndpoints(t *testing.T) {
 	cut.Own.Receiving = false
 	ahead := behind(0)
 	ahead.Peers[2].Report.Position.LSN = 1
+	early := situation(cluster.Primary, cluster.Primary, failover.ServerRunning)
+	early.Unready = "0 of 2 synchronous standbys have what it has"
 	type answers struct{ primary, replica, readOnly, readiness, health, liveness, lag10MB string }
 	for _, c := range []struct {
 		name string
@@ -58,6 +60,7 @@ func TestHealthEndpoints(t *testing.T) {
 	}{
 		{"primary", situation(cluster.Primary, cluster.Primary, failover.ServerRunning), answers{"yes", "no", "yes", "yes", "yes", "yes", "no"}},
 		{"promoted a moment ago", situation(cluster.Standby, cluster.Primary, failover.ServerRunning), answers{"yes", "no", "yes", "yes", "yes", "yes", "no"}},
+		{"primary that may not be sent clients yet", early, answers{"no", "no", "no", "no", "yes", "yes", "no"}},
 		{"standby", situation(cluster.Standby, cluster.Standby, failover.ServerRunning), answers{"no", "yes", "yes", "yes", "yes", "yes", "yes"}},
 		{"standby that does not receive", cut, answers{"no", "yes", "yes", "no", "yes", "yes", "yes"}},
 		{"witness", situation(cluster.Witness, cluster.Primary, failover.ServerRunning), answers{"no", "no", "no", "no", "yes", "yes", "no"}},
@@ -112,6 +115,17 @@ func TestHealthSaysWhy(t *testing.T) {
 			t.Errorf("%s: the lag is not told: %s", path, w.Body)
 		}
 	}
+	early := situation(cluster.Primary, cluster.Primary, failover.ServerRunning)
+	early.Unready = "0 of 2 synchronous standbys have what it has"
+	h = NewServer(Options{Backend: &memory{own: early.Own, view: early}}).http.Handler
+	for _, path := range []string{"/primary", "/read-only", "/readiness"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), early.Unready) {
+			t.Errorf("%s: %d, %s", path, w.Code, w.Body)
+		}
+	}
+	h = NewServer(Options{Backend: &memory{own: v.Own, view: v}}).http.Handler
 	for _, junk := range []string{"junk", "-1", "1.5MB", "10XB", "MB", "99999999999TB", "%25"} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/replica?lag="+junk, nil))

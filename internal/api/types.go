@@ -42,6 +42,10 @@ type ClusterView struct {
 
 	Promotion *Promotion `json:"promotion,omitempty"`
 
+	// Unready is why this node's server, which takes writes, shall be sent no clients
+	// yet; empty: it may be sent some.
+	Unready string `json:"unready,omitempty"`
+
 	// Turned is how long ago the daemon's loop last went round; zero is just now.
 	Turned time.Duration `json:"turned_ago_ns"`
 }

@@ -43,7 +43,12 @@ func (b backend) View() api.ClusterView {
 		}
 	}
 	last := b.d.shared.load() // a loop that stands still is not vouched for
-	return api.ClusterView{Version: api.ViewVersion, Own: last.report, Turned: bootTime().Sub(last.turned)}
+	now := bootTime()
+	out := api.ClusterView{Version: api.ViewVersion, Own: last.report, Turned: now.Sub(last.turned)}
+	if !last.sureTo.IsZero() && !now.Before(last.sureTo) {
+		out.Unready = "the lease has run out since the daemon looked round"
+	}
+	return out
 }
 
 // Pause stops or resumes automatic failover: under the quorum rule of the whole

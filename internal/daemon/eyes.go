@@ -41,6 +41,7 @@ type eyes struct {
 	stale   atomic.Bool  // the records were changed: read them at the next look
 
 	conn      *pg.Conn
+	session   uint64         // how often it was opened
 	last      failover.Local // the last look that found the server running
 	state     failover.ServerState
 	readAt    time.Time
@@ -239,7 +240,7 @@ func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
 	}
 	local := failover.Local{At: began, State: failover.ServerRunning, Role: cluster.Primary, SystemID: e.last.SystemID,
 		Position: failover.Position{Timeline: p.Timeline, LSN: p.Position()}, Replayed: p.Replayed, Receiving: p.Receiving,
-		Held: e.d.peers.withheld().Held, Barred: e.barred}
+		Held: e.d.peers.withheld().Held, Session: e.session, Barred: e.barred}
 	if p.InRecovery {
 		local.Role = cluster.Standby
 		// The timeline received goes with the WAL receiver, and pg_control lags behind it.
@@ -270,6 +271,7 @@ func (e *eyes) connect(ctx context.Context) error {
 	if err := ownDirectory(ctx, server, e.cfg.Load()); err != nil {
 		return err
 	}
+	e.session++
 	e.last.SystemID, e.readAt = server.SystemID, time.Time{}
 	e.last.Position.Timeline = 0 // a server that was started anew may have another history
 	e.watchProcess()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
 	"repmgr/internal/host"
 	"repmgr/internal/record"
@@ -30,6 +31,20 @@ func (d *Daemon) governTurn(ctx context.Context, now time.Time) {
 	d.forgetRejoins()
 	d.syncTurn(ctx, now)
 	d.watchLease(now)
+	d.tellReady(now)
+}
+
+// tellReady tells when clients may be sent to a server that has begun to take writes.
+func (d *Daemon) tellReady(now time.Time) {
+	was, v := d.loop.unready, d.loop.view
+	d.loop.unready = failover.Unready(v, now)
+	switch waits := d.loop.unready != ""; {
+	case waits == (was != ""):
+	case waits:
+		d.log.Info("clients are not sent to this server yet: " + d.loop.unready)
+	case v.Local.State == failover.ServerRunning && v.Local.Role == cluster.Primary:
+		d.notice("clients may be sent to this server")
+	}
 }
 
 // preside carries out what the leader of the group has to do.

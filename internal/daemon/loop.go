@@ -89,6 +89,7 @@ type loopState struct {
 	children childWatch
 	sync     syncWatch
 	short    shortLease
+	unready  string // why clients are not sent here; empty: they may be, or this is no primary
 }
 
 // shared is what other goroutines read.
@@ -97,18 +98,20 @@ type shared struct {
 	report failover.Report
 	local  failover.Local
 	turned time.Time
+	sureTo time.Time // until when the own server may take writes; zero: without a limit, or it takes none
 }
 
 type snapshot struct {
 	report failover.Report
 	local  failover.Local
 	turned time.Time
+	sureTo time.Time
 }
 
 func (s *shared) load() snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return snapshot{s.report, s.local, s.turned}
+	return snapshot{s.report, s.local, s.turned, s.sureTo}
 }
 
 func newLoopState(d *Daemon) loopState {
@@ -288,6 +291,7 @@ func (d *Daemon) turn(ctx context.Context, now time.Time) bool {
 	d.publish(now)
 	d.shared.mu.Lock()
 	d.shared.turned, d.shared.local = now, d.loop.view.Local
+	d.shared.sureTo, _ = failover.Deadline(d.loop.view)
 	d.shared.mu.Unlock()
 	if d.loop.decision.Rule == "wait-position" {
 		d.eyes.kick()
@@ -440,7 +444,7 @@ func (d *Daemon) clusterView(now time.Time) api.ClusterView {
 		Version: api.ViewVersion, ClusterID: d.peers.clusterID(), Own: d.publish(now), Nodes: v.Nodes, Daemons: d.peers.daemons(),
 		Decision: api.Decision{At: now, Rule: d.loop.decision.Rule, Why: d.loop.decision.Why},
 		Recent:   slices.Clone(d.loop.recent), Turned: now.Sub(d.shared.load().turned),
-		Promotion: d.promotion(now),
+		Promotion: d.promotion(now), Unready: failover.Unready(v, now),
 	}
 	for _, p := range d.peers.known() {
 		if known, ok := v.Peers[p.Node]; ok {

@@ -47,7 +47,11 @@ type operatorsSync struct {
 // done for synchronous replication: one order at a time.
 func (d *Daemon) syncTurn(ctx context.Context, now time.Time) {
 	w, v := &d.loop.sync, d.loop.view
-	if failover.Synchronizing(v) && !w.looking && now.Sub(w.at) >= syncEvery {
+	every := syncEvery
+	if d.loop.unready != "" { // clients wait for what the next look shows
+		every /= 5
+	}
+	if failover.Synchronizing(v) && !w.looking && now.Sub(w.at) >= every {
 		w.looking, w.at = true, now
 		d.goes(func() {
 			seen, err := d.lookAtSync(ctx)

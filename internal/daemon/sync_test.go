@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -236,4 +240,57 @@ func waitWaited(t *testing.T, ctx context.Context, primary *lab.Node, members in
 		}
 		return errors.Join(err, fmt.Errorf("%q may be in force", sets))
 	})
+}
+
+// A primary that comes back has commits that nobody was told of, and that no standby may
+// have: clients are not sent to it before one of the set has all that it had.
+func TestPrimaryAnswersNotYet(t *testing.T) {
+	l, ctx := syncLab(t, "strict", nil)
+	one := l.Node(1)
+	waitFor(t, ctx, "clients to be sent to the primary", func() error { return health(ctx, one, "/primary", http.StatusOK, "") })
+	for _, n := range l.Nodes[1:] {
+		must(t, n.Pause(ctx)) // its server alone: the daemons agree
+	}
+	must(t, one.Kill9(ctx)) // it held the lease last, so that its bid alone suffices
+	waitFor(t, ctx, "the server to take writes again", func() error {
+		standby, err := one.InRecovery(ctx)
+		if err == nil && standby {
+			err = errors.New("it is in recovery")
+		}
+		return err
+	})
+	const why = "0 of 2 synchronous standbys have what this server had"
+	for _, path := range []string{"/primary", "/read-only"} {
+		waitFor(t, ctx, "the reason at "+path, func() error { return health(ctx, one, path, http.StatusServiceUnavailable, why) })
+	}
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		must(t, health(ctx, one, "/primary", http.StatusServiceUnavailable, why))
+	}
+	for _, n := range l.Nodes[1:] {
+		must(t, n.Resume())
+	}
+	waitFor(t, ctx, "clients to be sent there again", func() error { return health(ctx, one, "/primary", http.StatusOK, "") })
+	must(t, logged(one.DaemonLog(), "clients may be sent to this server"))
+}
+
+// health asks a node's daemon one of the questions that load balancers ask.
+func health(ctx context.Context, n *lab.Node, path string, want int, says string) error {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", filepath.Join(n.DataDir+".repmgr", "repmgrd.sock"))
+	}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://repmgrd"+path, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err == nil && (answer.StatusCode != want || !strings.Contains(string(text), says)) {
+		err = fmt.Errorf("%s is answered with %d, %s", path, answer.StatusCode, text)
+	}
+	return err
 }

@@ -91,7 +91,7 @@ func (v *View) Snapshot() *View {
 	for id, p := range v.Probes {
 		c.Probes[id] = p
 	}
-	c.Nodes, c.Local, c.Paused, c.Group, c.Disowned, c.Sweep = v.Nodes, v.Local, v.Paused, v.Group, v.Disowned, v.Sweep
+	c.Nodes, c.Local, c.Paused, c.Group, c.Disowned, c.Sweep, c.Opening = v.Nodes, v.Local, v.Paused, v.Group, v.Disowned, v.Sweep, v.Opening
 	return c
 }
 

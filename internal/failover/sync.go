@@ -111,6 +111,7 @@ func (v *View) observeSync(e SyncSeen, now time.Time) {
 			s.Good[m.Node] = at
 		}
 	}
+	v.observeReady()
 }
 
 // keepsUp reports whether a standby streams and has since the last look come

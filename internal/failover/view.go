@@ -71,6 +71,7 @@ type Local struct {
 	SyncManaged bool        // synchronous_standby_names is not what operators configured
 	Full        bool        // its disk is: a write was refused for that, or there is next to no room
 	Room        int64       // bytes that may still be written; zero: not known, unless Full
+	Session     uint64      // number of the session with it: another one had to be opened anew
 	Barred      string      // what of its settings forbids a promotion; empty: nothing (safety notes, B27)
 }
 
@@ -141,6 +142,7 @@ type View struct {
 	GuardSince   time.Time // since when there is no guard, or was none
 	Sync         SyncView
 	Repromotions Repromotions
+	Opening      Opening // of the own server, as a primary
 }
 
 // Setback is an order that did not succeed, and how often in a row.
@@ -318,6 +320,7 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	case v.FullSince.IsZero():
 		v.FullSince = now
 	}
+	v.observeOpening(v.Local, l, now)
 	v.Local = l
 	v.ReadOnly = v.ReadOnly && l.Armed && l.Role != cluster.Primary
 	v.Rejoins.observe(l)
