@@ -122,7 +122,7 @@ func newExplanation(r *record.Record, term uint64) (Explanation, error) {
 	chosen := r.Decisions[at]
 	x.Term, x.Node, x.Name, x.Why = chosen.Term, chosen.Node, x.names[chosen.Node], chosen.Why
 	for i, d := range r.Decisions[:at] {
-		opened := slices.Contains([]string{"release", "expire", "void", "fenced"}, d.What)
+		opened := slices.Contains([]string{"release", "expire", "void", "fenced", "withdraw"}, d.What)
 		if opened && chosen.What == "grant" && d.Vacancy == chosen.Vacancy || i == at-1 && d.What == "pause" {
 			x.add(d)
 		}
@@ -189,7 +189,8 @@ func stamp(at time.Time) string {
 var saying = map[string]string{
 	"begin": "the quorum rule began, with %s as the primary", "end": "the quorum rule ended, by %s",
 	"release": "%s gave its lease back", "expire": "the lease of %s ran out", "void": "the grant to %s was taken back",
-	"grant": "%s was chosen", "regrant": "%s stayed the primary, in a new term", "promoted": "%s took writes",
+	"withdraw": "%s took its offer back",
+	"grant":    "%s was chosen", "regrant": "%s stayed the primary, in a new term", "promoted": "%s took writes",
 	"fenced": "the lease of %s was ended by an operator", "pause": "the cluster was paused", "unpause": "the pause was lifted", "bids": "nobody is chosen yet", "missing": "%s is missing",
 }
 

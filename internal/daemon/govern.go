@@ -91,6 +91,9 @@ func (d *Daemon) ask(ctx context.Context, p failover.Propose, now time.Time) {
 		if ends { // others count the time from the entry on: the guard has to know it before
 			err = d.guardian.extendNow(ctx)
 		}
+		if b, ok := p.Change.(record.Bid); ok && b.Declined == "" && err == nil {
+			err = d.stillSealed(ctx)
+		}
 		if err == nil {
 			refused, err = d.quorum.propose(ctx, p.Change)
 		}

@@ -74,3 +74,33 @@ func TestQuorumRecoveryTarget(t *testing.T) {
 	waitEvent(t, ctx, three, "repmgrd_ineligible", two, true)
 	comesBack(t, ctx, l, three)
 }
+
+// A standby that is made to receive WAL again by hand, after it has offered its position,
+// takes the offer back, is sealed again and offers anew.
+func TestQuorumUnsealedByHand(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true, NodeConf: map[int]map[string]string{2: {"priority": "0"}, 3: {"priority": "0"}}})
+	one, two, three := l.Node(1), l.Node(2), l.Node(3)
+	must(t, one.PowerOff(ctx))
+	bids := func() error {
+		r := three.Repmgr(ctx, "cluster", "explain")
+		if strings.Count(r.Stdout, "not eligible: priority 0") != 2 {
+			return errors.Join(r.Err(), errors.New(r.Stdout))
+		}
+		return nil
+	}
+	waitFor(t, ctx, "both to offer what they have", bids)
+	_, err := two.Rows(ctx, "ALTER SYSTEM SET primary_conninfo = '"+strings.ReplaceAll(three.Conninfo(), "'", "''")+"'")
+	must(t, err)
+	_, err = two.Rows(ctx, "SELECT pg_reload_conf()")
+	must(t, err)
+	waitFor(t, ctx, "the offer to be taken back", says(t, three, "cluster explain", "node2 (ID: 2) took its offer back"))
+	waitLog(t, ctx, two, "proposal of withdraw: accepted")
+	waitFor(t, ctx, "both to offer again", bids)
+	if value, err := two.SQL(ctx, "SHOW primary_conninfo"); err != nil || value != "" {
+		t.Errorf("it offers, and would receive from %q (%v)", value, err)
+	}
+	must(t, l.Heal())
+	must(t, one.Start(ctx))
+	must(t, one.StartDaemon(ctx))
+	comesBack(t, ctx, l, one)
+}

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"context"
 	"sync"
 	"time"
 
+	"repmgr/internal/fault"
 	"repmgr/internal/pg"
 	"repmgr/internal/registry"
 )
@@ -16,6 +18,7 @@ const sealedFor = 5 * time.Second
 // just taken over somebody else's load.
 type sealedSession struct {
 	mu    sync.Mutex
+	at    time.Time // when no WAL receiver was there, by the look that ended the sealing
 	conn  *pg.Conn
 	timer *time.Timer
 }
@@ -25,7 +28,7 @@ func (s *sealedSession) keep(conn *pg.Conn) {
 	registry.Close(s.take())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conn = conn
+	s.conn, s.at = conn, bootTime()
 	s.timer = time.AfterFunc(sealedFor, func() { registry.Close(s.takeOnly(conn)) })
 }
 
@@ -43,4 +46,37 @@ func (s *sealedSession) takeOnly(only *pg.Conn) *pg.Conn {
 	s.timer.Stop()
 	s.conn = nil
 	return conn
+}
+
+// freshSeal is how long the look that ended the sealing counts. A new one needs a session,
+// which takes long where it matters most; what is done by hand in that second is found by the
+// eyes, and the bid taken back.
+const freshSeal = time.Second
+
+// led reports whether there is a leader to propose to.
+func (q *group) led() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.status.Leader != 0
+}
+
+// stillSealed looks, at the moment of a bid, whether the server receives WAL again, since
+// somebody has changed that by hand (safety notes, B12). Then it has to be sealed anew.
+func (d *Daemon) stillSealed(ctx context.Context) error {
+	d.sealed.mu.Lock()
+	at := d.sealed.at
+	d.sealed.mu.Unlock()
+	if !at.IsZero() && bootTime().Sub(at) < freshSeal || !d.quorum.led() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, sealBound)
+	defer cancel()
+	sealed, err := d.ownServer().Sealed(ctx)
+	if err != nil || sealed {
+		return err
+	}
+	if err := d.forgetSeal(); err != nil {
+		return err
+	}
+	return fault.New(fault.FollowFail, "the server is not sealed any more").WithHint("Leave primary_conninfo to repmgrd.")
 }

@@ -398,6 +398,14 @@ var vacancyRules = []rule{
 		func(f facts) (string, bool) {
 			return f.say("vacancy %d", f.lease().Vacancy), f.lease().State == record.Vacant && !f.Policy.Automatic && f.inRecovery()
 		}, nil},
+	{"withdraw-bid", "This node has offered its position and is sealed no more, as after a change by hand: it takes the offer back before it is sealed again.",
+		func(f facts) (string, bool) {
+			return f.withdrawal(), f.lease().State == record.Vacant && f.inRecovery() && f.hasBid() && !f.sealedNow() &&
+				f.Group.Record.Unknown(record.Withdraw{}) == "" // else it is only sealed again
+		},
+		func(f facts) []Action {
+			return f.propose(record.Withdraw{Vacancy: f.lease().Vacancy, Node: f.Self, Why: f.withdrawal()})
+		}},
 	{"decline-full", "Nobody holds the lease; this node's disk is full, and another that may be chosen has room.",
 		func(f facts) (string, bool) {
 			return f.say("%d MB are left", f.local.Room>>20), f.declinesFull()
@@ -613,6 +621,17 @@ func (f facts) sealedNow() bool {
 func (f facts) hasBid() bool {
 	b, ok := f.Group.Record.BidOf(f.Self)
 	return ok && b.Declined == ""
+}
+
+// withdrawal says why what this node offered is not true any more.
+func (f facts) withdrawal() string {
+	switch {
+	case f.local.Receiving:
+		return "its server receives WAL"
+	case !f.local.Sealed:
+		return "its server may receive WAL: primary_conninfo is set"
+	}
+	return "its data directory is another, or was measured anew"
 }
 
 func (f facts) ownBid() record.Bid {

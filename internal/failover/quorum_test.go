@@ -258,6 +258,11 @@ var quorumCases = []ruleCase{
 	{"vacancy-is-manual", quorumView, []record.Change{expired}, func(v *View) { v.Policy.Automatic = false }},
 	{"seal", quorumView, []record.Change{expired}, nil},
 	{"place-bid", quorumView, []record.Change{expired}, sealed},
+	{"withdraw-bid", quorumView, []record.Change{expired, bidOf2}, announced},
+	{"withdraw-bid", quorumView, []record.Change{expired, bidOf2}, func(v *View) { announced(v); sealed(v); v.Local.Receiving = true }},
+	{"seal", quorumView, []record.Change{expired, bidOf2}, nil}, // others would not understand that it is taken back
+	{"seal", quorumView, []record.Change{expired, bidOf2, record.Withdraw{Vacancy: 1, Node: 2}}, nil},
+	{"decline", quorumView, []record.Change{expired, bidOf2, record.Withdraw{Vacancy: 1, Node: 2}}, down(ServerStarting)},
 	{"seal", quorumView, []record.Change{expired}, func(v *View) { v.Local.Barred = "recovery_target_time is set" }},
 	{"wait-barred", quorumView, []record.Change{expired}, func(v *View) { sealed(v); v.Local.Barred = "recovery_target_time is set" }},
 	{"place-bid", quorumView, []record.Change{expired, barred2}, func(v *View) { sealed(v); v.Local.Barred = "recovery_target_time is set" }}, // it counts for the others' sake

@@ -260,6 +260,19 @@ func (c Fenced) apply(r *Record, at time.Time) string {
 	return ""
 }
 
+func (c Withdraw) apply(r *Record, at time.Time) string {
+	if r.Rule != Quorum || r.Lease.State != Vacant || c.Vacancy != r.Lease.Vacancy {
+		return fmt.Sprintf("vacancy %d is not open", c.Vacancy)
+	}
+	if b, bid := r.BidOf(c.Node); !bid || b.Declined != "" {
+		return fmt.Sprintf("node %d has offered nothing", c.Node)
+	}
+	r.Lease.Vacancy++ // what ended the lease, and who may take it up again, stays as it was
+	r.Bids = nil
+	r.note(Decision{Term: r.Term, Vacancy: r.Lease.Vacancy, At: at, What: "withdraw", Node: c.Node, Why: c.Why})
+	return ""
+}
+
 func (c SetPause) apply(r *Record, at time.Time) string {
 	if c.Auto && !c.On && !(r.Pause.On && r.Pause.Auto && r.Pause.By == c.By) {
 		return "the pause is not that daemon's own"

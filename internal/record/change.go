@@ -108,6 +108,14 @@ type (
 		Seq  uint64         `json:"seq"`
 		By   string         `json:"by"`
 	}
+	// Withdraw takes a node's bid back, since its server is sealed no more. It opens a
+	// vacancy of its own: all are sealed and bid anew, so that the bid, should it come a
+	// second time, finds none (safety notes, B11 and B23).
+	Withdraw struct {
+		Vacancy uint64         `json:"vacancy"`
+		Node    cluster.NodeID `json:"node_id"`
+		Why     string         `json:"why"`
+	}
 	// SetPause begins or ends a pause of the whole cluster.
 	SetPause struct {
 		On     bool   `json:"on"`
@@ -151,7 +159,7 @@ type (
 const Level = 2
 
 // levels are those of what came after the first.
-var levels = map[string]int{"fenced": 2}
+var levels = map[string]int{"fenced": 2, "withdraw": 2}
 
 // levelOf is the level that whoever reads a change has to know.
 func levelOf(c Change) int {
@@ -191,7 +199,7 @@ type Entry struct {
 var kinds = map[string]func([]byte) (Change, error){
 	"begin": decode[Begin], "end": decode[End], "renew": decode[Renew], "release": decode[Release], "expire": decode[Expire],
 	"bid": decode[Bid], "close": decode[Close], "claim": decode[Claim], "regrant": decode[Regrant], "promoted": decode[Promoted],
-	"void": decode[Void], "pause": decode[SetPause], "describe": decode[Describe], "sync-add": decode[SyncAdd], "sync-drop": decode[SyncDrop],
+	"void": decode[Void], "withdraw": decode[Withdraw], "pause": decode[SetPause], "describe": decode[Describe], "sync-add": decode[SyncAdd], "sync-drop": decode[SyncDrop],
 	"fenced": decode[Fenced],
 }
 
@@ -231,6 +239,8 @@ func KindOf(c Change) string {
 		return "promoted"
 	case Void:
 		return "void"
+	case Withdraw:
+		return "withdraw"
 	case SetPause:
 		return "pause"
 	case Describe:

@@ -257,6 +257,31 @@ func TestAPromotionThatWasNotRecorded(t *testing.T) {
 	}
 }
 
+// TestABidIsTakenBack: nobody is chosen by a bid that was taken back, nor by a second copy
+// of it; the next one, from the next vacancy, counts (safety notes, B23).
+func TestABidIsTakenBack(t *testing.T) {
+	r := group(t, 3)
+	refused(t, r, Withdraw{Vacancy: 0, Node: 2}, "not open")
+	taken(t, r, Expire{Term: 1, Seq: 0})
+	refused(t, r, Withdraw{Vacancy: 1, Node: 2}, "has offered nothing")
+	taken(t, r, bid(1, 2, 1500))
+	taken(t, r, Bid{Vacancy: 1, Node: 3, Declined: "its server is starting"})
+	refused(t, r, Withdraw{Vacancy: 1, Node: 3}, "has offered nothing")
+	refused(t, r, Withdraw{Vacancy: 2, Node: 2}, "not open")
+	taken(t, r, Withdraw{Vacancy: 1, Node: 2, Why: "it receives WAL again"})
+	refused(t, r, bid(1, 2, 1500), "not open")
+	refused(t, r, Close{1}, "not open")
+	refused(t, r, Close{2}, "no eligible standby")
+	refused(t, r, Withdraw{Vacancy: 1, Node: 2}, "not open")
+	reinstated := r.Clone()
+	taken(t, reinstated, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 1, TTL: time.Second, MaximumLag: -1}) // as before it was taken back
+	taken(t, r, bid(2, 2, 1600))
+	taken(t, r, Close{2})
+	if r.Lease.Holder != 2 || r.Lease.LSN != 1600 {
+		t.Errorf("%+v", r.Lease)
+	}
+}
+
 func TestOldTermsGoIntoTheBase(t *testing.T) {
 	r := group(t, 3)
 	for i := range keptTerms + 50 {
@@ -272,7 +297,7 @@ func TestOldTermsGoIntoTheBase(t *testing.T) {
 func TestEveryChangeTravels(t *testing.T) {
 	for _, c := range []Change{Begin{Node: 1, Line: "1", LSN: 5}, End{Node: 1}, Renew{Term: 3, Seq: 2, TTL: time.Second}, Release{Why: "x"}, Expire{1, 2},
 		bid(1, 2, 3), Close{4}, Claim{Term: 1}, Regrant{Term: 2}, Promoted{Fork: 77}, Void{Term: 1}, SetPause{On: true}, Describe{Node: 2},
-		SyncAdd{Set: SetOf(1, 3, 2)}, SyncDrop{LSN: 5}, Fenced{Term: 1, Node: 2, Seq: 3, By: "x"}} {
+		SyncAdd{Set: SetOf(1, 3, 2)}, SyncDrop{LSN: 5}, Fenced{Term: 1, Node: 2, Seq: 3, By: "x"}, Withdraw{Vacancy: 3, Node: 2, Why: "x"}} {
 		text, err := EncodeEntry(c, 7, 99, at)
 		if err != nil {
 			t.Fatal(err)
@@ -282,7 +307,7 @@ func TestEveryChangeTravels(t *testing.T) {
 			t.Errorf("%+v came back as %+v (%v)", c, back, err)
 		}
 	}
-	if len(kinds) != 16 {
+	if len(kinds) != 17 {
 		t.Errorf("%d kinds: add the new one here", len(kinds))
 	}
 }
