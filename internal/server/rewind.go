@@ -570,34 +570,3 @@ func (o Own) restoreConfig(r RewindRequest) error {
 	}
 	return nil
 }
-
-// BeginClone keeps the server's configuration, before its directory is emptied for a
-// clone, and marks the directory: what is there from now on must be cloned. What an
-// earlier rewind or clone that was broken off had kept stays.
-func (o Own) BeginClone() error {
-	r := RewindRequest{StateDir: o.Config.StateDir()}
-	if broken, err := RewindInterrupted(r.StateDir); err != nil || broken {
-		return err
-	}
-	if err := o.saveConfig(r); err != nil {
-		return err
-	}
-	return host.WriteFileDurable(filepath.Join(r.StateDir, markerName), []byte("a clone was begun\n"), 0o600)
-}
-
-// EndClone gives the clone the configuration back that the server had. What it
-// follows is as the clone was made.
-func (o Own) EndClone() error {
-	r := RewindRequest{StateDir: o.Config.StateDir()}
-	recovery, err := pg.ReadRecovery(o.dir())
-	if err != nil {
-		return err
-	}
-	if err := o.restoreConfig(r); err != nil {
-		return err
-	}
-	if err := pg.WriteRecovery(o.dir(), recovery); err != nil {
-		return err
-	}
-	return r.end()
-}
