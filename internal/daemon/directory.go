@@ -2,9 +2,9 @@ package daemon
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
@@ -82,15 +82,22 @@ func historyOf(line record.Line) (server.History, error) {
 }
 
 // incarnationOf tells one making of a data directory from the next: a clone and a
-// rewind write PG_VERSION anew, a server that runs never does.
+// rewind write PG_VERSION anew, a server that runs never does. The device's number is no
+// part of it: it may be another after a boot or a mount, and the last holder of the
+// lease would not be known again, whose bid alone suffices after a power cut. The time of
+// the file's making, where the file system keeps one, is: a backup that was put back has another.
 func incarnationOf(dataDir string) string {
-	info, err := os.Stat(filepath.Join(dataDir, "PG_VERSION"))
-	if err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, filepath.Join(dataDir, "PG_VERSION"), 0, unix.STATX_INO|unix.STATX_MTIME|unix.STATX_BTIME, &st); err != nil {
 		return ""
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ""
+	return incarnationFrom(st)
+}
+
+func incarnationFrom(st unix.Statx_t) string {
+	made := unix.StatxTimestamp{}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		made = st.Btime
 	}
-	return fmt.Sprintf("%x-%x-%x", st.Dev, st.Ino, info.ModTime().UnixNano())
+	return fmt.Sprintf("%x-%x.%x-%x.%x", st.Ino, made.Sec, made.Nsec, st.Mtime.Sec, st.Mtime.Nsec)
 }

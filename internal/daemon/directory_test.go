@@ -4,6 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
@@ -28,5 +31,57 @@ func TestLineOfAStandby(t *testing.T) {
 		if string(got.Line) != want {
 			t.Errorf("%s: %q, want %q", state, got.Line, want)
 		}
+	}
+}
+
+// TestIncarnation: a data directory is the same one after it was moved, or mounted from a
+// device with another number, and another one after it was made anew, though its times were kept.
+func TestIncarnation(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	file := filepath.Join(dir, "PG_VERSION")
+	at := time.Now().Add(-time.Hour)
+	put := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte("15\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(name, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := incarnationOf(dir); got != "" {
+		t.Errorf("there is none, and it is %q", got)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(file)
+	first := incarnationOf(dir)
+	if err := os.Rename(dir, dir+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	if got := incarnationOf(dir + ".moved"); got != first || first == "" {
+		t.Errorf("moved: %q, before %q", got, first)
+	}
+	put(filepath.Join(dir+".moved", "new"))
+	if err := os.Rename(filepath.Join(dir+".moved", "new"), filepath.Join(dir+".moved", "PG_VERSION")); err != nil {
+		t.Fatal(err)
+	}
+	if got := incarnationOf(dir + ".moved"); got == first {
+		t.Errorf("made anew: %q as before", got)
+	}
+	st := unix.Statx_t{Ino: 7, Dev_major: 8, Dev_minor: 1, Mtime: unix.StatxTimestamp{Sec: 5}}
+	other := st
+	other.Dev_minor = 2
+	if incarnationFrom(st) != incarnationFrom(other) {
+		t.Error("the device's number counts")
+	}
+	other.Btime = unix.StatxTimestamp{Sec: 9} // not told of in Mask: it means nothing
+	if incarnationFrom(st) != incarnationFrom(other) {
+		t.Error("a time of making counts that the file system does not keep")
+	}
+	other.Mask |= unix.STATX_BTIME
+	if incarnationFrom(st) == incarnationFrom(other) {
+		t.Error("the time of making does not count")
 	}
 }
