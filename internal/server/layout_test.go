@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -160,5 +161,32 @@ func TestKeepNewest(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("limit %d: removed %v, want %v", limit, got, want)
 		}
+	}
+}
+
+// The log that a server keeps which a daemon has started may be rotated by copying it and
+// cutting it off (packaging/repmgrd.logrotate): what is written then is at its beginning.
+func TestServerLogMayBeCutOff(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, "")
+	own := *i.Config
+	own.PgCtlOptions = "" // no -l: it has no log of its own
+	check(t, Own{Config: &own}.Start(within(t)))
+	log := filepath.Join(i.Config.StateDir(), "server.log")
+	says := func(text string) (content string) {
+		t.Helper()
+		_, err := i.conn(t).Exec(within(t), "DO $$ BEGIN RAISE LOG '"+text+"'; END $$")
+		check(t, err)
+		until(t, text, func() bool {
+			bytes, err := os.ReadFile(log)
+			content = string(bytes)
+			return err == nil && strings.Contains(content, text)
+		})
+		return content
+	}
+	before := says("one line")
+	check(t, os.Truncate(log, 0))
+	if after := says("another line"); strings.Contains(after, "one line") || strings.Contains(after, "\x00") || len(after) > len(before) {
+		t.Errorf("after it was cut off it holds %q", after)
 	}
 }
