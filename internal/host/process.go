@@ -98,6 +98,43 @@ func inspect(pid int, dir fs.FileInfo) (Process, bool) {
 	return p, err == nil && state != 'Z' && state != 'X'
 }
 
+// Ending counts the postgres processes of a data directory that were killed and give
+// their memory back, which takes seconds where that is large. The kernel has taken their
+// program away by then (exit_mm in kernel/exit.c), so that Processes lists them no more, and
+// they can run nothing; what they had attached is detached at the end of it.
+func Ending(dataDir string) (int, error) {
+	dir, err := os.Stat(dataDir)
+	if err != nil {
+		return 0, fault.Wrap(err, fault.SysFailure, "processes of %s", dataDir)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, fault.Wrap(err, fault.SysFailure, "list of processes")
+	}
+	count := 0
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		proc := filepath.Join("/proc", e.Name())
+		if _, err := os.Readlink(filepath.Join(proc, "exe")); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if name, err := os.ReadFile(filepath.Join(proc, "comm")); err != nil || string(name) != "postgres\n" {
+			continue
+		}
+		cwd, err := os.Stat(filepath.Join(proc, "cwd"))
+		if err != nil || !os.SameFile(cwd, dir) {
+			continue
+		}
+		if _, state, err := readStat(pid); err == nil && state != 'Z' && state != 'X' {
+			count++
+		}
+	}
+	return count, nil
+}
+
 func titleOf(pid int) string {
 	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	return strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(text, "\x00"), []byte{0}, []byte{' '})))

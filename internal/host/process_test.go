@@ -94,6 +94,41 @@ func TestKillAllLeavesNobody(t *testing.T) {
 	check(t, KillAll(ctx, s.dir)) // nobody is there
 }
 
+// Who was killed and gives much memory back is no process of the server any more, and is
+// counted until it has done so.
+func TestEnding(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	mustRun(t, testBin+"/psql", "-h", baseDir, "-p", strconv.Itoa(s.port), "-U", "postgres", "-X", "-q", "-c", "ALTER SYSTEM SET shared_buffers = '400MB'", "-c", "ALTER SYSTEM SET huge_pages = off")
+	mustRun(t, testBin+"/pg_ctl", "-D", s.dir, "-l", s.dir+".log", "-w", "-m", "fast", "restart")
+	s.session(t, "CREATE UNLOGGED TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 350000); SELECT pg_sleep(600)")
+	until(t, "much memory in use", func() bool {
+		out, _ := command(testBin+"/psql", "-h", baseDir, "-p", strconv.Itoa(s.port), "-U", "postgres", "-X", "-A", "-t", "-c", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'").Output()
+		return strings.TrimSpace(string(out)) == "1"
+	})
+	if n, err := Ending(s.dir); n != 0 || err != nil {
+		t.Errorf("%d are ending, and nobody was killed (%v)", n, err)
+	}
+	dir, err := os.Stat(s.dir)
+	check(t, err)
+	seen := 0
+	began := time.Now()
+	until(t, "nobody left", func() bool {
+		found, err := Sweep(dir)
+		check(t, err)
+		ending, err := Ending(s.dir)
+		check(t, err)
+		if len(found) == 0 && ending > seen {
+			seen = ending
+			t.Logf("after %s nobody can run, and %d give memory back", time.Since(began), ending)
+		}
+		return len(found) == 0 && ending == 0
+	})
+	if seen == 0 {
+		t.Error("nobody was seen who gives memory back")
+	}
+}
+
 // A stopped postmaster takes no other signal than this one.
 func TestKillAllOfAStoppedServer(t *testing.T) {
 	t.Parallel()
@@ -122,6 +157,9 @@ func TestSweep(t *testing.T) {
 	check(t, os.Rename(s.dir, moved))
 	t.Cleanup(func() { os.Rename(moved, s.dir) })
 	before := len(processes(t, moved))
+	if took, err := TimeToSweep(moved); err != nil || took <= 0 || len(processes(t, moved)) != before {
+		t.Errorf("a search took %s, and left %v (%v)", took, processes(t, moved), err)
+	}
 	found, err := Sweep(dir)
 	check(t, err)
 	if len(found) != before {

@@ -63,7 +63,8 @@ func (o Own) order(ctx context.Context, stop unix.Signal, grace time.Duration) {
 // Kill ends every process of the server and returns when that is proved: nobody
 // works in the data directory, nobody is attached to the server's shared memory
 // where that can be told (A9), and whatever starts the directory comes up
-// read-only. Nothing may be released before (B20).
+// read-only. Nothing may be released before (B20). Who was killed and still gives memory
+// back can run nothing, and is not waited for.
 func (o Own) Kill(ctx context.Context) error { return o.kill(ctx, o.sharedMemory()) }
 
 func (o Own) kill(ctx context.Context, memory sharedMemory) error {
@@ -86,8 +87,11 @@ func (o Own) killAll(ctx context.Context, memory sharedMemory) error {
 	}
 	var attached int
 	gone, _ := eachWhile(ctx, func() (bool, error) {
-		attached = memory.attached()
-		return attached <= stuck, nil
+		if attached = memory.attached(); attached <= stuck {
+			return true, nil
+		}
+		ending, err := host.Ending(o.dir()) // after the look at who is attached: who has gone since is not counted twice
+		return err == nil && attached <= stuck+ending, nil
 	})
 	if !gone {
 		return fault.Wrap(ctx.Err(), fault.SysFailure, "processes are still attached to the shared memory of the server").

@@ -280,3 +280,23 @@ func TestPromotionIsTakenBack(t *testing.T) {
 	}
 	standby.promote(t, 3)
 }
+
+// A server with much memory is dead before it has given that back, and is started when it has.
+func TestStartAfterMuchMemory(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, "shared_buffers = 400MB\nhuge_pages = off\n")
+	i.start(t)
+	i.exec(t, "CREATE UNLOGGED TABLE big AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 350000)")
+	conn := i.conn(t) // one that has touched it too
+	_, err := conn.Exec(within(t), "SELECT count(*) FROM big")
+	check(t, err)
+	began := time.Now()
+	check(t, i.Kill(within(t)))
+	ending, err := host.Ending(i.dir)
+	check(t, err)
+	t.Logf("after %s nobody can run, and %d give memory back", time.Since(began), ending)
+	check(t, i.Start(within(t)))
+	if standby := i.value(t, "SELECT pg_is_in_recovery()"); standby != "t" && standby != "true" {
+		t.Errorf("in recovery: %s", standby)
+	}
+}

@@ -252,7 +252,7 @@ func (o Own) recoverCleanly(ctx context.Context, end Position) error {
 	if err := o.Arm(); err != nil {
 		return err
 	}
-	if err := errors.Join(o.DropPlaceholders(), o.clearZombie()); err != nil {
+	if err := errors.Join(o.DropPlaceholders(), o.clearZombie(), o.awaitEnding(ctx)); err != nil {
 		return err
 	}
 	ctl, err := o.ctl()

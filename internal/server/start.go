@@ -94,6 +94,9 @@ func (o Own) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := o.awaitEnding(ctx); err != nil {
+		return err
+	}
 	start := func() error {
 		return o.service(ctx, o.Config.ServiceStartCommand, ctl.Start("", remaining(ctx)), "start the server")
 	}
@@ -104,6 +107,17 @@ func (o Own) Start(ctx context.Context) error {
 		return o.whyNotStarted(err)
 	}
 	return o.awaitConnections(ctx)
+}
+
+// awaitEnding waits until killed processes of the server have given their memory back:
+// they are attached to it until then, and no server starts beside them ("pre-existing
+// shared memory block"). Where ctx ends first, the start says so.
+func (o Own) awaitEnding(ctx context.Context) error {
+	_, err := eachWhile(ctx, func() (bool, error) {
+		ending, err := host.Ending(o.dir())
+		return ending == 0, err
+	})
+	return err
 }
 
 // clearEmptyLocks removes lock files without content, which a postmaster leaves
