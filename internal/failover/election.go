@@ -192,6 +192,10 @@ func describeQuorum(a Action) string {
 		return fmt.Sprintf("release of the lease in term %d", a.Term)
 	case StartServer:
 		return "start of the server, read-only"
+	case HandOver:
+		return fmt.Sprintf("stop of the server for a switchover to node %d", a.To)
+	case TakeUp:
+		return "start of the server as the primary that it was"
 	case Rejoin:
 		return fmt.Sprintf("return of the server as a standby of node %d", a.Upstream)
 	case ChangeMember:

@@ -13,7 +13,7 @@ type Gate string
 
 // The answers of the start gate.
 const (
-	GateAsItIs   Gate = "as it is"  // the quorum rule is not in force: nothing is done
+	GateAsItIs   Gate = "as it is"  // nothing is done: the quorum rule is not in force, or its daemon has seen to it
 	GateReadOnly Gate = "read-only" // its daemon promotes it, if it may
 	GatePrimary  Gate = "primary"   // on its timeline, with its unlogged tables
 	GateWait     Gate = ""          // it cannot be told yet
@@ -27,6 +27,8 @@ func Startable(v *View) (Gate, string) {
 		return GateAsItIs, "the visibility rule is in force"
 	case f.starts():
 		return GateReadOnly, "its daemon starts it"
+	case f.takesUp():
+		return GateAsItIs, "its daemon starts it as the primary that it was"
 	case f.Doing != nil:
 		return GateWait, "the daemon is busy: " + Describe(f.Doing)
 	case !f.holds():
@@ -56,4 +58,10 @@ func (f facts) starts() bool {
 		return true
 	}
 	return false
+}
+
+// takesUp reports whether the daemon itself is starting the server as a primary.
+func (f facts) takesUp() bool {
+	_, ok := f.Doing.(TakeUp)
+	return ok
 }

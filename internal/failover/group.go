@@ -121,6 +121,7 @@ func (v *View) observeGroup(g Group, now time.Time) {
 	}
 	v.Group = g
 	if g.Record != nil {
+		v.adoptRequest(old.Record == nil)
 		v.adopt(g.Record)
 	}
 }

@@ -60,10 +60,16 @@ var leaderRules = []rule{
 		func(f facts) []Action {
 			return f.propose(record.Void{Term: f.Group.Record.Term, Why: fmt.Sprintf("node %d did not claim it", f.lease().Holder)})
 		}},
+	{"await-successor", "The lease was handed over in a switchover, and the node that it is for has not bid yet.",
+		func(f facts) (string, bool) {
+			waits, _ := f.awaitsSuccessor()
+			return f.say("node %d has not bid yet", f.lease().Successor), waits && f.vacant() && f.now.Sub(f.leaseSeen()) < f.untilBids()
+		}, nil},
 	{"await-bids", "Nobody holds the lease, and a member that was heard of has not bid yet.",
 		func(f facts) (string, bool) {
 			n, missing := f.missingBid()
-			return f.say("node %d has not bid yet", n), f.vacant() && missing && f.now.Sub(f.leaseSeen()) < f.Policy.BidWindow
+			_, settled := f.awaitsSuccessor()
+			return f.say("node %d has not bid yet", n), f.vacant() && missing && !settled && f.now.Sub(f.leaseSeen()) < f.Policy.BidWindow
 		}, nil},
 	{"close", "Nobody holds the lease, and the bids suffice.",
 		func(f facts) (string, bool) {

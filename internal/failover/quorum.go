@@ -38,12 +38,15 @@ type (
 	Disarm struct{}
 	// Demote ends the own server at once; it stays armed.
 	Demote struct{ Why string }
-	// GiveUp ends what is left of the own server and releases the lease.
+	// GiveUp ends what is left of the own server and releases the lease; in a
+	// switchover to node To, whose server has all WAL up to End.
 	GiveUp struct {
 		Term uint64
 		Seq  uint64 // of the last renewal
 		Why  string
-		Fast bool // it answers: it is stopped in order first, so that its standbys have everything
+		Fast bool           // it answers: it is stopped in order first, so that its standbys have everything
+		To   cluster.NodeID // zero: to nobody in particular
+		End  cluster.LSN
 	}
 	// StartServer starts the own server, which is armed, and so comes up read-only.
 	StartServer struct{}
@@ -249,7 +252,7 @@ var quorumRules = slices.Concat([]rule{
 			return f.say("it was sealed for vacancy %d, the record is at vacancy %d", f.Seal.Vacancy, f.lease().Vacancy),
 				f.Seal.Group == f.Group.Record.Group && f.Seal.Vacancy > f.lease().Vacancy
 		}, nil},
-}, holderRules, vacancyRules, memberRules)
+}, downForSwitchover, holderRules, switchoverRules, []rule{primaryHolds}, vacancyRules, memberRules)
 
 // releasedWithin is how long this node's record may lag behind a release that was
 // answered before it is asked for again.
@@ -366,11 +369,13 @@ var holderRules = []rule{
 			return why, why != "" && f.known && f.holds() && f.writable() && f.sure() && f.lease().State == record.Held
 		},
 		func(f facts) []Action { return []Action{EndQuorum{f.Group.Record.Term, f.whyEnd()}} }},
-	{"primary-holds", "This server takes writes and this node holds the lease.",
-		func(f facts) (string, bool) {
-			return f.say("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), f.holds()
-		}, nil},
 }
+
+// primaryHolds is where the holder has nothing to do.
+var primaryHolds = rule{"primary-holds", "This server takes writes and this node holds the lease.",
+	func(f facts) (string, bool) {
+		return f.say("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), f.holds()
+	}, nil}
 
 // vacancyRules are for the time in which nobody holds the lease.
 var vacancyRules = []rule{
@@ -442,7 +447,7 @@ var vacancyRules = []rule{
 		}},
 	{"start-to-bid", "Nobody holds the lease, and this node's server is down: it is started read-only.",
 		func(f facts) (string, bool) {
-			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > f.startAfter()
+			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > max(f.untilBids(), f.startAfter())
 		},
 		func(facts) []Action { return []Action{StartServer{}} }},
 	{"wait-grant", "Nobody holds the lease yet.",

@@ -71,15 +71,34 @@ func change(t *testing.T, v *View, changes ...record.Change) {
 }
 
 var (
-	expired  = record.Expire{Term: 1}
-	bidOf2   = record.Bid{Vacancy: 1, Node: 2, Incarnation: "i2", Timeline: 1, LSN: 100, Line: "1"}
-	granted  = []record.Change{expired, bidOf2, record.Close{Vacancy: 1}}
-	claimed  = append(granted[:3:3], record.Claim{Term: 2, Node: 2, Incarnation: "i2", TTL: 5 * time.Second})
-	moved    = append(claimed[:4:4], record.Promoted{Term: 2, Node: 2, Timeline: 2, Parent: 1, Fork: 100})
-	barred2  = record.Describe{Node: 2, Priority: 100, Automatic: true, Level: record.Level, Barred: "recovery_target_time is set"}
-	paused   = record.SetPause{On: true, Reason: "works"}
-	unpaused = record.SetPause{}
+	expired   = record.Expire{Term: 1}
+	bidOf2    = record.Bid{Vacancy: 1, Node: 2, Incarnation: "i2", Timeline: 1, LSN: 100, Line: "1"}
+	granted   = []record.Change{expired, bidOf2, record.Close{Vacancy: 1}}
+	claimed   = append(granted[:3:3], record.Claim{Term: 2, Node: 2, Incarnation: "i2", TTL: 5 * time.Second})
+	moved     = append(claimed[:4:4], record.Promoted{Term: 2, Node: 2, Timeline: 2, Parent: 1, Fork: 100})
+	barred2   = record.Describe{Node: 2, Priority: 100, Automatic: true, Level: record.Level, Barred: "recovery_target_time is set"}
+	paused    = record.SetPause{On: true, Reason: "works"}
+	unpaused  = record.SetPause{}
+	ask2      = record.RequestSwitchover{Term: 1, Number: 1, To: 2, By: "node 2"}
+	ask3      = record.RequestSwitchover{Term: 1, Number: 1, To: 3, By: "node 2"}
+	declined1 = record.Bid{Vacancy: 1, Node: 1, Declined: "its server is stopped"}
+	behind2   = record.Bid{Vacancy: 1, Node: 2, Incarnation: "i2", Timeline: 1, LSN: 99, Line: "1"}
+	handed    = func(to cluster.NodeID) record.Change {
+		return record.Release{Term: 1, Node: 1, Incarnation: "i1", To: to, End: 100}
+	}
 )
+
+// streaming says that node 2 streams from the holder.
+func streaming(v *View) {
+	p := v.Peers[2]
+	p.Report.Receiving, p.Report.Upstream = true, v.Self
+	v.Peers[2] = p
+}
+
+// taken says that the holder has taken that request up, and why it came to nothing.
+func taken(number uint64, failed string) func(*View) {
+	return func(v *View) { v.Handover = Handover{Number: number, Failed: failed} }
+}
 
 // sure is a hold on term 2.
 func sure(v *View) { v.Tenure = Tenure{Term: 2, Deadline: t0.Add(3 * time.Second)} }
@@ -243,6 +262,27 @@ var quorumCases = []ruleCase{
 	{"arm", holderView, []record.Change{paused, unpaused}, func(v *View) { v.Local.Armed = false }},
 	{"disarm-paused", holderView, []record.Change{paused}, nil},
 	{"primary-holds", holderView, []record.Change{paused}, func(v *View) { v.Local.Armed = false }},
+	{"hand-over", holderView, []record.Change{ask2}, streaming},
+	{"arm", holderView, []record.Change{ask2}, func(v *View) { streaming(v); v.Local.Armed = false }},
+	{"call-off", holderView, []record.Change{ask2}, nil}, // it does not stream
+	{"call-off", holderView, []record.Change{ask2}, func(v *View) { streaming(v); v.Guard.Alive, v.GuardSince = false, t0 }},
+	{"call-off", holderView, []record.Change{ask2}, func(v *View) { streaming(v); delete(v.Peers, 2) }},
+	{"call-off", holderView, []record.Change{ask2}, func(v *View) { streaming(v); taken(1, "it lags")(v) }},
+	{"call-off", holderView, []record.Change{ask2}, func(v *View) { streaming(v); v.Handover.Number = 1 }},
+	{"hand-over", holderView, []record.Change{ask2}, func(v *View) { streaming(v); taken(7, "an earlier one")(v) }},
+	{"give-up", holderView, []record.Change{ask2}, func(v *View) { streaming(v); down(ServerCrashed)(v) }},
+	{"hand-over-lease", holderView, []record.Change{ask2}, func(v *View) { down(ServerStopped)(v); v.Handover = Handover{Number: 1, End: 100} }},
+	{"start-read-only", holderView, []record.Change{ask2}, func(v *View) { // not before the majority is back
+		down(ServerStopped)(v)
+		v.Local.Ended, v.Handover, v.Tenure.Deadline = true, Handover{Number: 1, End: 100}, t0
+	}},
+	{"take-up", holderView, []record.Change{ask2}, func(v *View) { down(ServerStopped)(v); taken(1, "node 2 has gone")(v) }},
+	{"give-up", holderView, []record.Change{ask2}, func(v *View) {
+		down(ServerStopped)(v)
+		taken(1, "node 2 has gone")(v)
+		v.Setback = Setback{Of: TakeUp{1}, At: t0, Times: 1}
+	}},
+	{"holder-grace", holderView, []record.Change{ask2}, func(v *View) { down(ServerStopped)(v); v.Local.Since = t0 }}, // by somebody else
 	{"end-quorum", holderView, nil, func(v *View) { v.Nodes = v.Nodes[:2] }},
 	{"end-quorum", holderView, nil, func(v *View) { v.Policy.Quorum = false }},
 	{"primary-holds", holderView, nil, func(v *View) { // another takes the place of the one that is registered no more
@@ -274,6 +314,13 @@ var quorumCases = []ruleCase{
 		v.Group.LeaseAt, v.Peers = t0.Add(-400*time.Millisecond), nil // nobody else may be promoted
 	}},
 	{"wait-grant", quorumView, []record.Change{expired, bidOf2}, sealed},
+	{"wait-grant", holderView, []record.Change{ask2, handed(2), declined1}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-successorWindow) }},
+	{"start-to-bid", holderView, []record.Change{ask2, handed(2), declined1}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-successorWindow - 1) }},
+	{"start-to-bid", holderView, []record.Change{ask2, handed(2), declined1}, func(v *View) { // the next primary has gone too
+		down(ServerCrashed)(v)
+		v.Group.LeaseAt = t0.Add(-1400 * time.Millisecond)
+		delete(v.Peers, 2)
+	}},
 	{"wait-promotion", quorumView, claimed, func(v *View) { v.Self, v.Local.Incarnation = 3, "i3" }},
 	{"follow-paused", quorumView, []record.Change{paused}, down(ServerStopped)},
 	{"rejoin-is-off", holderView, moved, func(v *View) { down(ServerFenced)(v); v.Policy.Rejoin = "off" }},
@@ -341,6 +388,15 @@ var leaderCases = []ruleCase{
 	{"presides", leaderView, nil, func(v *View) { forLong(v); v.LeadSince = t0 }},
 	{"void", leaderView, granted, forLong},
 	{"await-bids", leaderView, []record.Change{expired, bidOf2}, func(v *View) { v.Group.LeaseAt = t0.Add(-100 * time.Millisecond) }},
+	{"await-successor", leaderView, []record.Change{ask3, handed(3), bidOf2}, func(v *View) { v.Group.LeaseAt = t0.Add(-successorWindow + 1) }},
+	{"close", leaderView, []record.Change{ask3, handed(3), bidOf2}, func(v *View) { v.Group.LeaseAt = t0.Add(-successorWindow) }},
+	{"close", leaderView, []record.Change{ask2, handed(2), bidOf2}, func(v *View) { v.Group.LeaseAt = t0 }}, // nobody else is waited for
+	{"await-bids", leaderView, []record.Change{ask2, handed(2), behind2}, func(v *View) { v.Group.LeaseAt = t0 }},
+	{"close", leaderView, []record.Change{ask3, handed(3), bidOf2}, func(v *View) { // it has gone
+		p := v.Peers[3]
+		p.Silent = true
+		v.Peers[3] = p
+	}},
 	{"close", leaderView, []record.Change{expired, bidOf2}, func(v *View) { // who has no server has no bid
 		v.Group.LeaseAt = t0.Add(-100 * time.Millisecond)
 		for id, p := range v.Peers {

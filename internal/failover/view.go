@@ -142,7 +142,8 @@ type View struct {
 	GuardSince   time.Time // since when there is no guard, or was none
 	Sync         SyncView
 	Repromotions Repromotions
-	Opening      Opening // of the own server, as a primary
+	Opening      Opening  // of the own server, as a primary
+	Handover     Handover // of a switchover
 }
 
 // Setback is an order that did not succeed, and how often in a row.
@@ -300,6 +301,10 @@ func (v *View) Observe(e Event, now time.Time) {
 		v.Sync.Doing = e.Action
 	case SyncDone:
 		v.observeSyncDone(e, now)
+	case StoppedInOrder:
+		v.observeHandover(e.Number, 0, now)
+	case HandedOver:
+		v.observeHandover(e.Number, e.End, now)
 	}
 }
 
@@ -376,10 +381,12 @@ func (v *View) observeOrder(a Action, now time.Time) {
 	case GiveUp:
 		v.gaveUp(a)
 		v.Doing = a
-	case LetStart:
+	case LetStart, TakeUp:
 		v.Doing, v.Opened, v.ReadOnly = a, true, false
 	case Disarm, Promote, PromoteTo:
 		v.Doing, v.ReadOnly = a, false
+	case HandOver:
+		v.Doing, v.Handover = a, Handover{Number: a.Number}
 	case Rejoin:
 		v.Doing, v.Rejoins = a, Rejoins{v.Rejoins.Tries + 1, now}
 	default:
@@ -391,8 +398,11 @@ func (v *View) observeDone(e Done, now time.Time) {
 	if v.Doing == e.Action {
 		v.Doing = nil
 	}
-	if _, ok := e.Action.(Rejoin); ok {
+	switch e.Action.(type) {
+	case Rejoin:
 		v.Rejoins.At = now
+	case HandOver:
+		v.Handover.Failed = e.Err
 	}
 	switch {
 	case e.Err == "":
@@ -470,6 +480,8 @@ func (v *View) observeServer(a Action) {
 		}
 	case PromoteTo:
 		v.Seal, v.Local.Role, v.Local.Line = Sealed{}, cluster.Primary, ""
+	case TakeUp:
+		v.Local.State, v.Local.Role, v.Local.Armed, v.Local.Since = ServerStarting, cluster.RoleUnknown, false, v.DoneAt
 	case StartServer, Rejoin:
 		v.Local.State, v.Local.Role = ServerStarting, cluster.RoleUnknown
 	case Demote, GiveUp:

@@ -29,7 +29,7 @@ func (c Begin) apply(r *Record, at time.Time) string {
 	}
 	r.Rule, r.Base, r.Terms, r.Bids = Quorum, c.Line, nil, nil
 	r.Term++
-	r.Sync = Sync{}
+	r.Sync, r.Switchover.To = Sync{}, 0
 	r.MaximumLag = c.MaximumLag
 	r.Terms = append(r.Terms, Term{Term: r.Term, Node: c.Node, Timeline: end})
 	r.TopTimeline = max(r.TopTimeline, end)
@@ -47,7 +47,7 @@ func (c End) apply(r *Record, at time.Time) string {
 	if r.Pause.On {
 		return "the cluster is paused, and the other rule knows nothing of it"
 	}
-	r.Rule, r.Bids, r.Sync = Visibility, nil, Sync{}
+	r.Rule, r.Bids, r.Sync, r.Switchover.To = Visibility, nil, Sync{}, 0
 	r.Lease = Lease{State: Vacant, Vacancy: r.Lease.Vacancy, Unlimited: r.Lease.Unlimited}
 	r.note(Decision{Term: r.Term, At: at, What: "end", Node: c.Node, Why: c.Why})
 	return ""
@@ -104,8 +104,9 @@ func (r *Record) unlimit() {
 // vacate opens a new vacancy.
 func (r *Record) vacate(what, why string, expired bool, at time.Time) {
 	r.Lease.State, r.Lease.Why, r.Lease.Expired = Vacant, why, expired
+	r.Lease.Successor, r.Lease.End = 0, 0
 	r.Lease.Vacancy++
-	r.Bids = nil
+	r.Bids, r.Switchover.To = nil, 0
 	r.note(Decision{Term: r.Term, Vacancy: r.Lease.Vacancy, At: at, What: what, Node: r.Lease.Holder, Why: why})
 }
 
@@ -116,7 +117,11 @@ func (c Release) apply(r *Record, at time.Time) string {
 	if c.Seq < r.Lease.Seq {
 		return fmt.Sprintf("renewal %d came after the release, which knew of %d", r.Lease.Seq, c.Seq)
 	}
+	asked := r.Switchover.Open() && c.To == r.Switchover.To && c.End != 0 && r.Lease.Promoted
 	r.vacate("release", c.Why, false, at)
+	if asked {
+		r.Lease.Successor, r.Lease.End, r.Lease.LSN = c.To, c.End, max(r.Lease.LSN, c.End)
+	}
 	return ""
 }
 
@@ -164,7 +169,10 @@ func (c Close) apply(r *Record, at time.Time) string {
 	r.Term++
 	r.TopTimeline++
 	r.Lease = Lease{State: Granted, Holder: v.Winner, Incarnation: bid.Incarnation, LSN: bid.LSN, TTL: r.Lease.TTL, Former: r.Lease.last(),
-		Vacancy: r.Lease.Vacancy, Unlimited: r.Lease.Unlimited, Timeline: r.TopTimeline, Why: r.Lease.Why}
+		Vacancy: r.Lease.Vacancy, Unlimited: r.Lease.Unlimited, Timeline: r.TopTimeline, Why: r.Lease.Why, Successor: r.Lease.Successor}
+	if v.Winner != r.Lease.Successor {
+		r.Lease.Successor = 0
+	}
 	r.note(Decision{Term: r.Term, Vacancy: c.Vacancy, At: at, What: "grant", Node: v.Winner, Why: v.Why, Bids: v.Bids})
 	return ""
 }
@@ -209,6 +217,7 @@ func (c Regrant) apply(r *Record, at time.Time) string {
 	r.Term++
 	r.TopTimeline++
 	r.Lease.Seq, r.Lease.Life, r.Lease.TTL, r.Lease.Timeline, r.Lease.Promoted = 0, c.Life, c.TTL, r.TopTimeline, false
+	r.Lease.Successor, r.Switchover.To = 0, 0
 	r.note(Decision{Term: r.Term, At: at, What: "regrant", Node: c.Node, Why: c.Why})
 	return ""
 }
@@ -279,6 +288,9 @@ func (c SetPause) apply(r *Record, at time.Time) string {
 	}
 	if c.Auto && c.On && r.Pause.On {
 		return "" // an operator's pause stays an operator's
+	}
+	if c.On && r.Switchover.Open() {
+		return fmt.Sprintf("a switchover to node %d is under way, which would find nobody to end it", r.Switchover.To)
 	}
 	if r.Pause.On != c.On {
 		what := map[bool]string{true: "pause", false: "unpause"}[c.On]

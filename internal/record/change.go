@@ -52,13 +52,17 @@ type (
 	}
 	// Release gives the lease back: no process of the holder's server is left. Seq
 	// is the last renewal that its daemon proposed: with a later one it has taken
-	// the lease up again, and a release that comes after that is refused.
+	// the lease up again, and a release that comes after that is refused. For a
+	// switchover To is who shall be the next primary, and End where the WAL of the
+	// server, which was stopped in order, ends.
 	Release struct {
 		Term        uint64         `json:"term"`
 		Node        cluster.NodeID `json:"node_id"`
 		Incarnation string         `json:"incarnation"`
 		Seq         uint64         `json:"seq"`
 		Why         string         `json:"why"`
+		To          cluster.NodeID `json:"to,omitempty"`
+		End         cluster.LSN    `json:"end,omitempty"`
 	}
 	// Expire ends a lease that was not renewed; the leader asks for it.
 	Expire struct {
@@ -156,15 +160,18 @@ type (
 
 // Level is the number of the changes' forms that this program knows. A change of
 // form has the next one: a new kind, or a new field of an old kind.
-const Level = 2
+const Level = 3
 
 // levels are those of what came after the first.
-var levels = map[string]int{"fenced": 2, "withdraw": 2}
+var levels = map[string]int{"fenced": 2, "withdraw": 2, "switchover": 3, "call-off": 3}
 
 // levelOf is the level that whoever reads a change has to know.
 func levelOf(c Change) int {
 	if d, ok := c.(Describe); ok && (d.Level > 0 || d.Barred != "") {
 		return 2
+	}
+	if r, ok := c.(Release); ok && (r.To != 0 || r.End != 0) {
+		return 3
 	}
 	return max(1, levels[KindOf(c)])
 }
@@ -200,7 +207,8 @@ var kinds = map[string]func([]byte) (Change, error){
 	"begin": decode[Begin], "end": decode[End], "renew": decode[Renew], "release": decode[Release], "expire": decode[Expire],
 	"bid": decode[Bid], "close": decode[Close], "claim": decode[Claim], "regrant": decode[Regrant], "promoted": decode[Promoted],
 	"void": decode[Void], "withdraw": decode[Withdraw], "pause": decode[SetPause], "describe": decode[Describe], "sync-add": decode[SyncAdd], "sync-drop": decode[SyncDrop],
-	"fenced": decode[Fenced],
+	"fenced":     decode[Fenced],
+	"switchover": decode[RequestSwitchover], "call-off": decode[CallOff],
 }
 
 // Kinds are the names of all changes, sorted.
@@ -251,6 +259,10 @@ func KindOf(c Change) string {
 		return "sync-drop"
 	case Fenced:
 		return "fenced"
+	case RequestSwitchover:
+		return "switchover"
+	case CallOff:
+		return "call-off"
 	default:
 		return "unknown"
 	}

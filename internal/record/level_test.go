@@ -10,7 +10,7 @@ import (
 // Two versions in one group: whatever the leader takes is read by all, and what is
 // not understood by one of them is not taken until it has announced that it is.
 func TestLevels(t *testing.T) {
-	changes := []Change{Renew{Term: 1}, SetPause{On: true}, Describe{Node: 2, Name: "n2"}, SyncAdd{Set: SetOf(1, 2)}, Fenced{Term: 1, Node: 1}}
+	changes := []Change{Renew{Term: 1}, SetPause{On: true}, Describe{Node: 2, Name: "n2"}, SyncAdd{Set: SetOf(1, 2)}, Fenced{Term: 1, Node: 1}, Release{Term: 1, Node: 1}}
 	fenced := changes[4]
 	for old := range cluster.NodeID(4) { // zero: none is old
 		r := group(t, 3)

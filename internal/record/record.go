@@ -49,6 +49,12 @@ type Lease struct {
 	Promoted    bool             `json:"promoted"`    // and has: others may follow it
 	Unlimited   uint64           `json:"unlimited"`   // how often the limit was taken off the lease
 	Former      Former           `json:"former"`      // while granted: who held it before
+
+	// Of a switchover. Successor is whom the last holder handed the lease over to, and
+	// the holder from the grant on, where it was that one. End is where the WAL of the
+	// last holder ends, which was stopped in order; zero: that is not known.
+	Successor cluster.NodeID `json:"successor,omitempty"`
+	End       cluster.LSN    `json:"end,omitempty"`
 }
 
 // Former is what a lease says of its last holder.
@@ -160,6 +166,7 @@ type Record struct {
 	Bids        []Bid            `json:"bids"`         // of the open vacancy, by node id
 	MaximumLag  int64            `json:"maximum_lag"`  // bytes behind the last renewal that a winner may be; negative: no bound
 	Pause       Pause            `json:"pause"`
+	Switchover  Switchover       `json:"switchover"`
 	Decisions   []Decision       `json:"decisions"` // oldest first
 }
 

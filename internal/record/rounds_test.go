@@ -44,6 +44,9 @@ func TestNoScheduleGivesTwoHolders(t *testing.T) {
 			} else if r.Lease.State != Vacant {
 				timeline[r.Lease.Timeline] = r.Term
 			}
+			if r.Switchover.Open() && (!r.Lease.Taken() || r.Pause.On || r.Switchover.To == r.Lease.Holder) {
+				t.Fatalf("seed %d: after %+v a switchover to node %d is open: %+v, paused: %v", seed, c, r.Switchover.To, r.Lease, r.Pause.On)
+			}
 			if before.Lease.State == Vacant && r.Lease.Taken() && !before.Lease.Expired {
 				t.Fatalf("seed %d: %+v gave a released lease back", seed, c)
 			}
@@ -59,9 +62,13 @@ func someChange(rng *rand.Rand, r *Record) Change {
 	}
 	inc := string(rune('a' + int(node) - 1))
 	term := r.Term - uint64(rng.IntN(2))
-	switch rng.IntN(10) {
+	switch rng.IntN(12) {
 	case 0:
-		return Release{Term: term, Node: node, Incarnation: inc, Seq: r.Lease.Seq - uint64(rng.IntN(2))}
+		c := Release{Term: term, Node: node, Incarnation: inc, Seq: r.Lease.Seq - uint64(rng.IntN(2))}
+		if rng.IntN(2) == 0 {
+			c.To, c.End = r.Switchover.To, cluster.LSN(1000+rng.IntN(100))
+		}
+		return c
 	case 1:
 		return Expire{Term: term, Seq: r.Lease.Seq - uint64(rng.IntN(2))}
 	case 2, 3:
@@ -77,6 +84,10 @@ func someChange(rng *rand.Rand, r *Record) Change {
 		return SetPause{On: rng.IntN(4) == 0, By: "op"}
 	case 8:
 		return Regrant{Term: term, Node: node, Incarnation: inc}
+	case 9:
+		return RequestSwitchover{Term: term, Number: r.Switchover.Number + uint64(rng.IntN(3)), To: cluster.NodeID(1 + rng.IntN(3)), By: "op"}
+	case 10:
+		return CallOff{Number: r.Switchover.Number - uint64(rng.IntN(2))}
 	default:
 		return Renew{Term: term, Node: node, Incarnation: inc, Seq: r.Lease.Seq + uint64(rng.IntN(2))}
 	}

@@ -21,8 +21,8 @@ func (r *Record) isLastHolder(b Bid) bool {
 	return b.Node == r.Lease.Holder && b.Incarnation == r.Lease.Incarnation
 }
 
-// Verdict judges the bids: highest term of its WAL, then LSN, then priority,
-// then lowest node id. It is what Close does, and what is told before it.
+// Verdict judges the bids: after a switchover whom it is for, if it has everything;
+// else highest term of its WAL, then LSN, then priority, then lowest node id. It is what Close does, and what is told before it.
 func (r *Record) Verdict() Verdict {
 	var out Verdict
 	standing := map[cluster.NodeID]Standing{}
@@ -55,6 +55,11 @@ func (r *Record) Verdict() Verdict {
 			j.Verdict = "candidate"
 		default:
 			j.Verdict = "candidate"
+		}
+	}
+	for i, j := range out.Bids { // whom a switchover is for needs to have everything, not the most
+		if j.Node == r.Lease.Successor && j.Verdict == "candidate" && r.has(j) {
+			best = i
 		}
 	}
 	out.Winner, out.Why = r.pick(out.Bids, standing, best)
@@ -94,7 +99,7 @@ func (r *Record) pick(bids []Judged, standing map[cluster.NodeID]Standing, best 
 		return 0, fmt.Sprintf("no eligible standby has bid in vacancy %d", r.Lease.Vacancy)
 	}
 	w := bids[best]
-	hasAll := slices.ContainsFunc(bids, func(j Judged) bool { return counts(j.Node) && r.isLastHolder(j.Bid) })
+	hasAll := slices.ContainsFunc(bids, func(j Judged) bool { return counts(j.Node) && (r.isLastHolder(j.Bid) || r.has(j)) })
 	why, suffices := r.Sync.satisfied(counts)
 	if !suffices && !hasAll {
 		return 0, why
@@ -107,6 +112,9 @@ func (r *Record) pick(bids []Judged, standing map[cluster.NodeID]Standing, best 
 		if mustHave && counts(j.Node) && (j.WALTerm > w.WALTerm || j.WALTerm == w.WALTerm && j.LSN > w.LSN) {
 			return 0, fmt.Sprintf("node %d may not be promoted and has more than node %d, which could be: %s against %s", j.Node, w.Node, j.LSN, w.LSN)
 		}
+	}
+	if w.Node == r.Lease.Successor && r.has(w) {
+		return w.Node, fmt.Sprintf("the lease was handed over to node %d, which has all of the former primary's WAL: term %d, %s", w.Node, w.WALTerm, w.LSN)
 	}
 	return w.Node, fmt.Sprintf("node %d has the most WAL of %d bids: term %d, %s, priority %d", w.Node, len(standing), w.WALTerm, w.LSN, w.Priority)
 }
