@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -28,6 +29,7 @@ type memory struct {
 	received []failover.Report
 	paused   []pauseRequest
 	faults   []Fault
+	asked    []string // switchovers
 	woken    int
 	followed []cluster.NodeID
 	err      error  // of Receive and Pause
@@ -92,6 +94,13 @@ func (m *memory) Drill(_ context.Context, pairs bool) (Drill, error) {
 		d.Outcomes = make([]failover.Outcome, 2)
 	}
 	return d, m.err
+}
+
+func (m *memory) Switchover(_ context.Context, to cluster.NodeID, by string) (SwitchoverAnswer, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = append(m.asked, fmt.Sprintf("node %d by %s", to, by))
+	return SwitchoverAnswer{Number: 4, Term: 2, From: 3}, m.err
 }
 
 func (m *memory) Fault(_ context.Context, what Fault) error {

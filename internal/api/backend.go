@@ -34,6 +34,8 @@ type Backend interface {
 	// Fenced ends that node's lease, which has no time limit: an operator says that its
 	// server cannot write any more.
 	Fenced(ctx context.Context, node cluster.NodeID) error
+	// Switchover asks the group for another primary.
+	Switchover(ctx context.Context, to cluster.NodeID, by string) (SwitchoverAnswer, error)
 	// Startable sees to it that the node's server, which is about to be started,
 	// comes up as it may, and says how.
 	Startable(ctx context.Context) (StartAnswer, error)

@@ -194,6 +194,14 @@ func (c *Client) Fenced(ctx context.Context, node cluster.NodeID) error {
 	return c.call(ctx, http.MethodPost, PathFenced, fencedRequest{Node: node}, nil)
 }
 
+// Switchover asks the group of daemons for another primary; by says who asks. What comes
+// of it stands in the cluster record (Status).
+func (c *Client) Switchover(ctx context.Context, to cluster.NodeID, by string) (SwitchoverAnswer, error) {
+	var a SwitchoverAnswer
+	err := c.call(ctx, http.MethodPost, PathSwitch, switchRequest{To: to, By: by}, &a)
+	return a, err
+}
+
 // Startable sees to it that the daemon's own server, which is about to be started,
 // comes up as it may, and says how.
 func (c *Client) Startable(ctx context.Context) (StartAnswer, error) {

@@ -161,6 +161,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+PathStatus, s.status)
 	mux.HandleFunc("GET "+PathDrill, s.drill)
 	mux.HandleFunc("POST "+PathFault, acting(s.fault))
+	mux.HandleFunc("POST "+PathSwitch, acting(s.switchover))
 	for path, check := range checks {
 		mux.HandleFunc("GET "+path, s.health(check))
 		mux.HandleFunc("OPTIONS "+path, s.health(check))
@@ -364,6 +365,25 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusAccepted, f)
+}
+
+func (s *Server) switchover(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	var c switchRequest
+	if err := json.Unmarshal(body, &c); err != nil || c.To <= 0 || len(c.By) > maxReasonLength {
+		fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, `expected {"to_node_id": ..., "by": "..."}`))
+		return
+	}
+	a, err := s.backend.Switchover(r.Context(), c.To, c.By)
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, a)
 }
 
 func (s *Server) wake(w http.ResponseWriter, r *http.Request) {

@@ -24,6 +24,7 @@ const (
 	PathDrill    = "/v1/drill"
 	PathFault    = "/v1/fault"
 	PathFollow   = "/v1/follow"
+	PathSwitch   = "/v1/switchover"
 )
 
 // ViewVersion is the version of ClusterView's form; it only grows.
@@ -113,6 +114,13 @@ type StartAnswer struct {
 	Why string        `json:"why"`
 }
 
+// SwitchoverAnswer names a switchover that was asked for, as the cluster record knows it.
+type SwitchoverAnswer struct {
+	Number uint64         `json:"number"`       // of the request
+	Term   uint64         `json:"term"`         // in which it was asked for
+	From   cluster.NodeID `json:"from_node_id"` // the primary then
+}
+
 // Drill is what each single fault would lead to, as one daemon sees it now.
 type Drill struct {
 	Rule     record.Rule        `json:"rule"` // by which the outcomes were decided
@@ -179,6 +187,12 @@ type faultRequest struct {
 // fencedRequest is the body of PathFenced.
 type fencedRequest struct {
 	Node cluster.NodeID `json:"node_id"`
+}
+
+// switchRequest is the body of PathSwitch.
+type switchRequest struct {
+	To cluster.NodeID `json:"to_node_id"`
+	By string         `json:"by"`
 }
 
 // pauseRequest is the body of PathPause.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,6 +81,12 @@ func TestCommandLineActsOnTheSocket(t *testing.T) {
 		}
 		if d, err := c.Drill(within(t), true); err != nil || len(d.Outcomes) != 2 {
 			t.Errorf("%s: drill with pairs: %+v, %v", name, d, err)
+		}
+		if a, err := c.Switchover(within(t), 2, "node 3"); err != nil || a != (SwitchoverAnswer{4, 2, 3}) || !slices.Equal(n.asked, []string{"node 2 by node 3"}) {
+			t.Errorf("%s: switchover: %+v, %v, asked: %v", name, a, err, n.asked)
+		}
+		if _, err := c.Switchover(within(t), 0, "node 3"); err == nil || len(n.asked) != 1 {
+			t.Errorf("%s: a switchover to nobody: %v, asked: %v", name, err, n.asked)
 		}
 		if err := c.Fault(within(t), 2, FaultCrash); err == nil || !strings.Contains(err.Error(), "meant for node 2, this is node 3") {
 			t.Errorf("%s: a fault of another node: %v", name, err)

@@ -304,6 +304,10 @@ func (b *backend) Startable(context.Context) (api.StartAnswer, error) { return a
 
 func (b *backend) Drill(context.Context, bool) (api.Drill, error) { return api.Drill{}, nil }
 
+func (b *backend) Switchover(context.Context, cluster.NodeID, string) (api.SwitchoverAnswer, error) {
+	return api.SwitchoverAnswer{}, nil
+}
+
 func (b *backend) Fault(context.Context, api.Fault) error { return nil }
 
 func (b *backend) Follow(context.Context, cluster.NodeID) error { return nil }

@@ -132,7 +132,7 @@ func newExplanation(r *record.Record, term uint64) (Explanation, error) {
 		if d.What == "grant" || d.What == "begin" || d.What == "expire" || d.What == "release" || d.What == "fenced" || d.What == "regrant" && d.Term != chosen.Term+1 {
 			break
 		}
-		if slices.Contains([]string{"promoted", "regrant", "void", "pause", "unpause", "end"}, d.What) {
+		if slices.Contains([]string{"promoted", "regrant", "void", "pause", "unpause", "end", "switchover", record.WhatCalledOff}, d.What) {
 			x.add(d)
 		}
 		if d.What == "void" {
@@ -192,6 +192,7 @@ var saying = map[string]string{
 	"withdraw": "%s took its offer back",
 	"grant":    "%s was chosen", "regrant": "%s stayed the primary, in a new term", "promoted": "%s took writes",
 	"fenced": "the lease of %s was ended by an operator", "pause": "the cluster was paused", "unpause": "the pause was lifted", "bids": "nobody is chosen yet", "missing": "%s is missing",
+	"switchover": "a switchover to %s was asked for", record.WhatCalledOff: "the switchover to %s was called off",
 }
 
 // Text prints it for a person who was woken up.

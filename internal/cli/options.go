@@ -78,6 +78,11 @@ type Options struct {
 	Pairs                   bool
 	ForReal                 string // node of cluster drill; a name or a number
 	Yes                     string // its name again
+	At                      string // when a switchover begins
+	ForceRewind             string // pg_rewind's path; empty: it is looked for
+	AlwaysPromote           bool
+	NoPause                 bool
+	ForceUnpause            bool
 
 	given map[string]bool
 }
@@ -156,6 +161,11 @@ var table = []option{
 	{name: "wait-sync", arg: "SECONDS", optional: true, help: "wait until the standby has its own record; without a number, for as long as it takes", set: seconds(func(o *Options) *time.Duration { return &o.WaitSync })},
 	{name: "wait", short: "w", arg: "SECONDS", optional: true, help: "wait for it to happen; without a number, as long as the configuration says. The short form takes no number", set: number(0, 1<<31-1, func(o *Options) *int { return &o.Wait })},
 	{name: "siblings-follow", help: "let the former siblings follow this node", set: on(func(o *Options) *bool { return &o.SiblingsFollow })},
+	{name: "at", arg: "TIME", help: "begin then: 03:30, 2026-01-31 03:30 or +10m", set: text(func(o *Options) *string { return &o.At })},
+	{name: "force-rewind", arg: "PATH", optional: true, help: "let pg_rewind discard what the primary does not have; with its path where it is not in pg_bindir", set: func(o *Options, v string) error { o.ForceRewind = v; return nil }},
+	{name: "always-promote", help: "of repmgr 5; nothing is promoted that lacks anything", set: on(func(o *Options) *bool { return &o.AlwaysPromote })},
+	{name: "repmgrd-no-pause", help: "of repmgr 5; repmgrd is not paused in any case", set: on(func(o *Options) *bool { return &o.NoPause })},
+	{name: "repmgrd-force-unpause", help: "end a pause of the cluster first", set: on(func(o *Options) *bool { return &o.ForceUnpause })},
 	{name: "compact", help: "narrower columns, and fewer", set: on(func(o *Options) *bool { return &o.Compact })},
 	{name: "detail", help: "show location and priority too", set: on(func(o *Options) *bool { return &o.Detail })},
 	{name: "is-shutdown-cleanly", help: "print only whether the server was shut down in order, for scripts", set: on(func(o *Options) *bool { return &o.IsShutdownCleanly })},

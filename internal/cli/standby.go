@@ -17,7 +17,7 @@ import (
 
 // standbyVerbs are the actions on a standby.
 func standbyVerbs() []verb {
-	return []verb{cloneVerb(), registerVerb(), {
+	return []verb{cloneVerb(), registerVerb(), switchoverVerb(), {
 		name:    "standby unregister",
 		short:   "remove a standby's record",
 		long:    "Removes the record of this node, or of the one that --node-id or --node-name names. The server is left alone: stop it first, or it goes on replicating. A node that others have as their upstream is not removed.",

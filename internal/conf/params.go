@@ -33,9 +33,6 @@ const (
 
 // Why no program acts on some parameters: what would read them is not there.
 const (
-	notSwitchover  = "has no effect yet: there is no `repmgr standby switchover`"
-	notRejoin      = "has no effect yet: there is no `repmgr node rejoin`"
-	notCheck       = "has no effect yet: there is no `repmgr node check`"
 	notDaemonVerbs = "has no effect yet: there is neither `repmgr daemon start` nor `repmgr daemon stop`; start and stop repmgrd by the service manager"
 	notRemote      = "has no effect yet: nothing is run on other hosts by ssh; the programs speak to the servers and to the daemons there"
 	notBarman      = "has no effect yet: nothing is cloned from Barman"
@@ -269,10 +266,9 @@ var Params = []Param{
 	},
 	{
 		Name: "shutdown_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
-		Reader: ByCommand,
-		Brief:  "how long a switchover waits for the primary to shut down",
-		Unread: notSwitchover,
-		at:     func(c *Config) any { return &c.ShutdownCheckTimeout },
+		Reader: ByBoth, Reload: AtReload,
+		Brief: "how long a switchover waits for the primary to shut down",
+		at:    func(c *Config) any { return &c.ShutdownCheckTimeout },
 	},
 	{
 		Name: "standby_reconnect_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
@@ -283,45 +279,39 @@ var Params = []Param{
 	},
 	{
 		Name: "wal_receive_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "30s", Min: "1s", Max: anySecs,
-		Reader: ByCommand,
-		Brief:  "how long a switchover waits for the standby to receive the primary's last WAL",
-		Unread: notSwitchover,
-		at:     func(c *Config) any { return &c.WalReceiveCheckTimeout },
+		Reader: ByBoth, Reload: AtReload,
+		Brief: "how long a switchover waits for the standby to receive the primary's last WAL",
+		at:    func(c *Config) any { return &c.WalReceiveCheckTimeout },
 	},
 	{
 		Name: "node_rejoin_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
-		Reader: ByBoth, Reload: AtReload,
-		Brief:  "how long `node rejoin` waits for the node to attach to its upstream",
-		Unread: notRejoin,
+		Reader: ByCommand,
+		Brief:  "how long the former primary may take to attach after a switchover, or by `node rejoin`",
 		at:     func(c *Config) any { return &c.NodeRejoinTimeout },
 	},
 
 	{
 		Name: "archive_ready_warning", Group: groupChecks, Kind: Integer, Default: "16", Min: "1", Max: anyInt, Reader: ByCommand,
-		Brief:  "WAL files waiting to be archived at which `node check` warns",
-		About:  "It must be less than archive_ready_critical.",
-		Unread: notCheck,
-		at:     func(c *Config) any { return &c.ArchiveReadyWarning },
+		Brief: "WAL files waiting to be archived at which a switchover warns",
+		About: "It must be less than archive_ready_critical.",
+		at:    func(c *Config) any { return &c.ArchiveReadyWarning },
 	},
 	{
 		Name: "archive_ready_critical", Group: groupChecks, Kind: Integer, Default: "128", Min: "1", Max: anyInt, Reader: ByCommand,
-		Brief:  "WAL files waiting to be archived at which `node check` is critical",
-		Unread: notCheck,
-		at:     func(c *Config) any { return &c.ArchiveReadyCritical },
+		Brief: "WAL files waiting to be archived at which a switchover is refused",
+		at:    func(c *Config) any { return &c.ArchiveReadyCritical },
 	},
 	{
 		Name: "replication_lag_warning", Group: groupChecks, Kind: Duration, Unit: second, Default: "300s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
-		Brief:  "replication lag at which `node check` warns",
+		Brief:  "replication lag of the next primary at which a switchover warns",
 		About:  "It must be less than replication_lag_critical.",
-		Unread: notCheck,
 		at:     func(c *Config) any { return &c.ReplicationLagWarning },
 	},
 	{
 		Name: "replication_lag_critical", Group: groupChecks, Kind: Duration, Unit: second, Default: "600s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
-		Brief:  "replication lag at which `node check` is critical",
-		Unread: notCheck,
+		Brief:  "replication lag of the next primary at which a switchover is refused",
 		at:     func(c *Config) any { return &c.ReplicationLagCritical },
 	},
 

@@ -41,6 +41,10 @@ func (d *Daemon) govern(ctx context.Context, cfg *conf.Config, a failover.Action
 		return d.ownServer().Arm(), true
 	case failover.LetStart:
 		return d.letStart(ctx), true
+	case failover.HandOver:
+		return d.stopFor(ctx, cfg, a), true
+	case failover.TakeUp:
+		return d.takeUp(ctx), true
 	case failover.Disarm:
 		return d.ownServer().Disarm(), true
 	case failover.Demote:
@@ -250,7 +254,7 @@ func (d *Daemon) promoteTo(ctx context.Context, cfg *conf.Config, a failover.Pro
 		_, err := registry.RaiseTerm(ctx, conn)
 		return err
 	}})
-	if old.ID != 0 {
+	if rec, _ := d.quorum.known(); old.ID != 0 && rec.Lease.Successor != cfg.NodeID { // after a switchover nothing has failed
 		d.announce(event{name: "repmgrd_failover_promote", about: old,
 			details: fmt.Sprintf("node %q (ID: %d) promoted to primary in term %d; old primary %q (ID: %d) marked as failed", cfg.NodeName, cfg.NodeID, a.Term, old.Name, old.ID)})
 	}
@@ -308,7 +312,11 @@ func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp
 	if err := own.CancelPromotion(); err != nil { // it is armed: Kill saw to that
 		return err
 	}
-	release := record.Release{Term: a.Term, Node: cfg.NodeID, Incarnation: incarnationOf(cfg.DataDirectory), Seq: a.Seq, Why: a.Why}
+	to, end := d.handedTo(bound, own, a)
+	release := record.Release{Term: a.Term, Node: cfg.NodeID, Incarnation: incarnationOf(cfg.DataDirectory), Seq: a.Seq, Why: a.Why, To: to, End: end}
+	if rec, _ := d.quorum.known(); rec.Unknown(release) != "" { // a member that is older came since
+		release.To, release.End = 0, 0
+	}
 	var err error
 	for range releaseTries {
 		var refused string

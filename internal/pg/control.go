@@ -161,6 +161,18 @@ func ReadEnd(ctx context.Context, bindir, dataDir string) (systemID string, inOr
 	return c.SystemID, c.ShutDownCleanly(), err
 }
 
+// ReadShutdown tells where the shutdown checkpoint of a primary lies that was stopped
+// in order, and on which timeline; found is false if it was not. It is read as by ReadEnd.
+func ReadShutdown(ctx context.Context, bindir, dataDir string) (checkpoint cluster.LSN, timeline cluster.Timeline, found bool, err error) {
+	text, err := os.ReadFile(filepath.Join(dataDir, "global", "pg_control"))
+	if err == nil && soundControl(text) {
+		order := binary.NativeEndian
+		return cluster.LSN(order.Uint64(text[32:])), cluster.Timeline(order.Uint32(text[48:])), order.Uint32(text[16:]) == 1, nil
+	}
+	c, err := ReadControl(ctx, bindir, dataDir)
+	return c.Checkpoint, c.Timeline, c.State == "shut down", err
+}
+
 // soundControl tells whether that is pg_control of 13 to 18. Its checksum is of all
 // that stands before it; where that is differs by major.
 func soundControl(text []byte) bool {

@@ -21,6 +21,9 @@ func TestReadControl(t *testing.T) {
 		if id, inOrder, err := ReadEnd(t.Context(), "/nonexistent", s.dir); err != nil || id != c.SystemID || inOrder != c.ShutDownCleanly() {
 			t.Errorf("the file itself says %s, %v (%v); pg_controldata %+v", id, inOrder, err, c)
 		}
+		if at, timeline, found, err := ReadShutdown(t.Context(), "/nonexistent", s.dir); err != nil || at != c.Checkpoint || timeline != c.Timeline || found != (c.State == "shut down") {
+			t.Errorf("the file itself says %s on timeline %d, %v (%v); pg_controldata %+v", at, timeline, found, err, c)
+		}
 		return c
 	}
 	c := read(testBin)

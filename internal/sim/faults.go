@@ -194,6 +194,7 @@ var faults = []kind{
 	}},
 	{"an operator pauses the cluster", (*World).pause},
 	{"a priority is changed", (*World).reprioritize},
+	{"an operator asks for a switchover", (*World).switchover},
 	{"the startup process is slow", func(w *World, n *node) { n.server.slow = w.chance(70) }},
 }
 

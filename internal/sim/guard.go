@@ -118,7 +118,7 @@ func (d *daemon) tellGuard() {
 }
 
 func releaseOf(d *daemon, a failover.GiveUp) record.Release {
-	return record.Release{Term: a.Term, Node: d.n.id, Incarnation: d.n.server.incarnation, Seq: a.Seq, Why: a.Why}
+	return record.Release{Term: a.Term, Node: d.n.id, Incarnation: d.n.server.incarnation, Seq: a.Seq, Why: a.Why, To: a.To, End: a.End}
 }
 
 // copyOf makes the data directory one of a standby of another: by a rewind or a clone.

@@ -115,6 +115,10 @@ func (h hand) begin() {
 		h.then(60*time.Millisecond, func() { h.demote(); h.done("") })
 	case failover.GiveUp:
 		h.then(80*time.Millisecond, func() { h.giveUp(a) })
+	case failover.HandOver:
+		h.then(200*time.Millisecond, func() { h.handOver(a) })
+	case failover.TakeUp:
+		h.then(20*time.Millisecond, h.takeUp)
 	case failover.StartServer:
 		h.then(20*time.Millisecond, h.start)
 	case failover.Rejoin:
@@ -240,6 +244,9 @@ func (h hand) giveUp(a failover.GiveUp) {
 	if h.d.n.w.Defect != ReleaseUnswept {
 		h.demote()
 	}
+	if a.To != 0 && h.s.lsn() != a.End {
+		a.To, a.End = 0, 0 // it was started since
+	}
 	change := releaseOf(h.d, a)
 	h.d.propose(change)
 	var wait func()
@@ -254,6 +261,45 @@ func (h hand) giveUp(a failover.GiveUp) {
 		}
 	}
 	h.then(20*time.Millisecond, wait)
+}
+
+// handOver stops the server in order. Its last record may reach the next primary or not,
+// as its receiver may end before.
+func (h hand) handOver(a failover.HandOver) {
+	w, s, to := h.d.n.w, h.s, &h.d.n.w.nodes[a.To-1].server
+	if !s.answers() || s.standby {
+		h.done("the server is no primary that could be stopped")
+		return
+	}
+	end := s.commit() // the shutdown checkpoint
+	if to.receiver.up && to.source == h.d.n.id && w.net.open(h.d.n.id, a.To) && w.chance(80) {
+		if more, err := s.serve(to); err == nil {
+			to.take(more, s.switches)
+			to.flushed = len(to.wal)
+		}
+	}
+	s.stop()
+	h.d.n.disk.ended = true
+	h.then(50*time.Millisecond, func() {
+		h.d.view.Observe(failover.StoppedInOrder{Number: a.Number}, h.d.n.clock())
+		if len(to.wal) < end || to.wal[end-1] != s.wal[end-1] {
+			h.then(time.Second, func() { h.done("the next primary does not have everything") })
+			return
+		}
+		h.d.view.Observe(failover.HandedOver{Number: a.Number, End: cluster.LSN(end)}, h.d.n.clock())
+		h.done("")
+	})
+}
+
+// takeUp starts the server as the primary that it was.
+func (h hand) takeUp() {
+	if guarded := h.d.n.guard.up && h.d.acked.After(h.d.n.clock()); !guarded || h.s.up || !h.s.clean {
+		h.done("the server may not start as a primary")
+		return
+	}
+	h.s.armed = false
+	h.s.boot()
+	h.started()
 }
 
 func (h hand) start() {

@@ -49,3 +49,10 @@ func (n *node) setPriority(to int) {
 	n.w.log(n, "priority %d", to)
 	n.priority, n.w.row(n.id).Priority = to, to
 }
+
+// switchover asks for another primary: any node, since what is not possible is refused.
+func (w *World) switchover(n *node) {
+	r := w.check.rec
+	w.log(name("operator"), "wants node %d to be the primary", n.id)
+	w.command(record.RequestSwitchover{Term: r.Term, Number: r.Switchover.Number + 1, To: n.id, By: "operator"})
+}
