@@ -20,6 +20,7 @@ type fault struct {
 	network bool // nodes need networks of their own
 	stays   bool // no failover is to come of it
 	inside  bool // a client on the primary's side goes on writing
+	command bool // strike is an operator's command, whose time counts
 	strike  func(context.Context, *lab.Node) error
 	repair  func(context.Context, *lab.Node) error // what a network, a hypervisor or an init system would do afterwards; may be nil
 }
@@ -29,6 +30,10 @@ func faults() []fault {
 	short := map[string]string{"lease_ttl": "2s"}
 	off := func(ctx context.Context, n *lab.Node) error { return n.PowerOff(ctx) }
 	return []fault{
+		{name: "switchover", label: "standby switchover", target: 500 * time.Millisecond, ours: true, command: true, // repmgr 5's needs ssh
+			strike: func(ctx context.Context, n *lab.Node) error {
+				return n.Repmgr(ctx, "standby", "switchover", fmt.Sprintf("--node-id=%d", n.ID%3+1)).Err()
+			}},
 		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond,
 			strike: func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }},
 		{name: "host", label: "host gone", target: 6 * time.Second, network: true, strike: off, repair: boot},
@@ -62,6 +67,7 @@ type outcome struct {
 	primaries int           // in the end
 	back      time.Duration // from the repair, or the fault where there is none, until the cluster was whole
 	broken    error         // why it was not, without a human
+	took      time.Duration // of the operator's command; zero: there was none
 	inside    *insideOutcome
 }
 
@@ -143,6 +149,9 @@ func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome,
 	}
 	if err := f.strike(ctx, victim); err != nil {
 		return o, nil, err
+	}
+	if f.command {
+		o.took = time.Since(client.MarkedAt())
 	}
 	if err := outlive(ctx, f, client, victim); err != nil {
 		return o, nil, err
@@ -233,6 +242,9 @@ func (o outcome) String() string {
 		s += fmt.Sprintf("NOT WHOLE: %v", o.broken)
 	} else {
 		s += fmt.Sprintf("whole after %.1f s", o.back.Seconds())
+	}
+	if o.took > 0 {
+		s += fmt.Sprintf("; the command took %.2f s", o.took.Seconds())
 	}
 	if o.inside != nil {
 		s += fmt.Sprintf("; inside: %d acknowledged after the cut, the last at %.2f s, %d of them missing", o.inside.acknowledged, o.inside.last.Seconds(), o.inside.missing)

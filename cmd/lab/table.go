@@ -27,6 +27,7 @@ type row struct {
 var rows = []row{
 	{"daemon at rest: CPU, hungriest of three", 1.0, "%.2f %%", func(c *column) (float64, bool) { return largest(c.cpu) }},
 	{"daemon at rest: resident, largest", 40, "%.1f MiB", func(c *column) (float64, bool) { return largest(c.resident) }},
+	{"switchover: the whole command, median", 3, "%.2f s", func(c *column) (float64, bool) { return median(commands(c.outcomes["switchover"])) }},
 	{"cluster show: median", 0.060, "%.3f s", func(c *column) (float64, bool) { return median(c.show) }},
 }
 
@@ -190,6 +191,14 @@ func gaps(outcomes []outcome) []time.Duration {
 	var all []time.Duration
 	for _, o := range outcomes {
 		all = append(all, o.gap)
+	}
+	return all
+}
+
+func commands(outcomes []outcome) []time.Duration {
+	var all []time.Duration
+	for _, o := range outcomes {
+		all = append(all, o.took)
 	}
 	return all
 }
