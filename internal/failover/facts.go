@@ -10,9 +10,9 @@ import (
 type facts struct {
 	*View
 	now      time.Time
-	self     cluster.Node
-	known    bool // self is registered
-	local    Local
+	self     *cluster.Node // pointers: facts go by value into every rule
+	known    bool          // self is registered
+	local    *Local
 	upstream cluster.NodeID // whom this node follows: by its record, else the recorded primary
 	primary  cluster.NodeID // the active primary by record
 	newest   cluster.NodeID // the newest running primary among the others; zero: none seen
@@ -21,8 +21,13 @@ type facts struct {
 }
 
 func newFacts(v *View, now time.Time) facts {
-	f := facts{View: v, now: now, local: v.Local}
-	f.self, f.known = cluster.Find(v.Nodes, v.Self)
+	f := facts{View: v, now: now, self: &cluster.Node{}, local: &v.Local}
+	for i := range v.Nodes {
+		if v.Nodes[i].ID == v.Self {
+			f.self, f.known = &v.Nodes[i], true
+			break
+		}
+	}
 	for _, n := range v.Nodes {
 		if n.Role == cluster.Primary && n.Active && n.ID != v.Self {
 			f.primary = n.ID
@@ -193,7 +198,7 @@ func (f facts) bid(n cluster.Node) (Bid, bool) {
 
 // better returns the best sibling whose bid outranks this node's.
 func (f facts) better() (cluster.Node, Bid, bool) {
-	best, bestBid, found := f.self, f.Loss.Bid, false
+	best, bestBid, found := *f.self, f.Loss.Bid, false
 	for _, n := range f.siblings() {
 		b, ok := f.bid(n)
 		if !ok || b.Failed || !f.candidate(n) {

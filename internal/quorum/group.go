@@ -133,7 +133,7 @@ func (g *Group) Step(m *raftpb.Message) error {
 		if err := check(m, g.id); err != nil {
 			return err
 		}
-		if slices.Contains(slices.Concat(g.conf.GetVoters(), g.conf.GetLearners()), m.GetFrom()) {
+		if slices.Contains(g.conf.GetVoters(), m.GetFrom()) || slices.Contains(g.conf.GetLearners(), m.GetFrom()) {
 			g.heard[m.GetFrom()] = g.now // others cost no memory
 		}
 		if g.forgot(m) {

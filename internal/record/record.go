@@ -177,11 +177,12 @@ func New(group, systemID string, founder Member) *Record {
 		Lease: Lease{State: Vacant}, MaximumLag: -1}
 }
 
-// Clone is a copy that shares nothing that changes.
+// Clone is a copy that shares nothing that changes: no change writes into a list,
+// each makes a new one or appends, and what is appended to is clipped here.
 func (r *Record) Clone() *Record {
 	c := *r
-	c.Members, c.Terms, c.Bids = slices.Clone(r.Members), slices.Clone(r.Terms), slices.Clone(r.Bids)
-	c.Decisions, c.Sync.Sets = slices.Clone(r.Decisions), slices.Clone(r.Sync.Sets)
+	c.Members, c.Terms, c.Bids = slices.Clip(r.Members), slices.Clip(r.Terms), slices.Clip(r.Bids)
+	c.Decisions, c.Sync.Sets = slices.Clip(r.Decisions), slices.Clip(r.Sync.Sets)
 	return &c
 }
 

@@ -167,10 +167,14 @@ func (w *World) promised(s *server, c waiting) {
 // keeps checks that a server that is or becomes the primary has every commit
 // that was promised.
 func (w *World) keeps(s *server, when string) {
-	for timeline, p := range w.check.promises {
-		if len(s.wal) < p.at || s.wal[p.at-1] != p.entry {
-			w.fail("S2: node %d is %s without a commit of timeline %d at %s that standbys acknowledged; it is at timeline %d, %s", s.n.id, when, timeline, cluster.LSN(p.at), s.timeline, s.lsn())
+	lost := promise{}
+	for _, p := range w.check.promises { // the oldest of those that are missing: a map has no order
+		if (len(s.wal) < p.at || s.wal[p.at-1] != p.entry) && (lost.at == 0 || p.timeline < lost.timeline) {
+			lost = p
 		}
+	}
+	if lost.at > 0 {
+		w.fail("S2: node %d is %s without a commit of timeline %d at %s that standbys acknowledged; it is at timeline %d, %s", s.n.id, when, lost.timeline, cluster.LSN(lost.at), s.timeline, s.lsn())
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
 	"repmgr/internal/quorum"
@@ -43,7 +45,10 @@ type daemon struct {
 	looking  bool
 	ready    bool
 	leader   leadership
-	rule     string
+	rule     string        // that decided last
+	calm     bool          // each table's last word was one that nothing follows from
+	changed  bool          // the record was, by more than a renewal
+	due      time.Duration // when the brain is asked again, whatever happens
 
 	job      int // of the hands; an older one was broken off
 	demoting bool
@@ -130,17 +135,74 @@ func (d *daemon) tick() {
 	d.group.Tick()
 	d.work()
 	d.watchGroup()
-	if d.leader.own {
+	idle := w.now < d.due && d.steady()
+	if d.leader.own && !idle {
 		d.seeGroup() // for the others' progress
 	}
 	d.pollGuard()
-	d.soon()
+	if !idle {
+		d.soon()
+		return
+	}
+	if r, due := failover.Renewal(d.view, d.n.clock()); due {
+		d.propose(r)
+	}
+	d.tellGuard()
 }
 
-// observe hands an event to the brain.
+// observe hands an event to the brain, which is asked soon what follows from it, if
+// it tells anything new. For what follows from time alone it is asked at every tick,
+// but where nothing can: then a few times a second.
 func (d *daemon) observe(e failover.Event) {
+	fresh := d.fresh(e)
 	d.view.Observe(e, d.n.clock())
-	d.soon()
+	if fresh {
+		d.soon()
+	}
+}
+
+// fresh reports whether an event tells what the brain does not know yet.
+func (d *daemon) fresh(e failover.Event) bool {
+	v := d.view
+	switch e := e.(type) {
+	case failover.LocalSeen:
+		l := v.Local
+		l.At, l.Since, l.Position.LSN, l.Replayed = e.Local.At, e.Local.Since, e.Local.Position.LSN, e.Local.Replayed
+		return e.Local != l
+	case failover.PeerReported:
+		old, r := v.Peers[e.Report.Node], e.Report
+		o := old.Report
+		return d.n.clock().Sub(old.At) > time.Second || o.Incarnation != r.Incarnation || o.Server != r.Server || o.Role != r.Role || o.Term != r.Term ||
+			o.RaftID != r.RaftID || o.Voters != r.Voters || o.Priority != r.Priority || o.Type != r.Type || o.Upstream != r.Upstream || o.PromotionRule != r.PromotionRule
+	case failover.NodesRead:
+		return !slices.Equal(e.Nodes, v.Nodes)
+	case failover.GuardSeen:
+		return e.Alive != v.Guard.Alive || e.Deadline.IsZero() != v.Guard.Deadline.IsZero()
+	case failover.GroupSeen:
+		g := e.Group
+		return d.changed || g.Leads != v.Group.Leads || g.Leader != v.Group.Leader || g.Changing != v.Group.Changing || !slices.Equal(g.Progress, v.Group.Progress)
+	case failover.Answered:
+		_, renewal := e.Change.(record.Renew)
+		return !renewal || e.Err != "" || e.Refused != "" || !d.steady()
+	}
+	return true
+}
+
+// nothingFollows are the rules of each table after which nothing is ordered until
+// something happens, or a lease comes near its end.
+var nothingFollows = map[string]bool{"primary-holds": true, "standby-follows": true, "presides": true, "not-leading": true,
+	"sync-not-here": true, "sync-off": true, "sync-settled": true}
+
+// steady reports whether nothing follows from time alone for a second.
+func (d *daemon) steady() bool {
+	v, now := d.view, d.n.clock()
+	if !d.calm || d.rec == nil || !v.Guard.Alive || d.rec.Lease.State != record.Held && d.rec.Lease.State != record.Indefinite {
+		return false
+	}
+	limited := d.rec.Lease.State == record.Held
+	overdue := v.Group.Leads && limited && now.Sub(v.Group.LeaseAt) > time.Second
+	unsure := limited && d.rec.Lease.Holder == d.n.id && v.Tenure.Deadline.Sub(now) < standard.LeaseTTL/2
+	return !overdue && !unsure
 }
 
 func (d *daemon) soon() {
@@ -157,12 +219,14 @@ func (d *daemon) turn() {
 		return
 	}
 	w, now := d.n.w, d.n.clock()
+	d.due, d.calm = w.now+d.n.lasts(500*time.Millisecond), true
 	d.tellGuard()
 	if r, due := failover.Renewal(d.view, now); due {
 		d.propose(r)
 	}
 	for i, decision := range []failover.Decision{failover.Decide(d.view, now), failover.Preside(d.view, now)} {
 		w.decided(quorumTable+i, d, decision.Rule)
+		d.calm = d.calm && nothingFollows[decision.Rule]
 		if i == 0 && decision.Rule != d.rule {
 			d.rule = decision.Rule
 			w.log(d, "%s: %s", decision.Rule, decision.Why)
@@ -235,12 +299,8 @@ func (d *daemon) speak() {
 
 // send lets something happen in another daemon.
 func (d *daemon) send(to *node, do func(*daemon)) {
-	w := d.n.w
-	w.net.send(d.n.id, to.id, func() {
-		if p := &to.daemon; p.up {
-			w.after(&p.process, 0, func() { do(p) })
-		}
-	})
+	p := &to.daemon
+	d.n.w.net.send(d.n.id, to.id, &p.process, func() { do(p) })
 }
 
 // read reads the registry, which may be a little old.
@@ -305,8 +365,11 @@ func (d *daemon) finish(b quorum.Batch) {
 		d.rec = d.rec.Clone()
 	}
 	for _, c := range b.Committed {
-		d.apply(c, w.committed(d.n, c))
+		before, e := d.rec.Lease.State, w.committed(d.n, c)
+		d.apply(c, e)
+		d.changed = d.changed || e.Kind != "renew" || d.rec.Lease.State != before
 	}
+	d.changed = d.changed || b.Restore != nil
 	d.group.Done(b)
 	if err := d.group.Err(); err != nil {
 		w.fail("the group of node %d is broken: %v", d.n.id, err)
@@ -384,24 +447,44 @@ func (d *decoded) applyTo(r *record.Record, c quorum.Committed) string {
 	return ""
 }
 
-// frame sends a frame as bytes.
+// frame sends a frame, as bytes. Heartbeats are most of them and hold nothing: they
+// go as they are.
 func (d *daemon) frame(f quorum.Frame) {
+	if t := f.Message.GetType(); f.Message != nil && (t == raftpb.MsgHeartbeat || t == raftpb.MsgHeartbeatResp) {
+		if to := d.n.w.ofRaft(f.To); to != nil {
+			d.send(to, func(p *daemon) { p.take(f) })
+		}
+		return
+	}
 	text, err := f.Encode()
 	if err != nil {
 		d.n.w.fail("%v", err)
 	}
-	for _, to := range d.n.w.nodes {
-		if to.raftID == f.To {
-			d.send(to, func(p *daemon) { p.receive(text) })
+	if to := d.n.w.ofRaft(f.To); to != nil {
+		d.send(to, func(p *daemon) { p.receive(text) })
+	}
+}
+
+// ofRaft is the node whose state directory has that raft id; nil: none has.
+func (w *World) ofRaft(id uint64) *node {
+	for _, n := range w.nodes {
+		if n.raftID == id {
+			return n
 		}
 	}
+	return nil
 }
 
 func (d *daemon) receive(text []byte) {
 	f, err := quorum.DecodeFrame(text)
-	switch {
-	case err != nil:
+	if err != nil {
 		d.n.w.fail("%v", err)
+	}
+	d.take(f)
+}
+
+func (d *daemon) take(f quorum.Frame) {
+	switch {
 	case f.To != d.n.raftID:
 		return
 	case f.Proposal != nil:
@@ -485,6 +568,7 @@ func (d *daemon) seeGroup() {
 		g.Progress = append(g.Progress, failover.Progress{RaftID: p.ID, Active: p.Active, CaughtUp: p.Match+10 > s.Commit})
 	}
 	d.observe(failover.GroupSeen{Group: g})
+	d.changed = false
 }
 
 // row is a node's record in the registry.

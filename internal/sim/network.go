@@ -38,7 +38,8 @@ func (n *network) open(from, to cluster.NodeID) bool {
 }
 
 // send carries something to another node: later, twice, out of order, or not at all.
-func (n *network) send(from, to cluster.NodeID, deliver func()) {
+// It happens to a process there, if there is one, and else to the world.
+func (n *network) send(from, to cluster.NodeID, p *process, deliver func()) {
 	w := n.w
 	sender := w.rng
 	for copies := 1; copies > 0; copies-- {
@@ -56,8 +57,12 @@ func (n *network) send(from, to cluster.NodeID, deliver func()) {
 			copies++
 		}
 		w.after(nil, late, func() {
-			if n.open(from, to) {
+			switch {
+			case !n.open(from, to):
+			case p == nil:
 				deliver()
+			default:
+				w.give(p, deliver)
 			}
 		})
 	}

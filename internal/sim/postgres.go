@@ -47,6 +47,9 @@ type server struct {
 	names       string // synchronous_standby_names; a new session sees it at once
 	managed     bool   // by repmgrd
 	called      string // application_name in primary_conninfo
+
+	lined    lined // for which lineText was made
+	lineText record.Line
 }
 
 func (s *server) String() string { return s.n.String() + ".pg" }
@@ -67,7 +70,19 @@ func (s *server) found(primary bool) {
 }
 
 func (s *server) lsn() cluster.LSN  { return cluster.LSN(len(s.wal)) }
-func (s *server) line() record.Line { return record.LineOf(s.switches, s.timeline) }
+
+// line is the history of its WAL. It changes with the timeline alone.
+func (s *server) line() record.Line {
+	if n := len(s.switches); s.lined != (lined{s.timeline, n}) || s.lineText == "" {
+		s.lined, s.lineText = lined{s.timeline, n}, record.LineOf(s.switches, s.timeline)
+	}
+	return s.lineText
+}
+
+type lined struct {
+	timeline cluster.Timeline
+	switches int
+}
 
 // writes reports whether a commit could be acknowledged here now.
 func (s *server) writes() bool {
@@ -133,9 +148,13 @@ func (s *server) endReceiver() {
 // pull tells the upstream what is on disk here, and asks for more. The answer counts
 // only for the receiver that asked.
 func (s *server) pull() {
-	w, up, life, reply := s.n.w, s.source, s.receiver.life, reply{s.n.id, s.receiver.life, s.called, s.flushed}
+	w, up, life := s.n.w, s.source, s.receiver.life
 	if s.up && s.frozen <= w.now {
-		w.net.send(s.n.id, up, func() {
+		if s.flushed < len(s.wal) && w.chance(70) {
+			s.flushed = len(s.wal)
+		}
+		reply := reply{s.n.id, life, s.called, s.flushed}
+		w.net.send(s.n.id, up, nil, func() {
 			from := &w.nodes[up-1].server
 			if !from.hears(reply) {
 				return
@@ -148,8 +167,11 @@ func (s *server) pull() {
 			if x := from.senders[s.n.id]; x != nil {
 				x.sent = len(s.wal) + len(more)
 			}
-			switches, at := slices.Clone(from.switches), len(s.wal)
-			w.net.send(up, s.n.id, func() {
+			switches, at := from.switches, len(s.wal) // a promotion makes a new list of them
+			if len(more) == 0 {
+				return
+			}
+			w.net.send(up, s.n.id, nil, func() {
 				if s.receiver.up && s.receiver.life == life && s.up && s.frozen <= w.now && at == len(s.wal) {
 					s.take(more, switches)
 				}

@@ -134,6 +134,18 @@ func (w *World) after(p *process, d time.Duration, do func()) {
 	w.queue.push(e)
 }
 
+// give lets something happen to a process now, if it is there; to one that is
+// stopped, when it goes on.
+func (w *World) give(p *process, do func()) {
+	switch {
+	case !p.up:
+	case p.frozen > w.now:
+		w.after(p, 0, do)
+	default:
+		w.by(p.rng, do)
+	}
+}
+
 // step lets the next event happen.
 func (w *World) step() {
 	e := w.queue.pop()

@@ -138,8 +138,8 @@ func TestShrunk(t *testing.T) {
 	for seed := uint64(1); seed <= 300; seed++ {
 		o := Options{Seed: seed, Defect: SealLeaky}
 		r := run(t, o)
-		if r.Violation == "" {
-			continue
+		if !strings.HasPrefix(r.Kind(), "S2") {
+			continue // a cluster that is not whole in time takes more faults to show
 		}
 		s := shrunk(t, r, o)
 		t.Logf("\n%s", s)

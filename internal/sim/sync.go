@@ -20,6 +20,8 @@ type sender struct {
 	life   int    // of the WAL receiver that it serves
 	name   string // application_name
 	names  string // its copy of the setting
+	k      int    // what that says: how many
+	member bool   // and whether its standby counts: its sync_priority
 	sent   int    // up to where the standby was sent the log
 	flush  int    // and up to where it has said that it is on its disk
 	heard  time.Duration
@@ -55,7 +57,8 @@ func (s *server) hears(r reply) bool {
 	case !s.answers() || unknown && (s.hung > w.now || !receiver.up || receiver.life != r.life): // the last: what is left of a connection that was closed
 		return false
 	case unknown:
-		x = &sender{life: r.life, name: r.name, names: s.names}
+		x = &sender{life: r.life, name: r.name}
+		x.obey(s.names)
 		if s.senders == nil {
 			s.senders = map[cluster.NodeID]*sender{}
 		}
@@ -68,7 +71,7 @@ func (s *server) hears(r reply) bool {
 	}
 	x.heard = w.now
 	if w.chance(70) || x.sent == 0 { // else the reply comes in the middle of a round
-		x.names = s.names
+		x.obey(s.names)
 	}
 	x.flush = max(x.flush, r.flush)
 	s.release(x)
@@ -88,22 +91,25 @@ func parse(names string) (k int, members []string) {
 	return k, members
 }
 
-// counts reports whether a walsender's standby counts, by its own copy: its sync_priority.
-func (x *sender) counts() bool {
-	_, members := parse(x.names)
-	return slices.Contains(members, x.name)
+// obey takes up another value of the setting.
+func (x *sender) obey(names string) {
+	if names == x.names {
+		return
+	}
+	k, members := parse(names)
+	x.names, x.k, x.member = names, k, slices.Contains(members, x.name)
 }
 
 // release acknowledges what enough standbys have, by the count in the walsender's
 // own copy, among all that count by theirs (SyncRepGetCandidateStandbys).
 func (s *server) release(x *sender) {
-	if !x.counts() {
+	if !x.member || len(s.pending) == 0 {
 		return
 	}
-	k, _ := parse(x.names)
+	k := x.k
 	var flushed []int
 	for _, o := range s.senders {
-		if o.counts() {
+		if o.member {
 			flushed = append(flushed, o.flush)
 		}
 	}
@@ -153,7 +159,7 @@ func (s *server) hangUp() {
 	if from == 0 {
 		return
 	}
-	w.net.send(s.n.id, from, func() {
+	w.net.send(s.n.id, from, nil, func() {
 		if x := w.nodes[from-1].server.senders[s.n.id]; x != nil && x.life == life {
 			delete(w.nodes[from-1].server.senders, s.n.id)
 		}
@@ -170,6 +176,7 @@ func (d *daemon) synchronize() {
 	}
 	decision := failover.Synchronize(d.view, now)
 	w.decided(syncTable, d, decision.Rule)
+	d.calm = d.calm && nothingFollows[decision.Rule]
 	for _, a := range decision.Actions {
 		if p, ok := a.(failover.Propose); ok {
 			d.propose(p.Change)
@@ -204,7 +211,7 @@ func (d *daemon) lookAtSync() {
 }
 
 func (x *sender) priority() int {
-	if x.counts() {
+	if x.member {
 		return 1
 	}
 	return 0
@@ -271,7 +278,7 @@ func (o syncOrder) senders(a failover.ProveSync) {
 	_, members := parse(a.Names)
 	late := 0
 	for id, x := range o.s.senders {
-		if x.sent >= o.x && (!x.counts() || slices.Contains(members, x.name)) {
+		if x.sent >= o.x && (!x.member || slices.Contains(members, x.name)) {
 			continue
 		}
 		if late++; o.d.n.w.now-o.began > time.Second && x.frozen <= o.d.n.w.now {
