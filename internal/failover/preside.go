@@ -164,8 +164,10 @@ func (f facts) memberChange() (ChangeMember, string) {
 		r := f.Peers[m.Node].Report
 		replaced := registered && f.fresh(m.Node) && r.RaftID != 0 && r.RaftID != m.RaftID && !p.Active
 		switch {
-		case m.Node == f.Self, m.Node == rec.Lease.Holder && rec.Rule == record.Quorum && !replaced:
+		case m.Node == f.Self:
 			continue
+		case m.Node == rec.Lease.Holder && rec.Rule == record.Quorum && !replaced:
+			// it is not taken out; as a learner that was granted the lease it becomes a voter like any other
 		case m.Voter && rec.Rule == record.Quorum && rec.Voters() <= record.MinimumVoters && !replaced:
 			// it may not go before the rule has ended, or another has taken its place
 		case !registered && rec.Rule == record.Quorum && awaited(rec.Sync, m.Node):

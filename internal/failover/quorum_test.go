@@ -412,6 +412,12 @@ var leaderCases = []ruleCase{
 		v.Nodes = append(v.Nodes, cluster.Node{ID: 4, Role: cluster.Standby, Active: true})
 		v.Peers[4] = Peer{At: t0, Report: Report{Node: 4, RaftID: 4}}
 	}},
+	{"change-member", leaderView, nil, func(v *View) { // the holder came back as a learner, was granted the lease, and votes from now on
+		m, _ := v.Group.Record.Member(1)
+		m.Voter = false
+		v.Group.Record.SetMember(m, t0, 9)
+	}},
+	{"presides", leaderView, nil, func(v *View) { v.Nodes = v.Nodes[1:] }}, // registered no more, the holder stays all the same
 	{"describe-member", leaderView, nil, func(v *View) {
 		p := v.Peers[3]
 		p.Report.Priority = 50
