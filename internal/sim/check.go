@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
 	"repmgr/internal/quorum"
 	"repmgr/internal/record"
 )
@@ -59,7 +60,7 @@ func (w *World) committed(n *node, e quorum.Committed) decoded {
 	entry := decode(e)
 	c.log[e.Index], c.index = entry, e.Index
 	before := c.rec.Clone()
-	why := entry.applyTo(c.rec, e)
+	why := entry.applyTo(c.rec, e, w.Defect)
 	if entry.Kind != "renew" && e.Change == nil {
 		w.log(name("record"), "%s of node %d: %s; term %d, lease %s of node %d, vacancy %d", entry.Kind, entry.Node, orYes(why), c.rec.Term, c.rec.Lease.State, c.rec.Lease.Holder, c.rec.Lease.Vacancy)
 	}
@@ -99,7 +100,9 @@ func (w *World) accepted(before *record.Record, kind string) {
 		w.granted(before)
 	case "expire":
 		w.counts.Expiries++
+		w.tameFails("the lease of node %d expired", before.Lease.Holder)
 	case "release":
+		w.tameFails("node %d released its lease", before.Lease.Holder)
 		w.counts.Releases++
 		if s := &w.nodes[before.Lease.Holder-1].server; s.writes() {
 			w.fail("B20: node %d released its lease, and its server still takes writes", before.Lease.Holder)
@@ -128,7 +131,7 @@ func (w *World) granted(before *record.Record) {
 	w.keeps(&w.nodes[l.Holder-1].server, "granted the lease")
 	for _, b := range before.Bids {
 		s := &w.nodes[b.Node-1].server
-		if b.Declined != "" || s.incarnation != b.Incarnation {
+		if b.Declined != "" || s.incarnation != b.Incarnation || w.Defect == DivergedCounts {
 			continue
 		}
 		if s.lsn() != b.LSN || s.timeline != b.Timeline {
@@ -152,9 +155,28 @@ func (w *World) acknowledged(s *server) {
 	w.oneWriter(s)
 }
 
+// unwaited checks a commit for which no standby is waited for: not while the record
+// says that each is (safety notes, B17).
+func (w *World) unwaited(s *server) {
+	if r := w.check.rec; r.Sync.Waits() && r.Lease.Taken() && r.Lease.Holder == s.n.id && r.Lease.Timeline == s.timeline {
+		w.fail("S2: node %d acknowledges a commit on timeline %d without waiting, and by the record commits wait for %q", s.n.id, s.timeline, r.Sync.Sets)
+	}
+}
+
+// tameFails is called when something ends a primary that nothing is wrong with, if
+// that is so in this run (L2).
+func (w *World) tameFails(format string, args ...any) {
+	if w.tame && w.healed == 0 {
+		w.fail("L2: "+format+", and nothing was wrong but disks, clocks and standbys", args...)
+	}
+}
+
 // promised is called when a commit is acknowledged because standbys have it.
 func (w *World) promised(s *server, c waiting) {
 	w.counts.Promised++
+	if c.of != nil {
+		c.of.back = w.now
+	}
 	if old := w.check.promises[c.timeline]; c.at > old.at {
 		w.check.promises[c.timeline] = promise{c.at, s.wal[c.at-1]}
 	}
@@ -226,7 +248,10 @@ func (w *World) unwhole() string {
 	}
 	for _, n := range w.nodes {
 		s := &n.server
-		if s == p || n.witness {
+		if m, member := r.Member(n.id); !n.dead && (!member || m.RaftID != n.raftID || !m.Voter && r.Voters() < min(len(w.nodes), failover.MaximumVoters)) {
+			return fmt.Sprintf("node %d is not in the group as it should be: %+v%s", n.id, m, w.allRules())
+		}
+		if s == p || n.witness || n.dead {
 			continue
 		}
 		if !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50 {
@@ -237,15 +262,19 @@ func (w *World) unwhole() string {
 }
 
 // hopeless reports whether every node that may be promoted has offered a history
-// that is not the cluster's: an operator has to choose, by a priority.
+// that is not the cluster's, or one that may not has what none of them has: an
+// operator has to choose, by a priority.
 func (w *World) hopeless() bool {
 	r := w.check.rec
+	if r.Lease.State == record.Vacant && strings.Contains(r.Verdict().Why, "may not be promoted and has more than") {
+		return true
+	}
 	diverged := map[cluster.NodeID]bool{}
 	for _, b := range r.Verdict().Bids {
 		diverged[b.Node] = strings.HasPrefix(b.Verdict, "diverged")
 	}
 	for _, n := range w.nodes {
-		if !n.witness && n.priority > 0 && !diverged[n.id] {
+		if !n.witness && !n.dead && n.priority > 0 && !diverged[n.id] {
 			return false
 		}
 	}

@@ -24,6 +24,7 @@ const (
 type disk struct {
 	cached, synced quorum.Stored
 	seal           failover.Sealed
+	tries          int           // of a rejoin, in vain
 	ended          bool          // this daemon ended its server, and it has not run since
 	stalled        time.Duration // until then nothing is synced
 }
@@ -86,15 +87,21 @@ func (d *daemon) boot() {
 	d.group = group
 	d.restore(stored.Snapshot.GetData(), stored.Snapshot.GetMetadata().GetIndex())
 	w.log(d, "the daemon starts")
+	if n.disk.tries > 0 {
+		d.see(failover.RejoinsKept{Tries: n.disk.tries})
+	}
 	if w.Defect == SealForgotten && n.server.upstream == 0 && n.server.standby && n.server.up {
 		n.server.upstream = w.row(n.id).Upstream
 		n.server.receive()
 	}
 	if n.disk.seal.LSN != 0 {
-		d.view.Observe(failover.SealedAt{Sealed: n.disk.seal}, n.clock())
+		d.see(failover.SealedAt{Sealed: n.disk.seal})
 	}
-	d.view.Observe(failover.NodesRead{Nodes: slices.Clone(w.registry)}, n.clock())
-	d.view.Observe(failover.LocalSeen{Local: d.eyes()}, n.clock())
+	if d.rec == nil {
+		d.see(failover.RuleRead{Quorum: true}) // the registry says so
+	}
+	d.see(failover.NodesRead{Nodes: w.rows()})
+	d.see(failover.LocalSeen{Local: d.eyes()})
 	d.told, d.acked = n.guard.deadline, n.guard.deadline
 	d.work()
 	d.seeGroup()
@@ -155,7 +162,7 @@ func (d *daemon) tick() {
 // but where nothing can: then a few times a second.
 func (d *daemon) observe(e failover.Event) {
 	fresh := d.fresh(e)
-	d.view.Observe(e, d.n.clock())
+	d.see(e)
 	if fresh {
 		d.soon()
 	}
@@ -224,14 +231,14 @@ func (d *daemon) turn() {
 	if r, due := failover.Renewal(d.view, now); due {
 		d.propose(r)
 	}
-	for i, decision := range []failover.Decision{failover.Decide(d.view, now), failover.Preside(d.view, now)} {
+	for i, decision := range []failover.Decision{failover.Decide(d.view, now), d.preside(now)} {
 		w.decided(quorumTable+i, d, decision.Rule)
 		d.calm = d.calm && nothingFollows[decision.Rule]
 		if i == 0 && decision.Rule != d.rule {
 			d.rule = decision.Rule
 			w.log(d, "%s: %s", decision.Rule, decision.Why)
 		}
-		for _, a := range decision.Actions {
+		for _, a := range w.Defect.orders(decision) {
 			d.order(a)
 		}
 	}
@@ -262,8 +269,13 @@ func (d *daemon) look() {
 	if !s.up && s.orphans.up && w.Defect != ReleaseUnswept {
 		d.looking = true
 		w.after(&d.process, w.between(5*time.Millisecond, 100*time.Millisecond), func() {
-			if s.orphans.up {
+			if s.orphans.up && !s.forks() {
 				s.orphans.end()
+			}
+			if w.Defect == ScanOnce {
+				d.looking = false
+				d.observe(failover.LocalSeen{Local: d.eyes()})
+				return
 			}
 			d.look()
 		})
@@ -286,13 +298,16 @@ func (d *daemon) speak() {
 	d.sequence++
 	self, _ := cluster.Find(v.Nodes, d.n.id)
 	r := failover.Report{Node: d.n.id, Name: d.n.String(), Incarnation: d.life, Sequence: d.sequence, Type: self.Role, Priority: d.n.priority, Automatic: true,
-		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule}
+		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule, Level: record.Level}
 	if d.rec != nil {
 		r.PromotionRule, r.Term, r.Voters = d.rec.Rule, d.rec.Term, d.rec.Voters()
 	}
 	for _, to := range w.nodes {
 		if to != d.n {
-			d.send(to, func(p *daemon) { p.observe(failover.PeerReported{Report: r}) })
+			d.send(to, func(p *daemon) {
+				w.Defect.unseals(p, r)
+				p.observe(failover.PeerReported{Report: r})
+			})
 		}
 	}
 }
@@ -306,7 +321,7 @@ func (d *daemon) send(to *node, do func(*daemon)) {
 // read reads the registry, which may be a little old.
 func (d *daemon) read() {
 	w := d.n.w
-	nodes := slices.Clone(w.registry)
+	nodes := w.rows()
 	w.after(&d.process, w.between(50*time.Millisecond, 500*time.Millisecond), func() { d.observe(failover.NodesRead{Nodes: nodes}) })
 	w.after(&d.process, d.n.lasts(2*time.Second), d.read)
 }
@@ -329,6 +344,10 @@ func (d *daemon) work() {
 // store has a batch on disk in a while, and goes on then.
 func (d *daemon) store(b quorum.Batch) {
 	w := d.n.w
+	if w.Defect == SentUnsaved {
+		d.dispatch(b.Messages)
+		b.Messages = nil
+	}
 	d.saving = &b
 	takes := w.between(100*time.Microsecond, 10*time.Millisecond)
 	if stall := d.n.disk.stalled - w.now; stall > 0 {
@@ -355,9 +374,7 @@ func (d *daemon) save(b quorum.Batch) {
 
 func (d *daemon) finish(b quorum.Batch) {
 	w := d.n.w
-	for _, m := range b.Messages {
-		d.frame(quorum.Frame{Group: "g", From: m.GetFrom(), To: m.GetTo(), Message: m})
-	}
+	d.dispatch(b.Messages)
 	if b.Restore != nil {
 		d.restore(b.Restore.GetData(), b.Restore.GetMetadata().GetIndex())
 	}
@@ -365,7 +382,11 @@ func (d *daemon) finish(b quorum.Batch) {
 		d.rec = d.rec.Clone()
 	}
 	for _, c := range b.Committed {
-		before, e := d.rec.Lease.State, w.committed(d.n, c)
+		e := w.committed(d.n, c)
+		if d.rec == nil {
+			w.fail("S3: node %d applies index %d and has no record", d.n.id, c.Index)
+		}
+		before := d.rec.Lease.State
 		d.apply(c, e)
 		d.changed = d.changed || e.Kind != "renew" || d.rec.Lease.State != before
 	}
@@ -377,8 +398,14 @@ func (d *daemon) finish(b quorum.Batch) {
 	if len(b.Committed) > 0 || b.Restore != nil {
 		d.seeGroup()
 	}
-	if at := d.group.Applied(); at > d.compact+compactEvery || d.group.WantsSnapshot() {
+	if at := d.group.Applied(); d.rec != nil && at > d.compact+compactEvery || d.rec != nil && d.group.WantsSnapshot() {
 		d.snapshot(at)
+	}
+}
+
+func (d *daemon) dispatch(messages []*raftpb.Message) {
+	for _, m := range messages {
+		d.frame(quorum.Frame{Group: "g", From: m.GetFrom(), To: m.GetTo(), Message: m})
 	}
 }
 
@@ -397,7 +424,7 @@ func (d *daemon) snapshot(at uint64) {
 
 // apply takes in an entry, and tells who asked for it what came of it.
 func (d *daemon) apply(c quorum.Committed, e decoded) {
-	why := e.applyTo(d.rec, c)
+	why := e.applyTo(d.rec, c, d.n.w.Defect)
 	if to, ok := d.askers[e.Request]; ok && c.Change == nil {
 		delete(d.askers, e.Request)
 		if to == d.n.raftID {
@@ -433,12 +460,12 @@ func decode(c quorum.Committed) (d decoded) {
 }
 
 // applyTo changes the record by what was committed, and returns why it was refused.
-func (d *decoded) applyTo(r *record.Record, c quorum.Committed) string {
+func (d *decoded) applyTo(r *record.Record, c quorum.Committed, planted Defect) string {
 	switch {
 	case d.err != nil:
 		return d.err.Error()
 	case c.Change == nil:
-		return r.Apply(d.change, d.At, c.Index)
+		return planted.apply(r, d.change, d.At, c.Index)
 	case c.Change.Kind == quorum.Remove:
 		r.RemoveMember(c.Change.ID, epoch, c.Index)
 	default:
@@ -500,7 +527,8 @@ func (d *daemon) take(f quorum.Frame) {
 
 // propose asks the leader for a change.
 func (d *daemon) propose(c record.Change) {
-	d.view.Observe(failover.Asked{Change: c}, d.n.clock())
+	d.n.w.Defect.proposes(d, c)
+	d.see(failover.Asked{Change: c})
 	if _, renewal := c.(record.Renew); !renewal {
 		d.n.w.log(d, "proposes %s %+v", record.KindOf(c), c)
 	}
@@ -535,7 +563,7 @@ func (d *daemon) asks(from, request uint64, text []byte) {
 
 func (d *daemon) answered(a quorum.Answer) {
 	c, ok := d.asked[a.Request]
-	if !ok {
+	if _, renewal := c.(record.Renew); !ok || renewal && d.n.w.Defect == OwnDiskRenews {
 		return
 	}
 	delete(d.asked, a.Request)
@@ -560,7 +588,7 @@ func (d *daemon) watchGroup() {
 
 func (d *daemon) seeGroup() {
 	s := d.group.Status()
-	g := failover.Group{Known: true, Record: d.rec, RaftID: d.n.raftID, Leads: s.OwnTerm, Changing: s.Changing}
+	g := failover.Group{Known: true, Record: d.rec, RaftID: d.n.raftID, Leads: d.n.w.Defect.leads(s), Changing: s.Changing}
 	if d.rec != nil {
 		g.Leader = d.rec.NodeOf(s.Leader)
 	}
@@ -571,20 +599,29 @@ func (d *daemon) seeGroup() {
 	d.changed = false
 }
 
-// row is a node's record in the registry.
+// row is a node's record in the registry, or what it was or will be.
 func (w *World) row(id cluster.NodeID) *cluster.Node { return &w.registry[id-1] }
+
+// rows is the registry as it can be read now.
+func (w *World) rows() []cluster.Node {
+	return slices.DeleteFunc(slices.Clone(w.registry), func(r cluster.Node) bool { return w.nodes[r.ID-1].unregistered })
+}
 
 // found makes the group as it is when the quorum rule has begun.
 func (w *World) found(begin record.Begin) {
 	var rec *record.Record
-	var voters []uint64
+	var voters, learners []uint64
 	for _, n := range w.nodes {
-		m := record.Member{Node: n.id, Name: n.String(), RaftID: n.raftID, Voter: true, Witness: n.witness, Priority: n.priority, Automatic: true}
+		m := record.Member{Node: n.id, Name: n.String(), RaftID: n.raftID, Voter: int(n.id) <= failover.MaximumVoters, Witness: n.witness, Priority: n.priority, Automatic: true}
 		if rec == nil {
 			rec = record.New("g", "s", m)
 		}
 		rec.SetMember(m, epoch, 1)
-		voters = append(voters, n.raftID)
+		if m.Voter {
+			voters = append(voters, n.raftID)
+		} else {
+			learners = append(learners, n.raftID)
+		}
 	}
 	if why := rec.Apply(begin, epoch, 1); why != "" {
 		panic(fmt.Sprint("sim: ", why))
@@ -595,7 +632,7 @@ func (w *World) found(begin record.Begin) {
 	}
 	for _, n := range w.nodes {
 		s := quorum.Found(n.raftID, text)
-		s.Snapshot.Metadata.ConfState.Voters = slices.Clone(voters)
+		s.Snapshot.Metadata.ConfState.Voters, s.Snapshot.Metadata.ConfState.Learners = slices.Clone(voters), slices.Clone(learners)
 		n.disk.cached, n.disk.synced = s, s
 	}
 	w.check.begin(w, text)

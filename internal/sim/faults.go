@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -45,7 +46,7 @@ func (n *node) powerOff() {
 
 func (n *node) powerOn() {
 	w := n.w
-	if !n.off {
+	if !n.off || n.dead {
 		return
 	}
 	w.log(n, "power")
@@ -188,13 +189,22 @@ var faults = []kind{
 		w.after(nil, w.between(500*time.Millisecond, 10*time.Second), w.net.calm)
 	}},
 	{"the disk stalls", func(w *World, n *node) {
+		if w.tame && (n.daemon.leader.own || slices.ContainsFunc(w.nodes, func(o *node) bool { return o != n && o.disk.stalled > w.now-5*time.Second })) {
+			return // two of them may be a majority; and a group that elects its leader twice over renews nothing for longer than a lease lasts
+		}
 		d := w.between(100*time.Millisecond, 12*time.Second)
 		w.log(n, "the disk stalls for %s", d)
 		n.disk.stalled = w.now + d
 	}},
 	{"an operator pauses the cluster", (*World).pause},
+	{"a node is unregistered", (*World).unregister},
+	{"a state directory is lost", (*World).loseState},
 	{"a priority is changed", (*World).reprioritize},
 	{"an operator asks for a switchover", (*World).switchover},
+	{"the wall clock jumps", func(w *World, n *node) {
+		n.wall += time.Duration(w.rng.Int64N(int64(2*time.Minute))) - time.Minute
+		w.log(n, "the wall clock is %s off", n.wall)
+	}},
 	{"the startup process is slow", func(w *World, n *node) { n.server.slow = w.chance(70) }},
 }
 
@@ -206,9 +216,11 @@ func (w *World) heal() {
 	for i := range w.net.cut {
 		clear(w.net.cut[i])
 	}
+	w.by(w.stream("burial"), w.bury)
 	for _, n := range w.nodes {
 		n.powerOn()
 		n.setPriority(n.usual)
+		n.unregistered = false
 		n.daemon.frozen, n.server.frozen, n.server.hung, n.disk.stalled = min(n.daemon.frozen, w.now), min(n.server.frozen, w.now), 0, 0
 		w.after(nil, w.between(0, 2*time.Second), n.daemon.boot)
 		w.after(nil, w.between(0, 2*time.Second), n.operator)

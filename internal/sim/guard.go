@@ -13,6 +13,7 @@ type guard struct {
 	process
 	n        *node
 	deadline time.Time // zero: none
+	shows    time.Time // what the wall clock will show then, as it went when that was told
 	fired    bool
 }
 
@@ -25,15 +26,30 @@ func (g *guard) extend(to time.Time) bool {
 		return false
 	}
 	if to.After(g.deadline) {
-		g.deadline = to
-		g.n.w.after(&g.process, g.n.until(to), func() { g.expired() })
+		g.deadline, g.shows = to, to.Add(g.n.wall)
+		g.n.w.after(&g.process, g.n.until(to), g.watch)
 	}
 	return true
 }
 
+// watch is what happens when a deadline may have passed.
+func (g *guard) watch() {
+	if g.expired(); g.n.w.Defect == WallClock && !g.fired && !g.deadline.IsZero() {
+		g.n.w.after(&g.process, 200*time.Millisecond, g.watch) // the clock went back
+	}
+}
+
+// passed reports whether the deadline is over.
+func (g *guard) passed() bool {
+	if g.n.w.Defect == WallClock {
+		return !g.n.clock().Add(g.n.wall).Before(g.shows)
+	}
+	return !g.n.clock().Before(g.deadline)
+}
+
 // expired ends the server from the deadline on, until it is taken over.
 func (g *guard) expired() {
-	if g.up && !g.fired && !g.deadline.IsZero() && !g.n.clock().Before(g.deadline) {
+	if g.up && !g.fired && !g.deadline.IsZero() && g.passed() {
 		g.fired = true
 		g.n.w.log(g, "the deadline has passed")
 		g.n.w.after(&g.process, g.n.w.between(2*time.Millisecond, 60*time.Millisecond), g.sweep)
@@ -46,10 +62,24 @@ func (g *guard) sweep() {
 	}
 	if g.n.server.up || g.n.server.orphans.up {
 		g.n.w.counts.GuardKills++
-		g.n.server.sweep()
+		g.n.w.tameFails("the guard of node %d ends its server", g.n.id)
+		g.kill()
 	}
-	if g.n.w.Defect != GuardFireOnce {
+	if g.n.w.Defect != GuardFireOnce && g.n.w.Defect != ChildrenFirst {
 		g.n.w.after(&g.process, 20*time.Millisecond, g.sweep)
+	}
+}
+
+// kill ends every process of the server.
+func (g *guard) kill() {
+	switch g.n.w.Defect {
+	case PostmasterOnly:
+		g.n.server.kill(true)
+	case ChildrenFirst:
+		g.n.server.sweep()
+		g.n.server.boot()
+	default:
+		g.n.server.sweep()
 	}
 }
 

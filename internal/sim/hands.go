@@ -25,17 +25,22 @@ func (d *daemon) order(a failover.Action) {
 	case failover.ChangeMember:
 		d.changeMember(a)
 		return
+	case failover.Rejoin:
+		if at := d.n.failedRejoin; at != 0 && d.n.w.now-at < d.n.lasts(4*time.Second) {
+			d.n.w.fail("B31: the return of node %d is tried %s after one that failed", d.n.id, d.n.w.now-at)
+		}
 	case failover.Demote:
 		if d.demoting {
 			return
 		}
 		d.demoting = true
+		d.n.w.tameFails("node %d ends its server: %s", d.n.id, a.Why)
 		if old := d.view.Doing; old != nil {
-			d.view.Observe(failover.Done{Action: old, Err: "broken off"}, d.n.clock())
+			d.see(failover.Done{Action: old, Err: "broken off"})
 		}
 	}
 	d.n.w.log(d, "ORDER %s", failover.Describe(a))
-	d.view.Observe(failover.Ordered{Action: a}, d.n.clock())
+	d.see(failover.Ordered{Action: a})
 	d.job++
 	h := hand{d: d, s: &d.n.server, a: a, job: d.job, began: d.n.w.now}
 	if _, urgent := a.(failover.Demote); !urgent && d.n.w.chance(2) {
@@ -86,10 +91,13 @@ func (h hand) then(within time.Duration, do func()) {
 func (h hand) done(problem string) {
 	if problem != "" {
 		h.d.n.w.log(h.d, "%s: %s", failover.Describe(h.a), problem)
+		if _, ok := h.a.(failover.Rejoin); ok {
+			h.d.n.failedRejoin = h.d.n.w.now
+		}
 	}
 	h.d.job++
 	h.d.demoting = false
-	h.d.view.Observe(failover.Done{Action: h.a, Err: problem}, h.d.n.clock())
+	h.d.see(failover.Done{Action: h.a, Err: problem})
 	h.d.look()
 }
 
@@ -139,6 +147,7 @@ func (h hand) seal(a failover.Seal) {
 		return
 	}
 	h.s.upstream = 0
+	before := len(h.s.wal)
 	wait := 5 * time.Millisecond
 	if h.s.slow { // it lives on until it is told to go
 		wait = 100 * time.Millisecond
@@ -152,10 +161,10 @@ func (h hand) seal(a failover.Seal) {
 				h.done("the server is not sealed")
 				return
 			}
-			seal := failover.Sealed{Group: h.d.view.Group.Record.Group, Vacancy: a.Vacancy, Incarnation: h.s.incarnation, Timeline: h.s.timeline, LSN: h.s.lsn(), Line: h.s.line()}
+			seal := failover.Sealed{Group: h.d.view.Group.Record.Group, Vacancy: a.Vacancy, Incarnation: h.s.incarnation, Timeline: h.s.timeline, LSN: h.d.n.w.Defect.position(h.s, before), Line: h.s.line()}
 			h.d.n.disk.seal = seal
 			h.d.n.w.counts.Sealed++
-			h.d.view.Observe(failover.SealedAt{Sealed: seal}, h.d.n.clock())
+			h.d.see(failover.SealedAt{Sealed: seal})
 			h.done("")
 		})
 	})
@@ -178,8 +187,12 @@ func (h hand) promote(a failover.PromoteTo) {
 
 // firstSync puts the first set in force before the promotion is ordered (B17).
 func (h hand) firstSync(a failover.PromoteTo) {
-	order := func() { h.then(5*time.Millisecond, func() { h.s.order(a.Timeline); h.promoted(a) }) }
-	if a.Mode == record.SyncOff || a.Mode == "" {
+	to := a.Timeline
+	if h.d.n.w.Defect == TimelineChosen {
+		to = h.s.timeline + 1
+	}
+	order := func() { h.then(5*time.Millisecond, func() { h.s.order(to); h.promoted(a) }) }
+	if a.Mode == record.SyncOff || a.Mode == "" || h.d.n.w.Defect == FirstSetEmpty {
 		h.s.setNames("", false)
 		order()
 		return
@@ -217,6 +230,8 @@ func (h hand) promoted(a failover.PromoteTo) {
 		h.done("")
 	case !h.s.up || h.s.ready && !h.s.standby:
 		h.done("the server is gone, or on another timeline")
+	case h.late() && h.d.n.w.Defect == PromotionLeft:
+		h.done("the promotion took too long")
 	case h.late():
 		h.s.sweep() // an order that was read stays in force (B22)
 		h.d.n.disk.ended = true
@@ -234,14 +249,19 @@ func (h hand) arm() {
 
 // demote ends the server; it stays armed.
 func (h hand) demote() {
-	h.s.sweep()
+	switch w := h.d.n.w; {
+	case w.Defect == ScanOnce && h.s.orphans.up && h.s.forks():
+		h.s.kill(false)
+	default:
+		h.s.sweep()
+	}
 	h.arm()
 	h.s.clean, h.s.upstream, h.d.n.disk.ended = false, 0, true
 }
 
 // giveUp ends what is left of the server, then releases the lease.
 func (h hand) giveUp(a failover.GiveUp) {
-	if h.d.n.w.Defect != ReleaseUnswept {
+	if left := h.d.n.w.Defect == PromotionLeft && h.s.promote != 0; !left && h.d.n.w.Defect != ReleaseUnswept {
 		h.demote()
 	}
 	if a.To != 0 && h.s.lsn() != a.End {
@@ -346,7 +366,8 @@ func (h hand) rejoin(a failover.Rejoin) {
 		h.s.boot()
 		h.started()
 	}
-	if _, err := up.serve(h.s); err == nil && !h.s.torn {
+	blind := w.Defect == RejoinBlind || w.Defect == RewindSkipped && up.timeline == h.s.timeline
+	if _, err := up.serve(h.s); (err == nil || blind) && !h.s.torn {
 		h.then(50*time.Millisecond, back)
 		return
 	}

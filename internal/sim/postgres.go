@@ -27,6 +27,7 @@ type server struct {
 	orphans  process        // backends that outlived the postmaster (A8)
 	receiver process        // the WAL receiver
 	source   cluster.NodeID // whom it is connected to, whatever the setting says now
+	streamed bool           // it has received since it was started
 	slow     bool           // the startup process waits, so that the receiver ends only when told to (A2)
 	promote  cluster.Timeline
 	senders  map[cluster.NodeID]*sender // as a primary: its walsenders
@@ -64,12 +65,12 @@ func (s *server) found(primary bool) {
 	s.start()
 	s.ready, s.standby = true, !primary
 	if !primary {
-		s.upstream = 1
+		s.upstream = s.n.w.row(s.n.id).Upstream
 	}
 	s.run()
 }
 
-func (s *server) lsn() cluster.LSN  { return cluster.LSN(len(s.wal)) }
+func (s *server) lsn() cluster.LSN { return cluster.LSN(len(s.wal)) }
 
 // line is the history of its WAL. It changes with the timeline alone.
 func (s *server) line() record.Line {
@@ -107,16 +108,35 @@ func (s *server) client(p *process) {
 	if p == &s.process && (!s.ready || s.standby) {
 		return
 	}
-	if c := (waiting{len(s.wal) + 1, s.timeline}); len(s.pending) < clients {
+	s.cancel()
+	if c := (waiting{at: len(s.wal) + 1, timeline: s.timeline}); len(s.pending) < clients {
 		s.commit()
 		switch {
 		case s.waits == "":
+			w.unwaited(s)
 			w.after(p, w.between(0, 3*time.Millisecond), func() { w.acknowledged(s) })
 		case p == &s.process:
+			c.of = s.access(w.ids)
 			s.pending = append(s.pending, c) // an orphan waits for nothing: the walsenders ended with the postmaster
 		}
 	}
 	w.after(p, w.between(10*time.Millisecond, 80*time.Millisecond), func() { s.client(p) })
+}
+
+// cancel ends a wait now and then, more often where all clients wait. Its client is
+// told of a commit with a warning, and nothing is promised (A13).
+func (s *server) cancel() {
+	often := 0.5
+	if len(s.pending) == clients {
+		often = 10
+	}
+	if w := s.n.w; len(s.pending) > 0 && w.chance(often) {
+		c := s.pending[0]
+		s.pending = slices.Delete(s.pending, 0, 1)
+		if w.Defect == CancelCounted {
+			w.promised(s, c)
+		}
+	}
 }
 
 // commit writes an entry, and returns the position after it.
@@ -133,6 +153,7 @@ func (s *server) receive() {
 		return
 	}
 	s.receiver.start()
+	s.streamed, s.n.failedRejoin = true, 0
 	s.source = s.upstream
 	s.pull()
 }
@@ -226,11 +247,14 @@ func (s *server) take(more []entry, switches []record.Switch) {
 // While an orphan is attached to the shared memory, none starts (A9).
 func (s *server) boot() {
 	w := s.n.w
+	if s.torn && w.Defect == TornStarted && !s.up {
+		w.fail("L3: the server of node %d is started in the middle of a rewind", s.n.id)
+	}
 	if s.up || s.torn || s.n.off || s.n.witness || s.orphans.up {
 		return
 	}
 	s.start()
-	s.ready, s.promote, s.hung, s.waits = false, 0, 0, s.names
+	s.ready, s.streamed, s.promote, s.hung, s.waits = false, false, 0, 0, s.names
 	w.after(&s.process, w.between(50*time.Millisecond, 4*time.Second), s.recovered)
 }
 
@@ -259,6 +283,10 @@ func (s *server) kill(orphans bool) {
 	s.ready, s.clean, s.promote, s.senders, s.pending = false, false, 0, nil, nil
 	s.n.daemon.kick()
 }
+
+// forks reports whether one of the orphans has forked while they were looked for,
+// and lives on in its child: who looks once does not find that (safety notes, B20).
+func (s *server) forks() bool { return s.n.w.chance(20) }
 
 // sweep ends every process of the server.
 func (s *server) sweep() {
@@ -295,7 +323,7 @@ func (s *server) order(to cluster.Timeline) {
 	s.promote = to
 	takes := w.between(40*time.Millisecond, 500*time.Millisecond)
 	if w.chance(3) {
-		takes = w.between(time.Second, 15*time.Second)
+		takes = w.between(time.Second, 30*time.Second)
 	}
 	w.after(&s.process, takes, func() {
 		s.endReceiver()

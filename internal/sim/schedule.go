@@ -54,6 +54,23 @@ func (n *node) streams() {
 	}
 }
 
+// harmless are the faults that cost nobody the lease (L2).
+var harmless = []string{"the disk stalls", "the wall clock jumps", "the startup process is slow", "a priority is changed"}
+
+// choose has some runs know only a few kinds of faults: what one hides, others show.
+func (w *World) choose() {
+	w.by(w.stream("kinds"), func() {
+		switch {
+		case w.chance(4):
+			w.tame = !w.wild
+			w.faults = slices.DeleteFunc(slices.Clone(w.faults), func(k kind) bool { return !slices.Contains(harmless, k.name) })
+		case w.chance(15):
+			w.rng.Shuffle(len(w.faults), func(i, j int) { w.faults[i], w.faults[j] = w.faults[j], w.faults[i] })
+			w.faults = w.faults[:4]
+		}
+	})
+}
+
 // plan puts the faults of the schedule where they belong.
 func (w *World) plan() {
 	w.by(w.stream("schedule"), func() {

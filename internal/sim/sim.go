@@ -10,6 +10,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -20,7 +21,7 @@ import (
 // Options say how long things go wrong, and what is reported.
 type Options struct {
 	Seed   uint64
-	Nodes  int           // zero: 3 to 5, by the seed
+	Nodes  int           // zero: 3 to 9, by the seed
 	Chaos  time.Duration // in which faults begin; zero: 5 to 44 s, by the seed
 	Only   []string      // the faults that strike, by ID; nil: all that the seed has
 	Bound  time.Duration // for the cluster to be whole again after that; zero: 90 s
@@ -28,27 +29,12 @@ type Options struct {
 	Defect Defect        // planted into the hands, to see that it is noticed
 }
 
-// Defect is a mistake of the hands that the simulator has to notice.
-type Defect string
-
-// The planted defects; those of the brain are planted by changing it.
-const (
-	SealForgotten    Defect = "a restart of the daemon forgets the seal, and the server receives again"
-	SealLeaky        Defect = "a seal does not wait until the WAL receiver is gone"
-	ReleaseUnswept   Defect = "the server is said to have crashed before its orphans are gone"
-	PromoteUnguarded Defect = "the guard is told of the deadline when the promotion is over"
-	NeverArmed       Defect = "the primary's data directory is not armed"
-	TakenUnarmed     Defect = "a guard that has ended the server is taken over before the server is armed"
-	GuardFireOnce    Defect = "the guard kills once and does not look again"
-	VoteForgotten    Defect = "term and vote are not on disk before the message"
-)
-
 // Counts are what a run went through.
 type Counts struct {
 	Virtual                                                                  time.Duration
 	Events, Faults, Grants, Promotions, Regrants, Rewinds, Commits, Promised int
 	Expiries, Releases, Reinstated, Voids, Sealed, GuardKills, Changes       int
-	Failovers, Partitions                                                    int
+	Failovers, Partitions, Operations                                        int
 }
 
 // Add sums up.
@@ -61,7 +47,7 @@ func (c *Counts) Add(o Counts) {
 
 func (c *Counts) all() []*int {
 	return []*int{&c.Events, &c.Faults, &c.Grants, &c.Promotions, &c.Regrants, &c.Rewinds, &c.Commits, &c.Promised,
-		&c.Expiries, &c.Releases, &c.Reinstated, &c.Voids, &c.Sealed, &c.GuardKills, &c.Changes, &c.Failovers, &c.Partitions}
+		&c.Expiries, &c.Releases, &c.Reinstated, &c.Voids, &c.Sealed, &c.GuardKills, &c.Changes, &c.Failovers, &c.Partitions, &c.Operations}
 }
 
 // Result is what came of a run.
@@ -81,6 +67,7 @@ type World struct {
 	Options
 	rng      *rand.Rand // of whatever happens now
 	policy   failover.Policy
+	tame     bool // nothing goes wrong that a failover would be good for
 	wild     bool // clocks run as they like: only what standbys acknowledge is safe
 	now      time.Duration
 	queue    queue
@@ -91,6 +78,7 @@ type World struct {
 	check    checker
 	counts   Counts
 	cover    Coverage
+	history  history
 	lines    []Line
 	faults   []kind
 	struck   []Fault
@@ -197,12 +185,12 @@ func (w *World) fail(format string, args ...any) {
 
 // Run lets one cluster live.
 func Run(o Options) (r Result) {
-	w := &World{Options: o, cover: newCoverage(), faults: faults, moments: map[string]int{}}
+	w := &World{Options: o, cover: newCoverage(), faults: slices.Clone(faults), moments: map[string]int{}}
 	w.rng = w.stream("world")
 	if chaos := time.Duration(5+w.rng.IntN(40)) * time.Second; w.Chaos == 0 {
 		w.Chaos = chaos
 	}
-	if nodes := 3 + w.rng.IntN(3); w.Nodes == 0 {
+	if nodes := w.size(); w.Nodes == 0 {
 		w.Nodes = nodes
 	}
 	if w.Bound == 0 {
@@ -222,6 +210,7 @@ func Run(o Options) (r Result) {
 		r.Nodes, r.Chaos, r.Faults = w.Nodes, w.Chaos, w.struck
 	}()
 	w.build()
+	w.choose()
 	w.plan()
 	for w.now < w.Chaos {
 		w.step()
@@ -235,12 +224,21 @@ func Run(o Options) (r Result) {
 		next = w.now + 250*time.Millisecond
 		why := w.unwhole()
 		if why == "" {
+			r.Violation = w.linear()
 			return r
 		}
 		if w.now > w.healed+w.Bound {
 			w.fail("not whole %s after everything was healed: %s", w.Bound, why)
 		}
 	}
+}
+
+// size is how many nodes there are: most often few.
+func (w *World) size() int {
+	if w.chance(8) {
+		return 6 + w.rng.IntN(4)
+	}
+	return 3 + w.rng.IntN(3)
 }
 
 // drawPolicy draws the configuration of all nodes. The strict mode is for a cluster
@@ -276,7 +274,7 @@ var standard = failover.Policy{
 	BidWindow: 300 * time.Millisecond, MaximumLag: -1, Rejoin: "rewind",
 }
 
-// build makes a cluster of 3 to 5 nodes under the quorum rule, whose primary is node 1.
+// build makes a cluster under the quorum rule, whose primary is node 1.
 func (w *World) build() {
 	count := w.Nodes
 	witness := cluster.NodeID(0)
@@ -284,6 +282,7 @@ func (w *World) build() {
 		witness = cluster.NodeID(count)
 	}
 	w.net.build(w, count)
+	cascades := w.chance(25)
 	begin := record.Begin{Node: 1, Incarnation: "d1", Line: "1", LSN: 3, TTL: standard.LeaseTTL, MaximumLag: -1}
 	for id := cluster.NodeID(1); int(id) <= count; id++ {
 		n := w.machine(id)
@@ -297,8 +296,11 @@ func (w *World) build() {
 		n.daemon.n, n.guard.n, n.server.n = n, n, n
 		w.nodes = append(w.nodes, n)
 		row := cluster.Node{ID: id, Name: n.String(), Role: role, Active: true, Priority: n.priority, Upstream: 1}
-		if id == 1 {
+		switch {
+		case id == 1:
 			row.Upstream = 0
+		case id > 3 && !n.witness && cascades:
+			row.Upstream = 2 + cluster.NodeID(w.rng.IntN(int(id)-2))
 		}
 		w.registry = append(w.registry, row)
 	}
@@ -347,11 +349,17 @@ type node struct {
 	usual    int     // its priority, when no fault has changed it
 	rate     float64 // of its clock
 	base     time.Duration
-	off      bool // no power
-	daemon   daemon
-	guard    guard
-	server   server
-	disk     disk
+	// failedRejoin is when the last return of its server failed; zero: it has come back since.
+	failedRejoin time.Duration
+	wall         time.Duration // how far its wall clock has jumped: nothing shall go by that
+	off          bool          // no power
+	dead         bool          // and it will never have any again
+	// unregistered: its row was deleted.
+	unregistered bool
+	daemon       daemon
+	guard        guard
+	server       server
+	disk         disk
 }
 
 func (n *node) String() string { return fmt.Sprintf("n%d", n.id) }

@@ -15,8 +15,9 @@ var (
 	nodes  = flag.Int("nodes", 0, "how many nodes; 0: by the seed")
 	chaos  = flag.Duration("chaos", 0, "for how long things go wrong; 0: by the seed")
 	only   = flag.String("only", "", "the faults that strike, by their names, with commas between them; none; empty: all of the seed")
-	defect = flag.String("defect", "", "plant this mistake")
+	defect = flag.String("defect", "", "plant this mistake; with -defects: all whose words these are among")
 	budget = flag.Uint64("defects", 0, "plant every mistake in turn, and let each take so many schedules to be noticed")
+	fresh  = flag.Bool("unseeded", false, "with -defects: only those that no seed is known for")
 	all    = flag.Bool("all", false, "go on after a seed that breaks a promise")
 	traced = flag.Bool("timeline", false, "print the timeline of every seed, and do not shrink")
 )
@@ -98,38 +99,6 @@ func kept(t *testing.T, words []string) (o Options) {
 	}
 	o.Only = faultsOf(*list)
 	return o
-}
-
-// planted are the mistakes, and how many times the budget each may take; for
-// some another safeguard makes up.
-var planted = []struct {
-	defect Defect
-	within uint64
-	spare  bool
-}{
-	{SealForgotten, 5, false}, {SealLeaky, 1, false}, {ReleaseUnswept, 1, false}, {PromoteUnguarded, 5, false}, {NeverArmed, 1, false},
-	{VoteForgotten, 1, false}, {TakenUnarmed, 1, true}, {GuardFireOnce, 1, true}, // what is started again is armed, by "arm-stopped" at the latest
-}
-
-// TestDefects plants mistakes into the hands: each is noticed, but for those that
-// another safeguard makes up for.
-func TestDefects(t *testing.T) {
-	if *budget == 0 {
-		t.Skip("takes minutes: -defects 300")
-	}
-	for _, d := range planted {
-		t.Run(string(d.defect), func(t *testing.T) {
-			for seed := *first; seed < *first+*budget*d.within; seed++ {
-				if r := run(t, Options{Seed: seed, Defect: d.defect}); r.Violation != "" {
-					t.Logf("seed %d: %s", seed, r.Violation)
-					return
-				}
-			}
-			if !d.spare {
-				t.Error("not noticed")
-			}
-		})
-	}
 }
 
 // TestShrunk plants a mistake, and shrinks the first schedule that notices it to

@@ -25,6 +25,7 @@ type sender struct {
 	sent   int    // up to where the standby was sent the log
 	flush  int    // and up to where it has said that it is on its disk
 	heard  time.Duration
+	told   time.Duration // when a reply counted last
 	frozen time.Duration // until then it does nothing
 }
 
@@ -40,6 +41,7 @@ type reply struct {
 type waiting struct {
 	at       int
 	timeline cluster.Timeline
+	of       *access // nil: of no register
 }
 
 // answers reports whether the server does anything at all for who is connected; a
@@ -58,7 +60,7 @@ func (s *server) hears(r reply) bool {
 		return false
 	case unknown:
 		x = &sender{life: r.life, name: r.name}
-		x.obey(s.names)
+		x.obey(s.names, w.Defect)
 		if s.senders == nil {
 			s.senders = map[cluster.NodeID]*sender{}
 		}
@@ -71,10 +73,14 @@ func (s *server) hears(r reply) bool {
 	}
 	x.heard = w.now
 	if w.chance(70) || x.sent == 0 { // else the reply comes in the middle of a round
-		x.obey(s.names)
+		x.obey(s.names, w.Defect)
 	}
-	x.flush = max(x.flush, r.flush)
-	s.release(x)
+	// A receiver replies when it has more, and every wal_receiver_status_interval: who
+	// waits for a member that was in no set before waits for that (A17).
+	if unknown || r.flush > x.flush || w.now-x.told > 10*time.Second {
+		x.told, x.flush = w.now, max(x.flush, r.flush)
+		s.release(x)
+	}
 	return true
 }
 
@@ -92,12 +98,12 @@ func parse(names string) (k int, members []string) {
 }
 
 // obey takes up another value of the setting.
-func (x *sender) obey(names string) {
+func (x *sender) obey(names string, planted Defect) {
 	if names == x.names {
 		return
 	}
 	k, members := parse(names)
-	x.names, x.k, x.member = names, k, slices.Contains(members, x.name)
+	x.names, x.k, x.member = names, k, slices.Contains(members, x.name) || planted.unbound(members, x.name)
 }
 
 // release acknowledges what enough standbys have, by the count in the walsender's
@@ -177,13 +183,13 @@ func (d *daemon) synchronize() {
 	decision := failover.Synchronize(d.view, now)
 	w.decided(syncTable, d, decision.Rule)
 	d.calm = d.calm && nothingFollows[decision.Rule]
-	for _, a := range decision.Actions {
+	for _, a := range w.Defect.orders(decision) {
 		if p, ok := a.(failover.Propose); ok {
 			d.propose(p.Change)
 			continue
 		}
 		w.log(d, "ORDER %s", failover.Describe(a))
-		d.view.Observe(failover.SyncOrdered{Action: a}, now)
+		d.see(failover.SyncOrdered{Action: a})
 		o := syncOrder{d: d, s: &d.n.server, a: a, began: w.now}
 		o.then(20*time.Millisecond, o.begin)
 	}
@@ -254,7 +260,11 @@ func (o syncOrder) begin() {
 		o.done("", 0)
 	case failover.ProveSync:
 		o.inForce(a.Names, func() {
-			o.x = o.s.commit()
+			o.x = o.writes()
+			if o.d.n.w.Defect == SendersUnproven {
+				o.barrier(a, o.writes())
+				return
+			}
 			o.senders(a)
 		})
 	}
@@ -291,8 +301,17 @@ func (o syncOrder) senders(a failover.ProveSync) {
 	case late > 0:
 		o.then(20*time.Millisecond, func() { o.senders(a) })
 	default:
-		o.barrier(a, o.s.commit())
+		o.barrier(a, o.writes())
 	}
+}
+
+// writes writes something, so that every member of a set that has grown says soon
+// what it has (safety notes, A17), and returns the position after it.
+func (o syncOrder) writes() int {
+	if o.d.n.w.Defect == SilentGrowth {
+		return len(o.s.wal)
+	}
+	return o.s.commit()
 }
 
 // barrier waits until count members have all that was acknowledged until now.
@@ -305,7 +324,7 @@ func (o syncOrder) barrier(a failover.ProveSync, at int) {
 		}
 	}
 	switch {
-	case have >= a.Count && o.s.writes():
+	case (have >= a.Count || o.d.n.w.Defect == NoBarrier) && o.s.writes():
 		o.done("", at)
 	case !o.s.writes() || o.late():
 		o.done("too few standbys have what was acknowledged before", 0)

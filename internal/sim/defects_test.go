@@ -1,0 +1,116 @@
+package sim
+
+import (
+	"fmt"
+	"testing"
+)
+
+// planted are the mistakes by their numbers in the safety notes' section D, with a
+// seed that notices each, or why none does.
+var planted = []struct {
+	number int // zero: it is none of the list
+	defect Defect
+	seed   uint64
+	spare  string // what makes up for it
+}{
+	{1, HoldWhole, 0, ""},
+	{2, CountedFromAnswer, 0, ""},
+	{3, RetryResets, 0, ""},
+	{4, ReleasedRevived, 0, ""},
+	{5, ExpireBlind, 0, ""},
+	{6, LeadsEarly, 0, ""},
+	{8, GrantIsLease, 0, ""},
+	{9, ClaimTwice, 0, ""},
+	{10, PromoteUnguarded, 0, ""},
+	{12, WallClock, 0, ""},
+	{13, PostmasterOnly, 0, ""},
+	{14, ChildrenFirst, 0, ""},
+	{15, ReleaseUnswept, 0, ""},
+	{16, ScanOnce, 0, ""},
+	{17, GuardFireOnce, 0, ""},
+	{18, SealLeaky, 0, ""},
+	{19, SealForgotten, 0, ""},
+	{20, BidUnsealed, 0, ""},
+	{21, BidReplayed, 0, ""},
+	{22, BidReceived, 0, ""},
+	{23, TermIgnored, 0, ""},
+	{24, OldVacancy, 0, ""},
+	{25, BidOverwritten, 0, ""},
+	{26, DivergedCounts, 0, ""},
+	{27, OneBidLess, 0, ""},
+	{28, SetUnannounced, 0, ""},
+	{29, NoBarrier, 0, ""},
+	{30, SendersUnproven, 0, ""},
+	{31, NewestOnly, 0, ""},
+	{32, FirstSetEmpty, 0, ""},
+	{33, NamesUnbound, 0, ""},
+	{34, TimelineChosen, 0, ""},
+	{35, RejoinBlind, 0, ""},
+	{36, RewindSkipped, 0, ""},
+	{37, TornStarted, 0, ""},
+	{38, UnsealOnWord, 0, ""},
+	{39, PromotionLeft, 0, ""},
+	{40, VoteForgotten, 0, ""},
+	{41, SentUnsaved, 0, ""},
+	{42, SameRaftID, 0, ""},
+	{45, UnpausedHeld, 0, ""},
+	{47, NeverArmed, 0, ""},
+	{49, CancelCounted, 0, ""},
+	{51, OwnDiskRenews, 0, ""},
+	{52, SilentGrowth, 0, ""},
+	{53, NoBackoff, 0, ""},
+	{54, LastHolderIgnored, 0, ""},
+	{0, TakenUnarmed, 0, ""},
+
+	{0, Muted("lease-ran-out"), 0, ""},
+	{0, Muted("guard-is-gone"), 0, ""},
+	{0, Muted("arm-stopped"), 0, ""},
+	{0, Muted("give-up"), 0, ""},
+	{0, Muted("start-read-only"), 0, ""},
+	{0, Muted("record-promotion"), 0, ""},
+	{0, Muted("promotion-failed"), 0, ""},
+	{0, Muted("first-set"), 0, ""},
+	{0, Muted("promote-granted"), 0, ""},
+	{0, Muted("regrant"), 0, ""},
+	{0, Muted("wrong-timeline"), 0, ""},
+	{0, Muted("disarm-paused"), 0, ""},
+	{0, Muted("arm"), 0, ""},
+	{0, Muted("claim"), 0, ""},
+	{0, Muted("seal"), 0, ""},
+	{0, Muted("place-bid"), 0, ""},
+	{0, Muted("decline"), 0, ""},
+	{0, Muted("start-to-bid"), 0, ""},
+	{0, Muted("rejoin"), 0, ""},
+	{0, Muted("measure"), 0, ""},
+	{0, Muted("follow-holder"), 0, ""},
+	{0, Muted("expire"), 0, ""},
+	{0, Muted("void"), 0, ""},
+	{0, Muted("close"), 0, ""},
+	{0, Muted("change-member"), 0, ""},
+	{0, Muted("describe-member"), 0, ""},
+	{0, Muted("hand-over-lead"), 0, ""},
+	{0, Muted("sync-restore"), 0, ""},
+	{0, Muted("sync-announce"), 0, ""},
+	{0, Muted("sync-write"), 0, ""},
+	{0, Muted("sync-drop"), 0, ""},
+	{0, Muted("sync-prove"), 0, ""},
+}
+
+// TestDefects plants every mistake that a seed is known to notice, and runs that
+// seed with it and without. make simulate ARGS='--defects 300' looks for other seeds.
+func TestDefects(t *testing.T) {
+	for _, d := range planted {
+		if d.seed == 0 {
+			continue
+		}
+		t.Run(fmt.Sprintf("%d", d.number), func(t *testing.T) {
+			r := run(t, Options{Seed: d.seed, Defect: d.defect})
+			if t.Logf("%s: seed %d: %s", d.defect, d.seed, r.Violation); r.Violation == "" {
+				t.Errorf("seed %d does not notice it", d.seed)
+			}
+			if sound := run(t, Options{Seed: d.seed}); sound.Violation != "" {
+				t.Errorf("seed %d without it: %s", d.seed, sound.Violation)
+			}
+		})
+	}
+}
