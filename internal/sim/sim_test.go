@@ -105,7 +105,7 @@ func kept(t *testing.T, words []string) (o Options) {
 // a handful of faults, which can be replayed from what is printed.
 func TestShrunk(t *testing.T) {
 	for seed := uint64(1); seed <= 300; seed++ {
-		o := Options{Seed: seed, Defect: SealLeaky}
+		o := Options{Seed: seed, Defect: BidReceived}
 		r := run(t, o)
 		if !strings.HasPrefix(r.Kind(), "S2") {
 			continue // a cluster that is not whole in time takes more faults to show
@@ -123,7 +123,7 @@ func TestShrunk(t *testing.T) {
 		if sound := run(t, Options{Seed: seed, Nodes: again.Nodes, Chaos: again.Chaos, Only: again.Only}); sound.Violation != "" {
 			t.Errorf("without the mistake: %s", sound.Violation)
 		}
-		for _, want := range []string{fmt.Sprintf("-seed %d ", seed), " n1 ", "FAULT", "VIOLATION", "-defect '" + string(SealLeaky)} {
+		for _, want := range []string{fmt.Sprintf("-seed %d ", seed), " n1 ", "FAULT", "VIOLATION", "-defect '" + string(BidReceived)} {
 			if !strings.Contains(s.String(), want) {
 				t.Errorf("%q is not in what is printed", want)
 			}
