@@ -78,7 +78,7 @@ func (w *World) decided(table int, d *daemon, rule string) {
 	w.reach(w.cover.Rules[table], rule)
 }
 
-var number = regexp.MustCompile(`[0-9]+(/[0-9A-F]+)?`)
+var number = regexp.MustCompile(`\b[0-9]+(/[0-9A-F]+)?`)
 
 // entered counts what came of an entry.
 func (w *World) entered(kind, refused string) {
