@@ -63,7 +63,6 @@ func TestNothingIsIgnoredInSilence(t *testing.T) {
 // known, since a file made for repmgr 5 may hold them.
 var unannounced = []string{
 	"standby_unregister", "witness_unregister", // their names are put together: role.String() + "_unregister"
-	"node_rejoin",
 	"repmgrd_config_reload", "repmgrd_failover_abort", "repmgrd_failover_aborted",
 }
 

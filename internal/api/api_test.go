@@ -30,6 +30,7 @@ type memory struct {
 	paused   []pauseRequest
 	faults   []Fault
 	asked    []string // switchovers
+	rejoined int
 	woken    int
 	followed []cluster.NodeID
 	err      error  // of Receive and Pause
@@ -101,6 +102,13 @@ func (m *memory) Switchover(_ context.Context, to cluster.NodeID, by string) (Sw
 	defer m.mu.Unlock()
 	m.asked = append(m.asked, fmt.Sprintf("node %d by %s", to, by))
 	return SwitchoverAnswer{Number: 4, Term: 2, From: 3}, m.err
+}
+
+func (m *memory) Rejoin(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rejoined++
+	return m.err
 }
 
 func (m *memory) Fault(_ context.Context, what Fault) error {

@@ -39,6 +39,8 @@ type Backend interface {
 	// Startable sees to it that the node's server, which is about to be started,
 	// comes up as it may, and says how.
 	Startable(ctx context.Context) (StartAnswer, error)
+	// Rejoin has the node's own server, which was stopped by hand, made a standby.
+	Rejoin(ctx context.Context) error
 	// Drill says what each single fault would lead to, with pairs that of every two
 	// nodes too. It may take a second.
 	Drill(ctx context.Context, pairs bool) (Drill, error)

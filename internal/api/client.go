@@ -202,6 +202,11 @@ func (c *Client) Switchover(ctx context.Context, to cluster.NodeID, by string) (
 	return a, err
 }
 
+// Rejoin has the daemon make its own server, which was stopped by hand, a standby.
+func (c *Client) Rejoin(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, PathRejoin, nil, nil)
+}
+
 // Startable sees to it that the daemon's own server, which is about to be started,
 // comes up as it may, and says how.
 func (c *Client) Startable(ctx context.Context) (StartAnswer, error) {

@@ -162,6 +162,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+PathDrill, s.drill)
 	mux.HandleFunc("POST "+PathFault, acting(s.fault))
 	mux.HandleFunc("POST "+PathSwitch, acting(s.switchover))
+	mux.HandleFunc("POST "+PathRejoin, acting(s.rejoin))
 	for path, check := range checks {
 		mux.HandleFunc("GET "+path, s.health(check))
 		mux.HandleFunc("OPTIONS "+path, s.health(check))
@@ -264,6 +265,19 @@ func (s *Server) startable(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, a)
+}
+
+// rejoin is for the machine of the server alone.
+func (s *Server) rejoin(w http.ResponseWriter, r *http.Request) {
+	if !callerOf(r).local {
+		fail(w, http.StatusForbidden, fault.New(fault.Internal, "a server is made a standby from its own machine"))
+		return
+	}
+	if err := s.backend.Rejoin(r.Context()); err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // members answers who is registered, for nodes alone: connection strings tell

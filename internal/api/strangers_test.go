@@ -483,13 +483,13 @@ func TestReaderMayReadOnly(t *testing.T) {
 	_, exchange := c.Exchange(within(t), sampleReport(1))
 	_, switched := c.Switchover(within(t), 2, "a reader")
 	for name, err := range map[string]error{
-		"exchange": exchange, "pause": c.Pause(within(t), true, ""), "wake": c.Wake(within(t)), "fault": c.Fault(within(t), 3, FaultCrash), "switchover": switched,
+		"exchange": exchange, "pause": c.Pause(within(t), true, ""), "wake": c.Wake(within(t)), "fault": c.Fault(within(t), 3, FaultCrash), "switchover": switched, "rejoin": c.Rejoin(within(t)),
 	} {
 		if !errors.Is(err, ErrDenied) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if len(three.received)+len(three.paused)+len(three.faults)+len(three.asked)+three.woken != 0 {
+	if len(three.received)+len(three.paused)+len(three.faults)+len(three.asked)+three.rejoined+three.woken != 0 {
 		t.Error("a reader changed something")
 	}
 }

@@ -25,6 +25,7 @@ const (
 	PathFault    = "/v1/fault"
 	PathFollow   = "/v1/follow"
 	PathSwitch   = "/v1/switchover"
+	PathRejoin   = "/v1/rejoin"
 )
 
 // ViewVersion is the version of ClusterView's form; it only grows.

@@ -85,6 +85,9 @@ func TestCommandLineActsOnTheSocket(t *testing.T) {
 		if a, err := c.Switchover(within(t), 2, "node 3"); err != nil || a != (SwitchoverAnswer{4, 2, 3}) || !slices.Equal(n.asked, []string{"node 2 by node 3"}) {
 			t.Errorf("%s: switchover: %+v, %v, asked: %v", name, a, err, n.asked)
 		}
+		if err := c.Rejoin(within(t)); err != nil || n.rejoined != 1 {
+			t.Errorf("%s: rejoin: %d times, %v", name, n.rejoined, err)
+		}
 		if _, err := c.Switchover(within(t), 0, "node 3"); err == nil || len(n.asked) != 1 {
 			t.Errorf("%s: a switchover to nobody: %v, asked: %v", name, err, n.asked)
 		}

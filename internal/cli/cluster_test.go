@@ -308,6 +308,8 @@ func (b *backend) Switchover(context.Context, cluster.NodeID, string) (api.Switc
 	return api.SwitchoverAnswer{}, nil
 }
 
+func (b *backend) Rejoin(context.Context) error { return nil }
+
 func (b *backend) Fault(context.Context, api.Fault) error { return nil }
 
 func (b *backend) Follow(context.Context, cluster.NodeID) error { return nil }

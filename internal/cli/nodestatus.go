@@ -23,7 +23,7 @@ const nodeTimeout = 30 * time.Second
 
 // nodeVerbs are the actions on the node of this machine.
 func nodeVerbs() []verb {
-	return []verb{{
+	return []verb{nodeCheckVerb(), rejoinVerb(), {
 		name:  "node status",
 		short: "show the local node in detail",
 		long: `Shows the server of the local node: version, size, archiving, replication connections

@@ -77,12 +77,16 @@ type Options struct {
 	Checkpoint              bool
 	Pairs                   bool
 	ForReal                 string // node of cluster drill; a name or a number
-	Yes                     string // its name again
 	At                      string // when a switchover begins
 	ForceRewind             string // pg_rewind's path; empty: it is looked for
 	AlwaysPromote           bool
 	NoPause                 bool
 	ForceUnpause            bool
+	Nagios                  bool
+	OptFormat               bool // repmgr 5's own, over ssh
+	RemoteNodeID            cluster.NodeID
+	ConfigFiles             string // patterns, with commas between
+	Yes                     string // its name again
 
 	given map[string]bool
 }
@@ -166,6 +170,25 @@ var table = []option{
 	{name: "always-promote", help: "of repmgr 5; nothing is promoted that lacks anything", set: on(func(o *Options) *bool { return &o.AlwaysPromote })},
 	{name: "repmgrd-no-pause", help: "of repmgr 5; repmgrd is not paused in any case", set: on(func(o *Options) *bool { return &o.NoPause })},
 	{name: "repmgrd-force-unpause", help: "end a pause of the cluster first", set: on(func(o *Options) *bool { return &o.ForceUnpause })},
+	{name: "no-wait", short: "W", help: "do not wait until the node streams", set: on(func(o *Options) *bool { return &o.NoWait })},
+	{name: "config-files", arg: "LIST", help: "further files of the data directory that a rewind leaves as they are; patterns, with commas between", set: text(func(o *Options) *string { return &o.ConfigFiles })},
+	{name: "config-archive-dir", arg: "DIR", hidden: true, help: "of repmgr 5; the state directory is used", set: chosen},
+	{name: "nagios", help: "print one check as the line that Nagios reads", set: on(func(o *Options) *bool { return &o.Nagios })},
+	{name: "optformat", hidden: true, help: "print one check as repmgr 5 tells itself over ssh", set: on(func(o *Options) *bool { return &o.OptFormat })},
+	{name: "role", help: "check that the server is what its record says", set: chosen},
+	{name: "replication-lag", help: "check the lag of replay", set: chosen},
+	{name: "archive-ready", help: "check how many WAL files wait to be archived", set: chosen},
+	{name: "upstream", help: "check that the node is attached to its upstream", set: chosen},
+	{name: "downstream", help: "check that those are attached who should follow the node", set: chosen},
+	{name: "slots", help: "check for replication slots that nobody uses", set: chosen},
+	{name: "missing-slots", help: "check for replication slots that are missing", set: chosen},
+	{name: "data-directory-config", help: "check that data_directory is the server's", set: chosen},
+	{name: "repmgrd", help: "check that repmgrd runs, and is not paused", set: chosen},
+	{name: "db-connection", help: "check that the server can be connected to", set: chosen},
+	{name: "replication-config-owner", hidden: true, help: "check who owns postgresql.auto.conf", set: chosen},
+	{name: "replication-connection", hidden: true, help: "check a replication connection to --remote-node-id", set: chosen},
+	{name: "remote-node-id", arg: "ID", hidden: true, help: "node to connect to", set: node(func(o *Options) *cluster.NodeID { return &o.RemoteNodeID })},
+	{name: "has-passfile", hidden: true, help: "tell whether passfile is understood", set: chosen},
 	{name: "compact", help: "narrower columns, and fewer", set: on(func(o *Options) *bool { return &o.Compact })},
 	{name: "detail", help: "show location and priority too", set: on(func(o *Options) *bool { return &o.Detail })},
 	{name: "is-shutdown-cleanly", help: "print only whether the server was shut down in order, for scripts", set: on(func(o *Options) *bool { return &o.IsShutdownCleanly })},
@@ -196,6 +219,9 @@ var table = []option{
 
 // obsolete options of earlier releases are accepted; main warns about them.
 func obsolete(*Options, string) error { return nil }
+
+// chosen is of options that are asked for by Given.
+func chosen(*Options, string) error { return nil }
 
 func text(at func(*Options) *string) func(*Options, string) error {
 	return func(o *Options, v string) error {

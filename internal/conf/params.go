@@ -292,26 +292,26 @@ var Params = []Param{
 
 	{
 		Name: "archive_ready_warning", Group: groupChecks, Kind: Integer, Default: "16", Min: "1", Max: anyInt, Reader: ByCommand,
-		Brief: "WAL files waiting to be archived at which a switchover warns",
+		Brief: "WAL files waiting to be archived at which `node check`, and a switchover, warns",
 		About: "It must be less than archive_ready_critical.",
 		at:    func(c *Config) any { return &c.ArchiveReadyWarning },
 	},
 	{
 		Name: "archive_ready_critical", Group: groupChecks, Kind: Integer, Default: "128", Min: "1", Max: anyInt, Reader: ByCommand,
-		Brief: "WAL files waiting to be archived at which a switchover is refused",
+		Brief: "WAL files waiting to be archived at which `node check` is critical, and a switchover refused",
 		at:    func(c *Config) any { return &c.ArchiveReadyCritical },
 	},
 	{
 		Name: "replication_lag_warning", Group: groupChecks, Kind: Duration, Unit: second, Default: "300s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
-		Brief:  "replication lag of the next primary at which a switchover warns",
+		Brief:  "replication lag at which `node check`, and a switchover, warns",
 		About:  "It must be less than replication_lag_critical.",
 		at:     func(c *Config) any { return &c.ReplicationLagWarning },
 	},
 	{
 		Name: "replication_lag_critical", Group: groupChecks, Kind: Duration, Unit: second, Default: "600s", Min: "1s", Max: anySecs,
 		Reader: ByCommand,
-		Brief:  "replication lag of the next primary at which a switchover is refused",
+		Brief:  "replication lag at which `node check` is critical, and a switchover refused",
 		at:     func(c *Config) any { return &c.ReplicationLagCritical },
 	},
 

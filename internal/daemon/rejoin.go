@@ -15,9 +15,28 @@ import (
 	"repmgr/internal/fault"
 	"repmgr/internal/host"
 	"repmgr/internal/pg"
+	"repmgr/internal/record"
 	"repmgr/internal/registry"
 	"repmgr/internal/server"
 )
+
+// Rejoin has the own server, which an operator stopped, made a standby by the rules
+// by which one is that this daemon ended. Tries are counted anew.
+func (b backend) Rejoin(context.Context) error {
+	seen := b.d.shared.load()
+	if seen.report.PromotionRule != record.Quorum {
+		return fault.New(fault.RejoinFail, "the quorum rule is not in force: the daemon brings no server back")
+	}
+	switch seen.local.State {
+	case failover.ServerStopped, failover.ServerCrashed, failover.ServerFenced:
+	default:
+		return fault.New(fault.RejoinFail, "the local server is %s", seen.local.State)
+	}
+	b.d.noteEnded(true)
+	b.d.send(observed{failover.RejoinsKept{}})
+	b.d.eyes.kick()
+	return nil
+}
 
 // rejoin makes the own server a standby of the primary again: as it is, if its
 // history did not diverge; else rewound; else cloned anew, if that is allowed.

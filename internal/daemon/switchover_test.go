@@ -189,3 +189,33 @@ func TestSwitchoverToOneThatFallsSilent(t *testing.T) {
 	must(t, two.SignalDaemon(syscall.SIGCONT))
 	comesBack(t, ctx, l, three)
 }
+
+// A former primary that an operator stopped is left alone by its daemon, until `node
+// rejoin` hands it over; without a daemon the command says what is to be started.
+func TestNodeRejoinUnderQuorum(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	two, three := l.Node(2), l.Node(3)
+	must(t, three.Stop(ctx, "fast"))
+	waitFor(t, ctx, "its daemon to leave it alone", func() error {
+		r, err := reportAt(ctx, two, three)
+		if err == nil && r.Rule != "standby-down" {
+			err = fmt.Errorf("%s: %s", r.Rule, r.Why)
+		}
+		return err
+	})
+	rejoin := func(more ...string) lab.Result {
+		r := three.Repmgr(ctx, append([]string{"node", "rejoin", "-d", two.Conninfo()}, more...)...)
+		t.Logf("status %d\n%s", r.Code, r.Stderr)
+		return r
+	}
+	if r := rejoin("--dry-run"); r.Err() != nil || !strings.Contains(r.Stderr, "would have it done") || three.Running() {
+		t.Errorf("a dry run: %v", r.Err())
+	}
+	must(t, three.KillDaemon(ctx))
+	if r := rejoin(); r.Code != 24 || !strings.Contains(r.Stderr, "start repmgrd") {
+		t.Errorf("without a daemon: status %d", r.Code)
+	}
+	must(t, three.StartDaemon(ctx))
+	waitFor(t, ctx, "the rejoin", func() error { return rejoin().Err() })
+	comesBack(t, ctx, l, l.Node(1))
+}
