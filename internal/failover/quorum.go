@@ -560,12 +560,14 @@ func (f facts) goneFor() (string, bool) {
 	return f.say("the primary's server is %s for %s", f.local.State, away.Round(10*time.Millisecond)), away >= limit
 }
 
-// votersToBe counts the registered nodes that are voters, or run and will be.
+// votersToBe counts the registered nodes that are voters, or will be: those that run, and
+// members that are to become voters when they are heard of again, such as one whose state
+// directory was lost. Only an operator takes a node's vote away for good.
 func (f facts) votersToBe() int {
 	count := 0
 	for _, n := range f.Nodes {
-		m, _ := f.Group.Record.Member(n.ID)
-		if m.Voter || f.fresh(n.ID) && f.Peers[n.ID].Report.RaftID != 0 {
+		_, member := f.Group.Record.Member(n.ID)
+		if member || f.fresh(n.ID) && f.Peers[n.ID].Report.RaftID != 0 {
 			count++
 		}
 	}

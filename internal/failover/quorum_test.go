@@ -285,6 +285,14 @@ var quorumCases = []ruleCase{
 	{"holder-grace", holderView, []record.Change{ask2}, func(v *View) { down(ServerStopped)(v); v.Local.Since = t0 }}, // by somebody else
 	{"end-quorum", holderView, nil, func(v *View) { v.Nodes = v.Nodes[:2] }},
 	{"end-quorum", holderView, nil, func(v *View) { v.Policy.Quorum = false }},
+	{"primary-holds", holderView, nil, func(v *View) { // a node that lost its state is taken in again, and falls silent meanwhile
+		m, _ := v.Group.Record.Member(3)
+		m.Voter = false
+		v.Group.Record.SetMember(m, t0, 9)
+		p := v.Peers[3]
+		p.At = t0.Add(-time.Minute)
+		v.Peers[3] = p
+	}},
 	{"primary-holds", holderView, nil, func(v *View) { // another takes the place of the one that is registered no more
 		v.Nodes[2].ID = 4
 		v.Peers[4] = Peer{At: t0, Report: Report{Node: 4, RaftID: 4}}
