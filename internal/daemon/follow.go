@@ -140,14 +140,16 @@ func (d *Daemon) followOrdered(ctx context.Context, upstream cluster.NodeID, now
 	rule, _, _ := failover.RuleInForce(v, now)
 	switch {
 	case rule == record.Quorum:
-		return fault.New(fault.FollowFail, "the cluster is under the quorum rule: its daemons choose whom a node follows")
+		return fault.New(fault.FollowFail, "the cluster is under the quorum rule: its daemons choose whom a node follows").
+			WithHint("\"repmgr standby switchover\" makes another node the primary, and all follow it")
 	case v.Doing == order:
 		return nil
 	case v.Doing != nil:
 		return fault.New(fault.FollowFail, "the daemon is at work: %s", failover.Describe(v.Doing)).WithHint("try again when it is done")
 	case !known, upstream == d.cfg.NodeID:
 		return fault.New(fault.FollowFail, "node %d cannot be followed from here", upstream).
-			WithDetail("This is node %d, and it knows %d nodes.", d.cfg.NodeID, len(d.peers.nodes()))
+			WithDetail("This is node %d, and it knows %d nodes.", d.cfg.NodeID, len(d.peers.nodes())).
+			WithHint("\"repmgr cluster show\" lists the nodes; one that was just registered is known a moment later")
 	}
 	d.notice(fmt.Sprintf("an operator's order: follow node %q (ID: %d)", up.Name, up.ID))
 	d.order(ctx, order, now)

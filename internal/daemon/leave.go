@@ -66,12 +66,12 @@ func (d *Daemon) handOver(ctx context.Context) {
 	defer cancel()
 	reply := make(chan failover.GiveUp, 1)
 	d.send(resigning{"the host is shut down", reply})
-	order := <-reply
-	if order == (failover.GiveUp{}) {
+	order, err := await(ctx, reply)
+	if err != nil || order == (failover.GiveUp{}) {
 		return
 	}
 	d.notice("the host is shut down: the server is stopped, and the lease given back")
-	err := d.giveUp(ctx, d.eyes.cfg.Load(), order)
+	err = d.giveUp(ctx, d.eyes.cfg.Load(), order)
 	d.send(finished{order, err})
 	if err == nil {
 		d.guardian.end(ctx)

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"repmgr/internal/failover"
@@ -81,7 +80,7 @@ func (d *Daemon) watchLease(now time.Time) {
 		s.since = now
 	case now.Sub(s.since) >= shortFor && (!s.told || now.Sub(s.toldAt) >= shortAgain):
 		s.told, s.toldAt = true, now
-		d.log.Log(context.Background(), slog.LevelWarn, fmt.Sprintf("lease_ttl (%s) is too short: %s", r.Lease.TTL, why),
+		d.log.Warn(fmt.Sprintf("lease_ttl (%s) is too short: %s", r.Lease.TTL, why),
 			"hint", "The lease may be lost though nothing is broken: see docs/quorum.md, \"Is lease_ttl long enough?\".")
 	}
 }

@@ -25,12 +25,14 @@ import (
 func (b backend) Rejoin(context.Context) error {
 	seen := b.d.shared.load()
 	if seen.report.PromotionRule != record.Quorum {
-		return fault.New(fault.RejoinFail, "the quorum rule is not in force: the daemon brings no server back")
+		return fault.New(fault.RejoinFail, "the quorum rule is not in force: the daemon brings no server back").
+			WithHint("stop repmgrd on this node, and run the command again")
 	}
 	switch seen.local.State {
 	case failover.ServerStopped, failover.ServerCrashed, failover.ServerFenced:
 	default:
-		return fault.New(fault.RejoinFail, "the local server is %s", seen.local.State)
+		return fault.New(fault.RejoinFail, "the local server is %s, and only one that is down comes back as a standby", seen.local.State).
+			WithHint("stop it first: repmgr node service --action=stop")
 	}
 	b.d.noteEnded(true)
 	b.d.send(observed{failover.RejoinsKept{}})

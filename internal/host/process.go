@@ -61,21 +61,32 @@ func WorksIn(dataDir string, pid int) (bool, error) {
 
 // scan is Processes, if wanted without the titles.
 func scan(dir fs.FileInfo, titled bool) ([]Process, error) {
-	entries, err := os.ReadDir("/proc")
+	all, err := pids()
 	if err != nil {
-		return nil, fault.Wrap(err, fault.SysFailure, "list of processes")
+		return nil, err
 	}
 	var out []Process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range all {
 		if p, ok := inspect(pid, dir); ok {
 			if titled {
 				p.Title = titleOf(pid)
 			}
 			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// pids are the numbers of all processes that are in sight.
+func pids() ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fault.Wrap(err, fault.SysFailure, "list of processes")
+	}
+	var out []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			out = append(out, pid)
 		}
 	}
 	return out, nil
@@ -90,6 +101,12 @@ func inspect(pid int, dir fs.FileInfo) (Process, bool) {
 	if !runsPostgres(pid) {
 		return Process{}, false
 	}
+	return standsIn(pid, dir)
+}
+
+// standsIn tells whether that process, which is no zombie, has a directory as its
+// working directory.
+func standsIn(pid int, dir fs.FileInfo) (Process, bool) {
 	cwd, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
 	if err != nil || !os.SameFile(cwd, dir) {
 		return Process{}, false
@@ -107,28 +124,20 @@ func Ending(dataDir string) (int, error) {
 	if err != nil {
 		return 0, fault.Wrap(err, fault.SysFailure, "processes of %s", dataDir)
 	}
-	entries, err := os.ReadDir("/proc")
+	all, err := pids()
 	if err != nil {
-		return 0, fault.Wrap(err, fault.SysFailure, "list of processes")
+		return 0, err
 	}
 	count := 0
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		proc := filepath.Join("/proc", e.Name())
+	for _, pid := range all {
+		proc := filepath.Join("/proc", strconv.Itoa(pid))
 		if _, err := os.Readlink(filepath.Join(proc, "exe")); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if name, err := os.ReadFile(filepath.Join(proc, "comm")); err != nil || string(name) != "postgres\n" {
 			continue
 		}
-		cwd, err := os.Stat(filepath.Join(proc, "cwd"))
-		if err != nil || !os.SameFile(cwd, dir) {
-			continue
-		}
-		if _, state, err := readStat(pid); err == nil && state != 'Z' && state != 'X' {
+		if _, there := standsIn(pid, dir); there {
 			count++
 		}
 	}
