@@ -108,9 +108,9 @@ func Teardown(ctx context.Context, dir string) error {
 	return clearAway(ctx, dir)
 }
 
-// clearAway ends the processes, the network and the files of a folder of ours.
+// clearAway ends the processes, the memory, the network and the files of a folder of ours.
 func clearAway(ctx context.Context, dir string) error {
-	return errors.Join(killAll(ctx, dir), removeNamespaces(ctx, filepath.Base(dir)), os.RemoveAll(dir))
+	return errors.Join(killAll(ctx, dir), freeMemory(dir), removeNamespaces(ctx, filepath.Base(dir)), os.RemoveAll(dir))
 }
 
 var exit struct {

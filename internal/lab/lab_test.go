@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,7 +140,16 @@ func TestCloseLeavesNothing(t *testing.T) {
 	must(t, l.Node(1).InitPrimary(ctx))
 	found, err := l.Node(1).Processes()
 	must(t, err)
+	memory := memoryOf(t, found)
 	must(t, l.Close())
+	for _, path := range memory {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("shared memory %s: got %v, want it gone", path, err)
+		}
+	}
+	if left := segmentsOf(t, found[0]); left > 0 {
+		t.Errorf("%d System V segments are still there", left)
+	}
 	for _, pid := range found {
 		if isPostgres(pid) && belongs(pid, l.Dir) {
 			t.Errorf("process %d is still there", pid)
@@ -148,6 +158,42 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(l.Dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("folder %s: got %v, want it gone", l.Dir, err)
 	}
+}
+
+// memoryOf are the POSIX segments that a server's processes have mapped. That the
+// server has any, and a System V one, is what the test stands on.
+func memoryOf(t *testing.T, processes []int) []string {
+	t.Helper()
+	if len(processes) == 0 || segmentsOf(t, processes[0]) != 1 {
+		t.Fatalf("processes %d: want a postmaster with a System V segment", processes)
+	}
+	var found []string
+	for _, pid := range processes {
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+		must(t, err)
+		for line := range strings.Lines(string(maps)) {
+			if at := strings.Index(line, posixMemory+"/PostgreSQL."); at >= 0 {
+				found = append(found, strings.TrimSpace(line[at:]))
+			}
+		}
+	}
+	if len(found) == 0 {
+		t.Fatal("the server has no POSIX segment")
+	}
+	return found
+}
+
+// segmentsOf counts the System V segments that a process made.
+func segmentsOf(t *testing.T, pid int) (n int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sysvipc/shm")
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == fmt.Sprint(pid) {
+			n++
+		}
+	}
+	return n
 }
 
 func TestTheReaperClearsWhatAKilledRunLeft(t *testing.T) {

@@ -264,7 +264,7 @@ func (n *Node) Resume() error {
 // CloneFrom makes this node a standby of another by pg_basebackup alone,
 // without the software under test; it is not started.
 func (n *Node) CloneFrom(ctx context.Context, upstream *Node) error {
-	if err := os.RemoveAll(n.DataDir); err != nil {
+	if err := errors.Join(freeMemory(n.DataDir), os.RemoveAll(n.DataDir)); err != nil {
 		return err
 	}
 	return n.program(ctx, "pg_basebackup", "-D", n.DataDir, "-R", "-X", "stream", "-c", "fast", "--no-sync",
