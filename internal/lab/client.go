@@ -17,7 +17,7 @@ import (
 const (
 	writeEvery     = 5 * time.Millisecond   // between two writes; the resolution of a gap
 	writePatience  = 500 * time.Millisecond // for one write; then the connection is given up
-	connectTimeout = 500 * time.Millisecond // for one try at all nodes
+	connectTimeout = 5 * time.Second        // for one try at one node; it keeps no other from being asked
 	retryEvery     = 10 * time.Millisecond  // between two tries
 )
 
@@ -101,9 +101,7 @@ func (c *Client) write(ctx context.Context, value int64) {
 	for ctx.Err() == nil {
 		node, conn, err := c.connect(ctx)
 		if err != nil {
-			c.failed(err)
-			pause(ctx, retryEvery)
-			continue
+			return // ctx has ended
 		}
 		for err == nil && ctx.Err() == nil {
 			err = c.insert(ctx, conn, value)
@@ -139,25 +137,57 @@ func (c *Client) insert(ctx context.Context, conn *pgx.Conn, value int64) error 
 	return err
 }
 
-// connect asks all nodes at the same time and takes the first that accepts writes.
+// connect asks every node again and again, each at its own pace, and takes the first
+// that accepts writes. It fails only when ctx ends.
 func (c *Client) connect(ctx context.Context) (int, *pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	node, conn, err := connectWriter(ctx, c.namespace, c.nodes, nil)
-	if err != nil {
-		return 0, nil, err
+	type answer struct {
+		node *Node
+		conn *pgx.Conn // nil: ctx has ended
 	}
-	return node.ID, conn, nil
+	answers := make(chan answer)
+	for _, n := range c.nodes {
+		go func() { answers <- answer{n, c.insist(ctx, n)} }()
+	}
+	var found answer
+	for range c.nodes {
+		switch a := <-answers; {
+		case a.conn == nil:
+		case found.conn == nil:
+			found = a
+			cancel() // the others need not be waited for
+		default:
+			discard(a.conn)
+		}
+	}
+	if found.conn == nil {
+		return 0, nil, ctx.Err()
+	}
+	return found.node.ID, found.conn, nil
+}
+
+// insist tries a node until it accepts writes, or ctx ends.
+func (c *Client) insist(ctx context.Context, n *Node) *pgx.Conn {
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, connectTimeout)
+		conn, err := n.connectApp(try, c.namespace, nil)
+		cancel()
+		if err == nil {
+			return conn
+		}
+		if ctx.Err() == nil {
+			c.failed(fmt.Errorf("%s: %w", n.Name, err))
+		}
+		pause(ctx, retryEvery)
+	}
+	return nil
 }
 
 // ConnectWriter asks all of these nodes at the same time, as AppConfig says, and
 // takes the first that accepts writes. Configure, if it is not nil, may change how
 // each is connected to.
 func (l *Lab) ConnectWriter(ctx context.Context, from *Node, to []*Node, configure func(*pgx.ConnConfig)) (*Node, *pgx.Conn, error) {
-	return connectWriter(ctx, l.clientNamespace(from), to, configure)
-}
-
-func connectWriter(ctx context.Context, namespace string, to []*Node, configure func(*pgx.ConnConfig)) (*Node, *pgx.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
@@ -168,7 +198,7 @@ func connectWriter(ctx context.Context, namespace string, to []*Node, configure 
 	answers := make(chan answer, len(to))
 	for _, n := range to {
 		go func() {
-			conn, err := n.connectApp(ctx, namespace, configure)
+			conn, err := n.connectApp(ctx, l.clientNamespace(from), configure)
 			answers <- answer{n, conn, err}
 		}()
 	}

@@ -170,10 +170,12 @@ func TestSealWhileClientsConnect(t *testing.T) {
 	defer func() { close(stop); <-done }()
 	ctx, cancel := context.WithTimeout(within(t), 30*time.Second)
 	defer cancel()
+	flushed := primary.flushed(t)
+	primary.awaitStreaming(t, standby)
 	at1, err := standby.Seal(ctx)
 	check(t, err)
-	if at1.LSN < primary.flushed(t) {
-		t.Errorf("sealed at %v, and the primary has flushed %s", at1, primary.flushed(t))
+	if at1.LSN < flushed {
+		t.Errorf("sealed at %v, and the primary had flushed %s before", at1, flushed)
 	}
 	if sealed, err := standby.Sealed(ctx); err != nil || !sealed {
 		t.Errorf("Sealed: %v, %v", sealed, err)
