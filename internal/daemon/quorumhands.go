@@ -295,33 +295,44 @@ func (d *Daemon) noteEnded(ended bool) {
 }
 
 // giveUp makes sure that nothing of the own server is left, and gives the lease
-// back: in this order (safety notes, B20).
+// back: in this order (safety notes, B20). In a switchover what is left of it is
+// waited for after that: it can write nothing any more, and clients wait.
 func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp) error {
-	began := time.Now()
 	own := d.ownServer()
 	d.noteEnded(true)
 	bound, cancel := context.WithTimeout(ctx, killBound)
 	defer cancel()
-	if a.Fast {
-		own.StopFast(bound, fastGrace)
-	}
-	if err := own.Kill(bound); err != nil {
-		return err
-	}
-	d.noteEnded(true)                             // a look meanwhile may have found it running
-	if err := own.CancelPromotion(); err != nil { // it is armed: Kill saw to that
-		return err
-	}
+	began := time.Now()
 	to, end := d.handedTo(bound, own, a)
-	release := record.Release{Term: a.Term, Node: cfg.NodeID, Incarnation: incarnationOf(cfg.DataDirectory), Seq: a.Seq, Why: a.Why, To: to, End: end}
-	if rec, _ := d.quorum.known(); rec.Unknown(release) != "" { // a member that is older came since
-		release.To, release.End = 0, 0
+	if to == 0 {
+		if a.Fast {
+			own.StopFast(bound, fastGrace)
+		}
+		if err := own.Kill(bound); err != nil {
+			return err
+		}
+		d.noteEnded(true)                             // a look meanwhile may have found it running
+		if err := own.CancelPromotion(); err != nil { // it is armed: Kill saw to that
+			return err
+		}
 	}
-	var err error
+	err := d.release(ctx, record.Release{Term: a.Term, Node: cfg.NodeID, Incarnation: incarnationOf(cfg.DataDirectory), Seq: a.Seq, Why: a.Why, To: to, End: end}, began)
+	if to != 0 {
+		err = errors.Join(err, d.seeOut(bound, own))
+		d.noteEnded(true)
+	}
+	return err
+}
+
+// release proposes that the lease is given back, until the group has answered.
+func (d *Daemon) release(ctx context.Context, c record.Release, began time.Time) (err error) {
+	if rec, _ := d.quorum.known(); rec.Unknown(c) != "" { // a member that is older came since
+		c.To, c.End = 0, 0
+	}
 	for range releaseTries {
 		var refused string
-		if refused, err = d.quorum.propose(ctx, release); err == nil {
-			d.notice("the lease is given back", "detail", fmt.Sprintf("%s; after %s %s", a.Why, time.Since(began).Round(time.Millisecond), refused))
+		if refused, err = d.quorum.propose(ctx, c); err == nil {
+			d.notice("the lease is given back", "detail", fmt.Sprintf("%s; after %s %s", c.Why, time.Since(began).Round(time.Millisecond), refused))
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)

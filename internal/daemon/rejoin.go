@@ -48,6 +48,9 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 		return fault.New(fault.RejoinFail, "node %d is not registered", a.Upstream)
 	}
 	rec, _ := d.quorum.known()
+	if rec.Term != a.Term {
+		return fault.New(fault.RejoinFail, "node %d was the primary in term %d, it is term %d", a.Upstream, a.Term, rec.Term)
+	}
 	history, err := historyOf(rec.Line())
 	if err != nil {
 		return err
@@ -68,15 +71,16 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	}
 	// Recorded before a rewind, the record is among what the server has when it
 	// answers first: an older one would make it look as if it followed nobody.
-	if err := d.recordAsStandby(ctx, cfg, up); err != nil {
-		d.complain(slog.LevelWarn, err) // it is tried again at the end
+	unrecorded := d.recordAsStandby(ctx, cfg, up)
+	if unrecorded != nil {
+		d.complain(slog.LevelWarn, unrecorded) // it is tried again at the end
 	}
 	// What was offered is no longer what the server has: judged by an old seal, a
 	// server that was rewound would be taken for a diverged one for ever.
 	if err := d.forgetSeal(); err != nil {
 		return err
 	}
-	err = d.bringBack(ctx, own, up, history)
+	err = d.bringBack(ctx, own, up, history, a.Name)
 	if err != nil && cfg.AutoRejoin == "clone" {
 		d.log.Warn("the server cannot be rewound, it is cloned anew: " + err.Error())
 		err = d.cloneAnew(ctx, up)
@@ -87,7 +91,7 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	if err == nil {
 		err = own.Start(ctx)
 	}
-	if err == nil {
+	if err == nil && unrecorded != nil {
 		err = d.recordAsStandby(ctx, cfg, up)
 	}
 	e := event{name: "repmgrd_rejoin", about: up, details: fmt.Sprintf("node %q (ID: %d) is a standby of node %q (ID: %d) again", cfg.NodeName, cfg.NodeID, up.Name, up.ID)}
@@ -98,9 +102,10 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	return err
 }
 
-// bringBack makes the stopped server's WAL a part of the primary's history, and
-// points it there. What is discarded is kept and counted first.
-func (d *Daemon) bringBack(ctx context.Context, own server.Own, up cluster.Node, history server.History) error {
+// bringBack makes the stopped server's WAL a part of the primary's history. What is
+// discarded is kept and counted first. One that is a part of it already is pointed
+// there, under that application_name; another once it runs, like any other.
+func (d *Daemon) bringBack(ctx context.Context, own server.Own, up cluster.Node, history server.History, name string) error {
 	cfg := own.Config
 	if broken, err := server.RewindInterrupted(cfg.StateDir()); err != nil || broken {
 		return errors.Join(err, fault.New(fault.RejoinFail, "an earlier rewind was broken off: the server has to be cloned"))
@@ -124,7 +129,13 @@ func (d *Daemon) bringBack(ctx context.Context, own server.Own, up cluster.Node,
 	recovery.PrimaryConninfo, recovery.PrimarySlotName = conninfo, ""
 	if relation.Follows {
 		d.notice("the server's history did not diverge: it follows as it is", "detail", fmt.Sprintf("it ends at %s on timeline %d", relation.Own.LSN, relation.Own.Timeline))
-		return own.Arm() // once it runs it is pointed to the primary like any other
+		w := d.world(cfg, 0, name)
+		defer w.Close()
+		if err := w.PointAt(ctx, up); err != nil {
+			d.complain(slog.LevelWarn, err)
+			return own.Arm()
+		}
+		return nil
 	}
 	d.notice(fmt.Sprintf("the server's history diverged: %d bytes lie beyond %s of timeline %d", relation.Beyond, relation.Fork.LSN, relation.Fork.Timeline))
 	// The name is the same for each try, so that one copy is made.

@@ -36,7 +36,7 @@ func TestARejoinForgetsTheSeal(t *testing.T) {
 		t.Fatal(err)
 	}
 	q.mu.Lock()
-	q.current = &record.Record{Group: "g", Rule: record.Quorum, Base: "1"}
+	q.current = &record.Record{Group: "g", Rule: record.Quorum, Base: "1", Term: 2}
 	q.mu.Unlock()
 	err := d.rejoin(t.Context(), d.cfg, failover.Rejoin{Upstream: 2, Term: 2}) // it fails: there is no server
 	if err == nil {

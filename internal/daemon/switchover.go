@@ -11,7 +11,6 @@ import (
 	"repmgr/internal/conf"
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
-	"repmgr/internal/host"
 	"repmgr/internal/pg"
 	"repmgr/internal/record"
 	"repmgr/internal/registry"
@@ -20,11 +19,12 @@ import (
 
 // Bounds of a hand-over where no parameter bounds it.
 const (
-	nearBound    = 10 * time.Second       // for the next primary to come near enough, before anything is stopped
-	checkpointed = 60 * time.Second       // for the checkpoint before the stop
-	lingerBound  = 3 * time.Second        // for a postmaster that has written its last record: its archiver, or a standby that hangs
-	caughtEvery  = 5 * time.Millisecond   // between two looks at the next primary
-	nearEvery    = 100 * time.Millisecond // the same, while nobody waits for it
+	nearBound      = 10 * time.Second      // for the next primary to come near enough, before anything is stopped
+	checkpointed   = 60 * time.Second      // for the checkpoint before the stop
+	longCheckpoint = time.Second           // after which it is made once more
+	lingerBound    = 3 * time.Second       // for a postmaster that has written its last record: its archiver, or a standby that hangs
+	caughtEvery    = 5 * time.Millisecond  // between two looks at the next primary
+	nearEvery      = 20 * time.Millisecond // the same, while nobody waits for it
 )
 
 // Switchover has the request for another primary committed. What comes of it stands
@@ -67,11 +67,14 @@ func (d *Daemon) stopFor(ctx context.Context, cfg *conf.Config, a failover.HandO
 		return fault.Wrap(err, fault.SwitchoverFail, "the server of node %d cannot be reached from the primary", a.To)
 	}
 	defer registry.Close(theirs)
-	archives, err := d.comeNear(ctx, cfg, theirs, a.To)
-	if err != nil {
+	own, asked := d.ownServer(), time.Now()
+	if err := d.comeNear(ctx, cfg, theirs, a.To); err != nil {
 		return err
 	}
-	own, began := d.ownServer(), time.Now()
+	if err := own.Arm(); err != nil { // it is, but for somebody's hand
+		return err
+	}
+	near := time.Now()
 	d.noteEnded(true)
 	limit, cancel := context.WithTimeout(ctx, cfg.ShutdownCheckTimeout)
 	defer cancel()
@@ -80,67 +83,76 @@ func (d *Daemon) stopFor(ctx context.Context, cfg *conf.Config, a failover.HandO
 		return err
 	}
 	defer postmaster.Close()
-	written := time.Since(began)
-	behind := d.catchUp(ctx, cfg, theirs, a.To, end.LSN)
-	caught := time.Since(began)
-	if err := d.seeOut(ctx, own, postmaster, behind == nil && !archives); err != nil {
-		return err
+	written := time.Now()
+	if err := d.catchUp(ctx, cfg, theirs, a.To, end.LSN); err != nil {
+		gone := d.seeOut(ctx, own) // it is started again
+		d.noteEnded(true)          // a look meanwhile may have found it running
+		if gone == nil {
+			d.send(observed{failover.StoppedInOrder{Number: a.Number}})
+		}
+		return errors.Join(err, gone)
 	}
-	d.noteEnded(true) // a look meanwhile may have found it running
+	d.noteEnded(true)
 	d.send(observed{failover.StoppedInOrder{Number: a.Number}})
-	if behind != nil {
-		return behind
-	}
-	d.notice(fmt.Sprintf("the own server is stopped, and node %d has everything up to %s", a.To, end.LSN), "detail",
-		fmt.Sprintf("last record after %s, there after %s, no process left after %s", written.Round(time.Millisecond), caught.Round(time.Millisecond), time.Since(began).Round(time.Millisecond)))
 	d.send(observed{failover.HandedOver{Number: a.Number, End: end.LSN}})
+	d.notice(fmt.Sprintf("the own server is stopped, and node %d has everything up to %s", a.To, end.LSN), "detail",
+		fmt.Sprintf("near enough after %s, the last record %s later, there %s later", near.Sub(asked).Round(time.Millisecond), written.Sub(near).Round(time.Millisecond), time.Since(written).Round(time.Millisecond)))
 	return nil
 }
 
 // comeNear makes a checkpoint, so that the stop is short, and waits until the next
-// primary lacks little. It returns whether the own server archives its WAL.
-func (d *Daemon) comeNear(ctx context.Context, cfg *conf.Config, theirs *pg.Conn, to cluster.NodeID) (archives bool, err error) {
+// primary lacks little.
+func (d *Daemon) comeNear(ctx context.Context, cfg *conf.Config, theirs *pg.Conn, to cluster.NodeID) error {
 	conn, err := d.own(ctx, cfg)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer registry.Close(conn)
-	set, err := conn.Settings(ctx, "archive_mode")
-	if err != nil {
-		return false, err
+	if err := d.checkpoint(ctx, conn); err != nil {
+		return err
 	}
-	archives = set["archive_mode"] != "off"
-	limit, cancel := context.WithTimeout(ctx, checkpointed)
-	err = conn.Checkpoint(limit)
-	cancel()
-	switch {
-	case err != nil && pg.Code(err) != "42501":
-		return archives, fault.Wrap(err, fault.SwitchoverFail, "no checkpoint could be made before the stop")
-	case err != nil:
-		d.log.Info("the role may not make a checkpoint before the stop, which would make it short: as a superuser, GRANT pg_checkpoint (15 and later) TO it")
-	}
-	limit, cancel = context.WithTimeout(ctx, nearBound)
+	limit, cancel := context.WithTimeout(ctx, nearBound)
 	defer cancel()
 	for {
 		here, err := conn.Progress(limit)
 		if err != nil {
-			return archives, err
+			return err
 		}
 		there, err := theirs.Progress(limit)
 		if err != nil {
-			return archives, err
+			return err
 		}
 		lag := failover.Lag(here.Written, there.Received)
 		if there.InRecovery && there.Receiving && lag <= failover.SwitchoverLag {
-			return archives, nil
+			return nil
 		}
 		select {
 		case <-limit.Done():
-			return archives, fault.New(fault.SwitchoverFail, "node %d is not near enough to become the primary", to).
+			return fault.New(fault.SwitchoverFail, "node %d is not near enough to become the primary", to).
 				WithDetail("It is a standby: %v, receives: %v, and lacks %d bytes; %d are allowed.", there.InRecovery, there.Receiving, lag, failover.SwitchoverLag)
 		case <-time.After(nearEvery):
 		}
 	}
+}
+
+// checkpoint leaves little for that of the shutdown. One that took long has left what was
+// written meanwhile: it is made once more.
+func (d *Daemon) checkpoint(ctx context.Context, conn *pg.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, checkpointed)
+	defer cancel()
+	began := time.Now()
+	err := conn.Checkpoint(ctx)
+	if err == nil && time.Since(began) > longCheckpoint {
+		err = conn.Checkpoint(ctx)
+	}
+	if pg.Code(err) == "42501" {
+		d.log.Info("the role may not make a checkpoint before the stop, which would make it short: as a superuser, GRANT pg_checkpoint (15 and later) TO it")
+		return nil
+	}
+	if err != nil {
+		return fault.Wrap(err, fault.SwitchoverFail, "no checkpoint could be made before the stop")
+	}
+	return nil
 }
 
 // catchUp waits until the next primary has everything on disk. One that receives
@@ -166,15 +178,14 @@ func (d *Daemon) catchUp(ctx context.Context, cfg *conf.Config, theirs *pg.Conn,
 }
 
 // seeOut sees to it that no process of the own server is left, which has written its
-// last record. Where nobody needs what is left of it, it is ended at once: it can
-// write nothing any more, and waits for other standbys, and for clients that it refuses.
-func (d *Daemon) seeOut(ctx context.Context, own server.Own, postmaster *host.Handle, atOnce bool) error {
-	if !atOnce {
+// last record and ends by itself: it sends standbys the rest, and archives.
+func (d *Daemon) seeOut(ctx context.Context, own server.Own) error {
+	if postmaster, err := own.Postmaster(); err == nil {
+		defer postmaster.Close()
 		timer := time.NewTimer(lingerBound)
 		defer timer.Stop()
 		select {
 		case <-postmaster.Done(): // it waits for its children
-			return nil
 		case <-timer.C:
 			d.log.Warn("the server has written its last record and does not end: what is left of it is killed", "hint", "An archive_command may be slow, or a standby hang.")
 		case <-ctx.Done():
@@ -201,14 +212,14 @@ func (d *Daemon) takeUp(ctx context.Context) error {
 	return own.Start(ctx)
 }
 
-// handedTo is whom a release is for, and up to where it has everything: if the server
-// that is down by now still ends there. Nothing starts it as a primary any more.
+// handedTo is whom a release is for, and up to where it has everything: if the own
+// server has ended there for good.
 func (d *Daemon) handedTo(ctx context.Context, own server.Own, a failover.GiveUp) (cluster.NodeID, cluster.LSN) {
 	if a.To == 0 {
 		return 0, 0
 	}
-	same, err := own.StillEnds(ctx, a.End)
-	if err != nil || !same {
+	ended, err := own.Ended(ctx, a.End)
+	if err != nil || !ended {
 		d.log.Warn(fmt.Sprintf("the own server's WAL does not end at %s any more: the lease is given back in favour of nobody", a.End), "detail", fmt.Sprint(err))
 		return 0, 0
 	}

@@ -55,6 +55,7 @@ type (
 	Rejoin struct {
 		Upstream cluster.NodeID
 		Term     uint64
+		Name     string // application_name under which it streams in that term; empty: the node's
 	}
 )
 
@@ -483,7 +484,7 @@ var memberRules = []rule{
 			s := f.standing()
 			return f.say("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), f.mustRejoin()
 		},
-		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term}} }},
+		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term, f.streamName()}} }},
 	{"standby-down", "This node's server is a standby's and does not run: an operator stopped it, or it crashed a moment ago.",
 		func(f facts) (string, bool) {
 			return "the server is " + string(f.local.State), f.local.State != ServerRunning

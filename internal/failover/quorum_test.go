@@ -621,8 +621,8 @@ func TestGivenBack(t *testing.T) {
 func TestRejoinsAreCounted(t *testing.T) {
 	v, now := holderView(), t0
 	try := func(err string) {
-		v.Observe(Ordered{Rejoin{2, 2}}, now)
-		v.Observe(Done{Rejoin{2, 2}, err}, now)
+		v.Observe(Ordered{Rejoin{Upstream: 2, Term: 2}}, now)
+		v.Observe(Done{Rejoin{Upstream: 2, Term: 2}, err}, now)
 		v.Observe(Ordered{Arm{}}, now)
 		v.Observe(Done{Arm{}, ""}, now)
 	}

@@ -370,6 +370,22 @@ func (w *World) recoveryFor(upstream cluster.Node) (ops.Recovery, error) {
 	return r, nil
 }
 
+// PointAt makes the local server, which does not run, one that follows upstream when it
+// is started. It may only be called for one whose history is upstream's.
+func (w *World) PointAt(ctx context.Context, upstream cluster.Node) error {
+	r, err := w.recoveryFor(upstream)
+	if err != nil {
+		return err
+	}
+	if r.PrimarySlotName != "" {
+		w.nodes = []cluster.Node{upstream}
+		if err := w.CreateSlot(ctx, upstream.ID, r.PrimarySlotName); err != nil {
+			return err
+		}
+	}
+	return w.WriteRecovery(ctx, r)
+}
+
 // Activate lets the local server take its settings.
 func (w *World) Activate(ctx context.Context, restart bool) error {
 	d, err := host.DirectoryState(w.cfg.DataDirectory)

@@ -65,10 +65,12 @@ func (o Own) lastRecord(ctx context.Context) (Position, error) {
 	return Position{timeline, end}, err
 }
 
-// StillEnds reports whether a server that does not run was shut down in order, and
-// its WAL ends there.
-func (o Own) StillEnds(ctx context.Context, end cluster.LSN) (bool, error) {
-	if err := o.mustBeDown(fault.SwitchoverFail, "tell the end of its WAL"); err != nil {
+// Ended reports whether a primary's server can write nothing any more: its WAL ends there
+// with the record of its shutdown, and whatever starts its directory comes up
+// read-only. Its postmaster may live: it sends standbys the rest, and archives.
+func (o Own) Ended(ctx context.Context, end cluster.LSN) (bool, error) {
+	armed, err := o.Armed() // first: who starts it from here on does not write
+	if err != nil || !armed {
 		return false, err
 	}
 	at, err := o.lastRecord(ctx)

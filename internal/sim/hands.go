@@ -359,16 +359,16 @@ func (h hand) rejoin(a failover.Rejoin) {
 	n.guard.takeOver()
 	h.s.sweep()
 	h.s.armed, h.s.upstream, h.s.clean, n.disk.ended = true, 0, false, true
-	back := func() {
+	back := func(name string) {
 		h.s.upstream, n.disk.seal = a.Upstream, failover.Sealed{}
-		h.s.named("") // its history is the cluster's, and it is measured before it gets the name of the term
+		h.s.named(name)
 		*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
 		h.s.boot()
 		h.started()
 	}
 	blind := w.Defect == RejoinBlind || w.Defect == RewindSkipped && up.timeline == h.s.timeline
 	if _, err := up.serve(h.s); (err == nil || blind) && !h.s.torn {
-		h.then(50*time.Millisecond, back)
+		h.then(50*time.Millisecond, func() { back(a.Name) })
 		return
 	}
 	h.s.torn = true
@@ -381,7 +381,7 @@ func (h hand) rejoin(a failover.Rejoin) {
 		}
 		h.s.copyOf(up)
 		w.counts.Rewinds++
-		back()
+		back("") // it is measured before it gets the name of the term
 	})
 }
 
