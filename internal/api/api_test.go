@@ -104,6 +104,20 @@ func (m *memory) Switchover(_ context.Context, to cluster.NodeID, by string) (Sw
 	return SwitchoverAnswer{Number: 4, Term: 2, From: 3}, m.err
 }
 
+func (m *memory) StepDown(_ context.Context, to cluster.NodeID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = append(m.asked, fmt.Sprintf("step down for node %d", to))
+	return m.err
+}
+
+func (m *memory) StepUp(_ context.Context, from cluster.NodeID, end cluster.LSN) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = append(m.asked, fmt.Sprintf("step up for node %d at %s", from, end))
+	return m.err
+}
+
 func (m *memory) Rejoin(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -36,6 +36,13 @@ type Backend interface {
 	Fenced(ctx context.Context, node cluster.NodeID) error
 	// Switchover asks the group for another primary.
 	Switchover(ctx context.Context, to cluster.NodeID, by string) (SwitchoverAnswer, error)
+	// StepDown begins to stop this node's server in favour of another's, which is
+	// promoted then, and to make it that one's standby.
+	StepDown(ctx context.Context, to cluster.NodeID) error
+	// StepUp begins to promote this node's server in place of another's, which was
+	// stopped, and whose WAL ends there. An error with the code SwitchoverFail says that it has
+	// not begun, and will not.
+	StepUp(ctx context.Context, from cluster.NodeID, end cluster.LSN) error
 	// Startable sees to it that the node's server, which is about to be started,
 	// comes up as it may, and says how.
 	Startable(ctx context.Context) (StartAnswer, error)

@@ -202,6 +202,18 @@ func (c *Client) Switchover(ctx context.Context, to cluster.NodeID, by string) (
 	return a, err
 }
 
+// StepDown has the daemon begin to stop its server in favour of another node's. How that
+// goes stands in its view (Status).
+func (c *Client) StepDown(ctx context.Context, to cluster.NodeID) error {
+	return c.call(ctx, http.MethodPost, PathStepDown, stepDownRequest{To: to}, nil)
+}
+
+// StepUp has the daemon begin to promote its server in place of another, which was stopped
+// and whose WAL ends there. An error with the code SwitchoverFail is its word that it does not.
+func (c *Client) StepUp(ctx context.Context, from cluster.NodeID, end cluster.LSN) error {
+	return c.call(ctx, http.MethodPost, PathStepUp, stepUpRequest{From: from, End: end}, nil)
+}
+
 // Rejoin has the daemon make its own server, which was stopped by hand, a standby.
 func (c *Client) Rejoin(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, PathRejoin, nil, nil)

@@ -163,6 +163,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+PathFault, acting(s.fault))
 	mux.HandleFunc("POST "+PathSwitch, acting(s.switchover))
 	mux.HandleFunc("POST "+PathRejoin, acting(s.rejoin))
+	mux.HandleFunc("POST "+PathStepDown, acting(s.stepDown))
+	mux.HandleFunc("POST "+PathStepUp, acting(s.stepUp))
 	for path, check := range checks {
 		mux.HandleFunc("GET "+path, s.health(check))
 		mux.HandleFunc("OPTIONS "+path, s.health(check))
@@ -400,6 +402,42 @@ func (s *Server) switchover(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, a)
 }
 
+func (s *Server) stepDown(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	var c stepDownRequest
+	if err := json.Unmarshal(body, &c); err != nil || c.To <= 0 {
+		fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, `expected {"to_node_id": a number}`))
+		return
+	}
+	if err := s.backend.StepDown(r.Context(), c.To); err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusAccepted, c)
+}
+
+func (s *Server) stepUp(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		failReading(w, err)
+		return
+	}
+	var c stepUpRequest
+	if err := json.Unmarshal(body, &c); err != nil || c.From <= 0 || c.End == 0 {
+		fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, `expected {"from_node_id": a number, "end": a position}`))
+		return
+	}
+	if err := s.backend.StepUp(r.Context(), c.From, c.End); err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusAccepted, c)
+}
+
 func (s *Server) wake(w http.ResponseWriter, r *http.Request) {
 	s.backend.Wake()
 	w.WriteHeader(http.StatusNoContent)
@@ -428,12 +466,16 @@ func answer(w http.ResponseWriter, status int, v any) {
 
 // fail writes err, with what an operator can do about it if it says so.
 func fail(w http.ResponseWriter, status int, err error) {
+	answer(w, status, failureOf(err))
+}
+
+func failureOf(err error) failure {
 	f := failure{Code: int(fault.CodeOf(err)), Msg: err.Error()}
 	var e *fault.Error
 	if errors.As(err, &e) {
 		f.Detail, f.Hint = e.Detail, e.Hint
 	}
-	answer(w, status, f)
+	return f
 }
 
 func failReading(w http.ResponseWriter, err error) {

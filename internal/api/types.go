@@ -5,6 +5,7 @@ import (
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
+	"repmgr/internal/fault"
 	"repmgr/internal/record"
 	"repmgr/internal/registry"
 )
@@ -26,6 +27,8 @@ const (
 	PathFollow   = "/v1/follow"
 	PathSwitch   = "/v1/switchover"
 	PathRejoin   = "/v1/rejoin"
+	PathStepDown = "/v1/stepdown"
+	PathStepUp   = "/v1/stepup"
 )
 
 // ViewVersion is the version of ClusterView's form; it only grows.
@@ -43,6 +46,10 @@ type ClusterView struct {
 	Recent    []Decision                  `json:"recent"` // the last decisions that did or changed something, oldest first
 
 	Promotion *Promotion `json:"promotion,omitempty"`
+
+	// StepDown is the last switchover under the visibility rule in which this node's server was
+	// the former primary; nil: there was none in this life of the daemon.
+	StepDown *StepDown `json:"step_down,omitempty"`
 
 	// Unready is why this node's server, which takes writes, shall be sent no clients
 	// yet; empty: it may be sent some.
@@ -122,6 +129,27 @@ type SwitchoverAnswer struct {
 	From   cluster.NodeID `json:"from_node_id"` // the primary then
 }
 
+// StepDown is how far a switchover under the visibility rule is.
+type StepDown struct {
+	To     cluster.NodeID `json:"to_node_id"`
+	Over   bool           `json:"over"`
+	Failed *failure       `json:"failed,omitempty"` // why it did not succeed, where it is over
+}
+
+// Fail notes why it did not succeed.
+func (s *StepDown) Fail(err error) {
+	f := failureOf(err)
+	s.Over, s.Failed = true, &f
+}
+
+// Err is why it did not succeed; nil: it did, or is not over.
+func (s StepDown) Err() error {
+	if s.Failed == nil {
+		return nil
+	}
+	return &fault.Error{Code: fault.Code(s.Failed.Code), Msg: s.Failed.Msg, Detail: s.Failed.Detail, Hint: s.Failed.Hint}
+}
+
 // Drill is what each single fault would lead to, as one daemon sees it now.
 type Drill struct {
 	Rule     record.Rule        `json:"rule"` // by which the outcomes were decided
@@ -194,6 +222,17 @@ type fencedRequest struct {
 type switchRequest struct {
 	To cluster.NodeID `json:"to_node_id"`
 	By string         `json:"by"`
+}
+
+// stepDownRequest is the body of PathStepDown.
+type stepDownRequest struct {
+	To cluster.NodeID `json:"to_node_id"`
+}
+
+// stepUpRequest is the body of PathStepUp.
+type stepUpRequest struct {
+	From cluster.NodeID `json:"from_node_id"`
+	End  cluster.LSN    `json:"end"`
 }
 
 // pauseRequest is the body of PathPause.

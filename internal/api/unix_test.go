@@ -91,6 +91,13 @@ func TestCommandLineActsOnTheSocket(t *testing.T) {
 		if _, err := c.Switchover(within(t), 0, "node 3"); err == nil || len(n.asked) != 1 {
 			t.Errorf("%s: a switchover to nobody: %v, asked: %v", name, err, n.asked)
 		}
+		if c.StepDown(within(t), 0) == nil || c.StepUp(within(t), 1, 0) == nil || c.StepUp(within(t), 0, 1) == nil || len(n.asked) != 1 {
+			t.Errorf("%s: steps for nobody, or to nowhere, asked: %v", name, n.asked)
+		}
+		err := errors.Join(c.StepDown(within(t), 2), c.StepUp(within(t), 1, 0x2000148))
+		if want := []string{"step down for node 2", "step up for node 1 at 0/2000148"}; err != nil || !slices.Equal(n.asked[1:], want) {
+			t.Errorf("%s: steps: %v, asked: %v", name, err, n.asked)
+		}
 		if err := c.Fault(within(t), 2, FaultCrash); err == nil || !strings.Contains(err.Error(), "meant for node 2, this is node 3") {
 			t.Errorf("%s: a fault of another node: %v", name, err)
 		}

@@ -308,7 +308,9 @@ func (b *backend) Switchover(context.Context, cluster.NodeID, string) (api.Switc
 	return api.SwitchoverAnswer{}, nil
 }
 
-func (b *backend) Rejoin(context.Context) error { return nil }
+func (b *backend) StepDown(context.Context, cluster.NodeID) error            { return nil }
+func (b *backend) StepUp(context.Context, cluster.NodeID, cluster.LSN) error { return nil }
+func (b *backend) Rejoin(context.Context) error                              { return nil }
 
 func (b *backend) Fault(context.Context, api.Fault) error { return nil }
 

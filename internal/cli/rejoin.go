@@ -219,15 +219,9 @@ func (r *rejoining) readHistory(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = repl.Close(context.WithoutCancel(ctx)) }()
-	id, err := repl.IdentifySystem(ctx)
+	id, forks, err := repl.History(ctx)
 	if err != nil {
 		return err
-	}
-	var forks []pg.Fork
-	if id.Timeline > 1 {
-		if forks, err = repl.TimelineHistory(ctx, id.Timeline); err != nil {
-			return err
-		}
 	}
 	r.history = server.NewHistory(id.Timeline, forks)
 	r.history.End = id.Position

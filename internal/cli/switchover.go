@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,11 +32,13 @@ func switchoverVerb() verb {
 	return verb{
 		name:  "standby switchover",
 		short: "make a standby the primary, and the primary a standby",
-		long: `Exchanges the roles of the primary and of this node's standby, or of the one that --node-id or --node-name names; it may be run on any node. It needs the quorum rule: the daemons carry it out, without ssh.
+		long: `Exchanges the roles of the primary and of this node's standby, or of the one that --node-id or --node-name names; it may be run on any node. The daemons carry it out, without ssh.
 
-Every node is looked at first, all at once. Then the request becomes a fact that a majority has. The primary's daemon makes a checkpoint, stops the server in order, waits until the standby has the last byte of its WAL, and hands its lease over; the standby is promoted, the former primary follows it as it is, and so do the others. Nothing is lost, with synchronous replication or without.
+Every node is looked at first, all at once. Under the quorum rule the request then becomes a fact that a majority has. The primary's daemon makes a checkpoint, stops the server in order, waits until the standby has the last byte of its WAL, and hands its lease over; the standby is promoted, the former primary follows it as it is, and so do the others. Nothing is lost, with synchronous replication or without.
 
 Each step is bounded (shutdown_check_timeout, wal_receive_check_timeout), and until the lease is handed over each is undone: if the standby vanishes or does not get everything, the primary is started again as the primary that it was.
+
+Without the quorum rule, as with two nodes, failover is paused meanwhile, and the primary's daemon asks the standby's to promote its server when that has everything. It is undone until that daemon has begun; where nobody knows whether it has, the former primary stays stopped, so that two never take writes. Other standbys are told to follow with --siblings-follow.
 
 With --force the checks that only say that it may take longer, or leave something undone, do not stop it. A standby that may not be promoted (a witness, priority 0, failover=manual), that is not attached to the primary or lacks more than 16 MiB of its WAL is always refused.
 
@@ -89,7 +93,6 @@ func parseAt(text string, now time.Time) (time.Time, error) {
 }
 
 func standbySwitchover(ctx context.Context, s *Session) error {
-	s.switchoverOptions()
 	if s.Opt.At != "" && !s.Opt.DryRun {
 		at, err := parseAt(s.Opt.At, s.Now())
 		if err != nil {
@@ -103,7 +106,8 @@ func standbySwitchover(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	defer func() { registry.Close(w.primary) }()
+	defer w.close()
+	s.switchoverOptions(w.visible)
 	for _, f := range ops.CheckSwitchover(survey) {
 		e := Entry{Level: Warning, Text: f.Text, Detail: f.Detail, Hint: f.Hint}
 		s.Talk.Say(e)
@@ -123,6 +127,13 @@ func standbySwitchover(ctx context.Context, s *Session) error {
 		s.checkpointOf(ctx, w.from)
 	}
 	began := s.Now()
+	if w.visible {
+		restore, err := w.pause(ctx)
+		defer restore()
+		if err != nil {
+			return err
+		}
+	}
 	err = p.Run(ctx, w, s.tell)
 	took := s.Now().Sub(began).Round(10 * time.Millisecond)
 	if err == nil {
@@ -135,15 +146,20 @@ func standbySwitchover(ctx context.Context, s *Session) error {
 }
 
 // switchoverOptions says of options of repmgr 5 that they mean nothing here, and why.
-func (s *Session) switchoverOptions() {
-	for _, o := range [][2]string{
-		{"siblings-follow", "the siblings' daemons let them follow in any case"},
-		{"force-rewind", "the former primary was stopped in order, and follows as it is"},
-		{"always-promote", "nobody is promoted who does not have everything"},
-		{"repmgrd-no-pause", "the daemons carry the switchover out, and are not paused"},
-	} {
-		if s.Opt.Given(o[0]) {
-			s.Talk.Info("--%s makes no difference: %s", o[0], o[1])
+func (s *Session) switchoverOptions(visible bool) {
+	none := map[string]string{
+		"siblings-follow":  "the siblings' daemons let them follow in any case",
+		"force-rewind":     "the former primary was stopped in order, and follows as it is",
+		"always-promote":   "nobody is promoted who does not have everything",
+		"repmgrd-no-pause": "the daemons carry the switchover out, and are not paused",
+	}
+	if visible {
+		delete(none, "siblings-follow")
+		none["repmgrd-no-pause"] = "no daemon may promote its server meanwhile; it is as it was after that"
+	}
+	for _, name := range slices.Sorted(maps.Keys(none)) {
+		if s.Opt.Given(name) {
+			s.Talk.Info("--%s makes no difference: %s", name, none[name])
 		}
 	}
 }
@@ -168,9 +184,13 @@ type switching struct {
 	fleet    fleet
 	by       cluster.NodeID // whose daemon is asked
 	from, to cluster.Node
-	asked    ops.Asked
-	primary  *pg.Conn // to the new one, once it is
+	visible  bool // the visibility rule is in force
+	begun    bool
+	asked    ops.Asked // under the quorum rule
+	primary  *pg.Conn  // to the new one, once it is
 }
+
+func (w *switching) close() { registry.Close(w.primary) }
 
 // surveySwitchover looks at every server and daemon at the same time.
 func (s *Session) surveySwitchover(ctx context.Context) (*switching, ops.SwitchoverSurvey, error) {
@@ -180,25 +200,17 @@ func (s *Session) surveySwitchover(ctx context.Context) (*switching, ops.Switcho
 		return nil, none, err
 	}
 	registry.Close(c)
-	by, p := f.governedBy(ctx, nodes)
-	if p == nil {
-		return nil, none, fault.New(fault.SwitchoverFail, "there is no switchover without the quorum rule").
-			WithDetail("No daemon says that it is in force; it begins when three daemons run, a witness counts (docs/quorum.md).").
-			WithHint("by hand: stop the primary, \"repmgr standby promote\" on the standby, and on the former primary, with standby.signal in place, \"repmgr standby follow\"")
-	}
 	to, err := s.switchTo(nodes)
 	if err != nil {
 		return nil, none, err
 	}
-	if p.Record.Pause.On && s.Opt.ForceUnpause && !s.Opt.DryRun {
-		if p, err = s.unpauseFor(ctx, f, by, p); err != nil {
-			return nil, none, err
-		}
+	w := &switching{s: s, nodes: nodes, fleet: f, to: to}
+	rec, err := w.findPrimary(ctx)
+	if err != nil {
+		return nil, none, err
 	}
-	from, _ := cluster.Find(nodes, p.Record.Lease.Holder)
-	w := &switching{s: s, nodes: nodes, fleet: f, by: by, from: from, to: to}
 	cfg := s.Conf
-	survey := ops.SwitchoverSurvey{Nodes: nodes, Record: p.Record, To: to.ID, Seen: map[cluster.NodeID]ops.Sighted{},
+	survey := ops.SwitchoverSurvey{Nodes: nodes, Record: rec, From: w.from.ID, To: to.ID, Seen: map[cluster.NodeID]ops.Sighted{}, SiblingsFollow: s.Opt.SiblingsFollow,
 		LagWarning: cfg.ReplicationLagWarning, LagCritical: cfg.ReplicationLagCritical,
 		ArchiveWarning: cfg.ArchiveReadyWarning, ArchiveCritical: cfg.ArchiveReadyCritical, LagBytes: failover.SwitchoverLag}
 	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (ops.Sighted, error) {
@@ -215,6 +227,28 @@ func (s *Session) surveySwitchover(ctx context.Context) (*switching, ops.Switcho
 		survey.Seen[a.Node.ID] = a.Value
 	}
 	return w, survey, nil
+}
+
+// findPrimary finds out which rule is in force, and who is the primary by it. The record
+// is nil under the visibility rule.
+func (w *switching) findPrimary(ctx context.Context) (*record.Record, error) {
+	by, p := w.fleet.governedBy(ctx, w.nodes)
+	if p == nil {
+		w.visible = true
+		n, conn, err := registry.FindPrimary(ctx, w.nodes)
+		registry.Close(conn)
+		w.from, w.by = n, n.ID
+		return nil, err
+	}
+	if p.Record.Pause.On && w.s.Opt.ForceUnpause && !w.s.Opt.DryRun {
+		var err error
+		if p, err = w.s.unpauseFor(ctx, w.fleet, by, p); err != nil {
+			return nil, err
+		}
+	}
+	w.by = by
+	w.from, _ = cluster.Find(w.nodes, p.Record.Lease.Holder)
+	return p.Record, nil
 }
 
 // switchTo is who shall be the primary: the node that was named, else this one.
@@ -342,6 +376,9 @@ func (w *switching) Request(ctx context.Context, to cluster.NodeID) error {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if w.visible {
+		return w.stepDown(ctx, c, to)
+	}
 	by := fmt.Sprintf("\"repmgr standby switchover\" on node %q (ID: %d) at %s", w.s.Conf.NodeName, w.s.Conf.NodeID, w.s.Now().UTC().Format(time.RFC3339Nano))
 	a, err := c.Switchover(ctx, to, by)
 	var said *fault.Error
@@ -351,6 +388,7 @@ func (w *switching) Request(ctx context.Context, to cluster.NodeID) error {
 	case err != nil:
 		return fault.Wrap(err, fault.SwitchoverFail, "whether the switchover has begun is not known").WithHint("\"repmgr cluster show\" tells who is the primary")
 	}
+	w.begun = true
 	w.asked = ops.Asked{Number: a.Number, Term: a.Term, From: a.From, To: to}
 	return nil
 }
@@ -358,8 +396,11 @@ func (w *switching) Request(ctx context.Context, to cluster.NodeID) error {
 // AwaitPrimary looks at the record, as the next primary's daemon has it, or another's.
 func (w *switching) AwaitPrimary(ctx context.Context, to cluster.NodeID) error {
 	cfg := w.s.Conf
-	limit, cancel := context.WithTimeout(ctx, cfg.ShutdownCheckTimeout+cfg.WalReceiveCheckTimeout+cfg.PromoteCheckTimeout+stuckAfter)
+	limit, cancel := context.WithTimeout(ctx, cfg.ShutdownCheckTimeout+cfg.WalReceiveCheckTimeout+cfg.PromoteCheckTimeout+cfg.NodeRejoinTimeout+stuckAfter)
 	defer cancel()
+	if w.visible {
+		return w.awaitStepDown(limit)
+	}
 	whom := []cluster.NodeID{to, w.by, w.from.ID}
 	for i := 0; ; i++ {
 		a := w.fleet.report(limit, whom[i%len(whom)])
@@ -409,8 +450,8 @@ func (w *switching) AwaitFollows(ctx context.Context, n cluster.Node, upstream c
 
 // announce records how it went, on whoever takes writes.
 func (w *switching) announce(ctx context.Context, err error, took time.Duration) {
-	if w.asked.Number == 0 {
-		return // nothing has begun
+	if !w.begun {
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

@@ -46,6 +46,10 @@ func (d *Daemon) carryOut(ctx context.Context, a failover.Action) error {
 		return d.stopReceiver(ctx, cfg)
 	case failover.ResumeReceiver:
 		return d.resumeReceiver(cfg)
+	case failover.StepDown:
+		return d.stepDown(ctx, cfg, a)
+	case failover.StepUp:
+		return d.stepUp(ctx, cfg, a)
 	}
 	if err, ok := d.govern(ctx, cfg, a); ok {
 		return err

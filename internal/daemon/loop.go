@@ -84,7 +84,8 @@ type loopState struct {
 	probing  map[cluster.NodeID]bool
 	probedAt map[cluster.NodeID]time.Time // when the last look began
 
-	gates    []*starting // who ask to start the server
+	gates    []*starting   // who ask to start the server
+	stepDown *api.StepDown // the last one; nil: there was none
 	seen     seen
 	children childWatch
 	sync     syncWatch
@@ -206,6 +207,8 @@ func (d *Daemon) take(ctx context.Context, m message) {
 		d.notice(map[bool]string{true: "failover is paused", false: "failover is no longer paused"}[m.paused], "detail", m.reason)
 	case following:
 		m.reply <- d.followOrdered(ctx, m.upstream, now)
+	case stepping:
+		m.reply <- d.stepOrdered(ctx, m.order, now)
 	case viewing:
 		m.reply <- d.clusterView(now)
 	case drilling:
@@ -254,11 +257,13 @@ func (d *Daemon) finish(m finished, now time.Time) {
 	} else {
 		d.notice(failover.Describe(m.action) + " is done")
 	}
-	switch m.action.(type) {
+	switch a := m.action.(type) {
 	case failover.Fence, failover.Demote:
 		d.loop.fencing = false
 	case failover.LetStart:
 		d.gateOpened(m.err)
+	case failover.StepDown:
+		d.stepped(a, m.err)
 	}
 	d.loop.view.Observe(done, now)
 	switch m.action.(type) {
@@ -444,7 +449,7 @@ func (d *Daemon) clusterView(now time.Time) api.ClusterView {
 		Version: api.ViewVersion, ClusterID: d.peers.clusterID(), Own: d.publish(now), Nodes: v.Nodes, Daemons: d.peers.daemons(),
 		Decision: api.Decision{At: now, Rule: d.loop.decision.Rule, Why: d.loop.decision.Why},
 		Recent:   slices.Clone(d.loop.recent), Turned: now.Sub(d.shared.load().turned),
-		Promotion: d.promotion(now), Unready: failover.Unready(v, now),
+		Promotion: d.promotion(now), Unready: failover.Unready(v, now), StepDown: d.loop.stepDown,
 	}
 	for _, p := range d.peers.known() {
 		if known, ok := v.Peers[p.Node]; ok {

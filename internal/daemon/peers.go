@@ -279,6 +279,17 @@ func (l *link) failing() bool {
 	return l.err != ""
 }
 
+// newClient is a way of its own to a peer's daemon, for a question that must not be asked
+// twice: over a connection that was kept, one that failed would be. nil: there is none.
+func (p *peers) newClient(id cluster.NodeID) *api.Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.links[id]; l != nil && p.identity != nil {
+		return api.Dial(l.target, p.identity.ClientTLS())
+	}
+	return nil
+}
+
 // heard notes that a peer has begun an exchange.
 func (p *peers) heard(id cluster.NodeID) {
 	p.mu.Lock()

@@ -208,6 +208,10 @@ func describeQuorum(a Action) string {
 		return "proof that only the newest synchronous set is in force"
 	case RestoreSync:
 		return "return to the operators' synchronous_standby_names"
+	case StepDown:
+		return fmt.Sprintf("stop of the server in favour of node %d, and its return as a standby", a.To)
+	case StepUp:
+		return fmt.Sprintf("promotion in place of node %d", a.From)
 	default:
 		return "nothing"
 	}

@@ -14,9 +14,12 @@ import (
 // SwitchoverSurvey is what was learnt of all nodes, at once, before a switchover.
 type SwitchoverSurvey struct {
 	Nodes  []cluster.Node
-	Record *record.Record // the cluster's, as a daemon has it
-	To     cluster.NodeID // who shall be the primary
+	Record *record.Record // the cluster's, as a daemon has it; nil: the visibility rule is in force
+	From   cluster.NodeID // who is the primary
+	To     cluster.NodeID // who shall be
 	Seen   map[cluster.NodeID]Sighted
+
+	SiblingsFollow bool // under the visibility rule: the others are told to follow
 
 	LagWarning, LagCritical         time.Duration // replication_lag_warning and _critical
 	ArchiveWarning, ArchiveCritical int           // archive_ready_warning and _critical, files
@@ -48,17 +51,19 @@ func (f Finding) stops(force bool) bool { return !f.Warning && !(f.Force && forc
 
 // CheckSwitchover returns what was found, in the order in which an operator would look.
 func CheckSwitchover(s SwitchoverSurvey) []Finding {
-	from := s.Record.Lease.Holder
-	if why := s.Record.Switchable(s.To); why != "" {
+	from := s.From
+	if why := s.whyNever(); why != "" {
 		f := Finding{Text: fmt.Sprintf("%s cannot become the primary", s.called(s.To)), Detail: why, Code: fault.SwitchoverFail}
-		if s.Record.Pause.On {
+		if s.Record != nil && s.Record.Pause.On {
 			f.Hint = "\"repmgr service unpause\" ends the pause; --repmgrd-force-unpause does so first"
 		}
 		return []Finding{f}
 	}
 	out := s.checkTarget()
-	if why := s.Record.Unknown(record.RequestSwitchover{}); why != "" {
-		out = append(out, Finding{Text: "not every daemon knows what a switchover is", Detail: why, Code: fault.SwitchoverFail})
+	if s.Record != nil {
+		if why := s.Record.Unknown(record.RequestSwitchover{}); why != "" {
+			out = append(out, Finding{Text: "not every daemon knows what a switchover is", Detail: why, Code: fault.SwitchoverFail})
+		}
 	}
 	out = append(out, s.checkPrimary(from)...)
 	for _, n := range s.Nodes {
@@ -76,6 +81,22 @@ func CheckSwitchover(s SwitchoverSurvey) []Finding {
 	return out
 }
 
+// whyNever says why that node is none that could be asked for, or "".
+func (s SwitchoverSurvey) whyNever() string {
+	n, known := cluster.Find(s.Nodes, s.To)
+	switch {
+	case s.Record != nil:
+		return s.Record.Switchable(s.To)
+	case !known:
+		return fmt.Sprintf("node %d is not registered", s.To)
+	case s.To == s.From:
+		return fmt.Sprintf("node %d is the primary already", s.To)
+	case n.Role == cluster.Witness:
+		return fmt.Sprintf("node %d may not be promoted: a witness", s.To)
+	}
+	return ""
+}
+
 func (s SwitchoverSurvey) called(id cluster.NodeID) string {
 	n, found := cluster.Find(s.Nodes, id)
 	if !found {
@@ -86,7 +107,7 @@ func (s SwitchoverSurvey) called(id cluster.NodeID) string {
 
 // checkTarget are the checks of who shall be the primary.
 func (s SwitchoverSurvey) checkTarget() (out []Finding) {
-	to, from := s.Seen[s.To], s.Seen[s.Record.Lease.Holder]
+	to, from := s.Seen[s.To], s.Seen[s.From]
 	name := s.called(s.To)
 	fail := func(force bool, text, detail, hint string) {
 		out = append(out, Finding{Text: text, Detail: detail, Hint: hint, Code: fault.SwitchoverFail, Force: force})
@@ -163,6 +184,8 @@ type SwitchoverWorld interface {
 	Request(ctx context.Context, to cluster.NodeID) error
 	// AwaitPrimary waits until that node takes writes by the daemons' word, or the request has failed.
 	AwaitPrimary(ctx context.Context, to cluster.NodeID) error
+	// Follow has a node's daemon point its server at another node.
+	Follow(ctx context.Context, n cluster.Node, upstream cluster.NodeID) error
 	// AwaitFollows waits until a node streams from another.
 	AwaitFollows(ctx context.Context, n cluster.Node, upstream cluster.NodeID) error
 }
@@ -189,19 +212,34 @@ func StandbySwitchover(s SwitchoverSurvey, force bool) (plan.Plan[SwitchoverWorl
 		}
 		return p, e
 	}
-	from := s.Record.Lease.Holder
-	p.Steps = []plan.Step[SwitchoverWorld]{AskForPrimary{From: from, To: s.To}, AwaitPrimary{To: s.To}}
-	for _, n := range s.Nodes {
-		if n.ID == from {
-			p.Steps = append(p.Steps, AwaitFollower{Node: n, Upstream: s.To})
+	p.Steps = []plan.Step[SwitchoverWorld]{AskForPrimary{From: s.From, To: s.To}, AwaitPrimary{To: s.To}}
+	siblings := s.siblings()
+	if s.Record == nil {
+		for _, n := range siblings {
+			p.Steps = append(p.Steps, TellSibling{Node: n, Upstream: s.To})
 		}
 	}
-	for _, n := range s.Nodes {
-		if n.ID != from && n.ID != s.To && n.Role == cluster.Standby && n.Active && n.Upstream == from && s.Seen[n.ID].Daemon == "" {
-			p.Steps = append(p.Steps, AwaitFollower{Node: n, Upstream: s.To})
-		}
+	if n, found := cluster.Find(s.Nodes, s.From); found {
+		p.Steps = append(p.Steps, AwaitFollower{Node: n, Upstream: s.To})
+	}
+	for _, n := range siblings {
+		p.Steps = append(p.Steps, AwaitFollower{Node: n, Upstream: s.To})
 	}
 	return p, nil
+}
+
+// siblings are the standbys of the former primary that are to follow the new one, and whose
+// daemons are there to have them do so.
+func (s SwitchoverSurvey) siblings() (out []cluster.Node) {
+	if s.Record == nil && !s.SiblingsFollow {
+		return nil
+	}
+	for _, n := range s.Nodes {
+		if n.ID != s.From && n.ID != s.To && n.Role == cluster.Standby && n.Active && n.Upstream == s.From && s.Seen[n.ID].Daemon == "" {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // AskForPrimary has the switchover begin.
@@ -243,6 +281,30 @@ func (s AwaitPrimary) Do(ctx context.Context, w SwitchoverWorld) error {
 
 // Undo leaves it.
 func (s AwaitPrimary) Undo(context.Context, SwitchoverWorld) error { return plan.ErrFinal }
+
+// TellSibling has a standby of the former primary follow the new one.
+type TellSibling struct {
+	Node     cluster.Node
+	Upstream cluster.NodeID
+}
+
+// Describe says what the step does.
+func (s TellSibling) Describe() string {
+	return fmt.Sprintf("tell the daemon of %s to follow node %d", called(s.Node), s.Upstream)
+}
+
+// Check finds nothing to say against it.
+func (s TellSibling) Check(context.Context, SwitchoverWorld) (plan.Status, error) {
+	return plan.Status{}, nil
+}
+
+// Do tells it.
+func (s TellSibling) Do(ctx context.Context, w SwitchoverWorld) error {
+	return w.Follow(ctx, s.Node, s.Upstream)
+}
+
+// Undo leaves it.
+func (s TellSibling) Undo(context.Context, SwitchoverWorld) error { return plan.ErrFinal }
 
 // AwaitFollower waits until a node streams from the new primary.
 type AwaitFollower struct {

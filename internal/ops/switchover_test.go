@@ -17,7 +17,7 @@ import (
 // switchable is a healthy cluster of three, whose node 1 is the primary, and a witness;
 // node 2 shall be the primary.
 func switchable() SwitchoverSurvey {
-	s := SwitchoverSurvey{To: 2, Seen: map[cluster.NodeID]Sighted{}, LagWarning: 5 * time.Minute, LagCritical: 10 * time.Minute,
+	s := SwitchoverSurvey{From: 1, To: 2, Seen: map[cluster.NodeID]Sighted{}, LagWarning: 5 * time.Minute, LagCritical: 10 * time.Minute,
 		ArchiveWarning: 16, ArchiveCritical: 128, LagBytes: 16 << 20}
 	var members []record.Member
 	for id := cluster.NodeID(1); id <= 4; id++ {
@@ -152,6 +152,43 @@ func TestSwitchoverPlan(t *testing.T) {
 	}
 }
 
+// Under the visibility rule there is no record, and siblings follow when they are told to.
+func TestSwitchoverByVisibility(t *testing.T) {
+	s := switchable()
+	s.Record = nil
+	p, err := StandbySwitchover(s, false)
+	if err != nil || len(p.Steps) != 3 {
+		t.Fatalf("%d steps, %v", len(p.Steps), err)
+	}
+	s.SiblingsFollow = true
+	if p, err = StandbySwitchover(s, false); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, step := range p.Steps[2:] {
+		said = append(said, step.Describe())
+	}
+	want := []string{
+		`tell the daemon of node "n3" (ID: 3) to follow node 2`,
+		`wait until node "n1" (ID: 1) streams from node 2`,
+		`wait until node "n3" (ID: 3) streams from node 2`,
+	}
+	if !slices.Equal(said, want) {
+		t.Errorf("%q", said)
+	}
+	for name, tt := range switchoverCases {
+		s := switchable()
+		tt.set(&s)
+		if s.Record.Pause.On || s.Record.Switchover.Open() || !s.Record.Lease.Promoted || s.Record.Members[3].Level == 2 {
+			continue // of the record
+		}
+		s.Record = nil
+		if found := CheckSwitchover(s); tt.says == "" && len(found) > 0 || tt.says != "" && (len(found) == 0 || !strings.Contains(found[0].Text, tt.says)) {
+			t.Errorf("%s: %+v, want %q", name, found, tt.says)
+		}
+	}
+}
+
 // switched is a world whose step of that number fails.
 type switched struct {
 	fails, did int
@@ -166,8 +203,9 @@ func (w *switched) step() error {
 	return nil
 }
 
-func (w *switched) Request(context.Context, cluster.NodeID) error      { return w.step() }
-func (w *switched) AwaitPrimary(context.Context, cluster.NodeID) error { return w.step() }
+func (w *switched) Request(context.Context, cluster.NodeID) error              { return w.step() }
+func (w *switched) AwaitPrimary(context.Context, cluster.NodeID) error         { return w.step() }
+func (w *switched) Follow(context.Context, cluster.Node, cluster.NodeID) error { return w.step() }
 func (w *switched) AwaitFollows(context.Context, cluster.Node, cluster.NodeID) error {
 	return w.step()
 }

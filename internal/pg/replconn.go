@@ -106,6 +106,14 @@ type Fork struct {
 	Reason   string
 }
 
+// History asks who the server is, and for the ancestors of its timeline, the oldest first.
+func (r *ReplConn) History(ctx context.Context) (id Identity, forks []Fork, err error) {
+	if id, err = r.IdentifySystem(ctx); err == nil && id.Timeline > 1 {
+		forks, err = r.TimelineHistory(ctx, id.Timeline)
+	}
+	return id, forks, err
+}
+
 // TimelineHistory asks for the ancestors of a timeline, the oldest first.
 // Timeline 1 has none.
 func (r *ReplConn) TimelineHistory(ctx context.Context, tli cluster.Timeline) ([]Fork, error) {

@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
+	"repmgr/internal/fault"
+	"repmgr/internal/registry"
+)
+
+// stepEvery is the time between two looks at how a step down goes.
+const stepEvery = 50 * time.Millisecond
+
+// pause stops automatic failover on every node whose daemon is there, and returns what
+// makes it as it was. Without it a daemon could promote its server while the primary is
+// stopped, and the primary could not be started again.
+func (w *switching) pause(ctx context.Context) (restore func(), err error) {
+	var paused []cluster.Node
+	reason := fmt.Sprintf("switchover from node %d to node %d", w.from.ID, w.to.ID)
+	answers := registry.AskAll(ctx, w.nodes, func(ctx context.Context, n cluster.Node) (was bool, err error) {
+		a := w.fleet.report(ctx, n.ID)
+		if a.Err != nil || a.Report.Paused {
+			return true, nil // one that is silent was told of by the checks
+		}
+		return false, w.fleet.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error { return c.Pause(ctx, true, reason) })
+	})
+	var failed []string
+	for _, a := range answers {
+		switch {
+		case a.Err != nil:
+			failed = append(failed, fmt.Sprintf("%s: %v", named(a.Node), a.Err))
+			paused = append(paused, a.Node) // it may have heard
+		case !a.Value || w.s.Opt.ForceUnpause:
+			paused = append(paused, a.Node)
+		}
+	}
+	if len(failed) > 0 {
+		err = fault.New(fault.SwitchoverFail, "failover could not be paused on every node").WithDetail("%s", strings.Join(failed, "; "))
+	}
+	return func() { w.unpause(context.WithoutCancel(ctx), paused) }, err
+}
+
+// unpause lets those go on that were paused for the switchover.
+func (w *switching) unpause(ctx context.Context, nodes []cluster.Node) {
+	for _, a := range registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (struct{}, error) {
+		return struct{}{}, w.fleet.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error { return c.Pause(ctx, false, "") })
+	}) {
+		if a.Err != nil && !errors.Is(a.Err, api.ErrNotRunning) && !errors.Is(a.Err, errNoEndpoint) {
+			w.s.warn(fault.Wrap(a.Err, fault.RepmgrdPause, "failover may still be paused on %s", named(a.Node)).WithHint("\"repmgr service unpause\" ends it"))
+		}
+	}
+}
+
+// stepDown has the primary's daemon begin.
+func (w *switching) stepDown(ctx context.Context, c *api.Client, to cluster.NodeID) error {
+	err := c.StepDown(ctx, to)
+	var said *fault.Error
+	switch {
+	case errors.As(err, &said):
+		return said
+	case err != nil:
+		w.begun = true
+		return fault.Wrap(err, fault.SwitchoverFail, "whether the switchover has begun is not known").WithHint("\"repmgr cluster show\" tells who is the primary")
+	}
+	w.begun = true
+	return nil
+}
+
+// awaitStepDown waits until the former primary's daemon says how it went.
+func (w *switching) awaitStepDown(ctx context.Context) error {
+	c, err := w.fleet.client(w.from.ID)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for {
+		look, cancel := context.WithTimeout(ctx, daemonTimeout)
+		view, err := c.Status(look)
+		cancel()
+		switch {
+		case err != nil:
+		case view.StepDown == nil:
+			return fault.New(fault.SwitchoverFail, "the daemon of %s was restarted, and does not know how far the switchover came", named(w.from)).
+				WithHint("\"repmgr cluster show\" tells who is the primary; where nobody is, start the former primary without standby.signal, if node %d was not promoted", w.to.ID)
+		case view.StepDown.Over:
+			return view.StepDown.Err()
+		}
+		select {
+		case <-ctx.Done():
+			return fault.Wrap(errors.Join(ctx.Err(), err), fault.SwitchoverFail, "the switchover has not come to an end").WithHint("\"repmgr cluster show\" tells how it stands")
+		case <-time.After(stepEvery):
+		}
+	}
+}
+
+// Follow has a node's daemon point its server at another.
+func (w *switching) Follow(ctx context.Context, n cluster.Node, upstream cluster.NodeID) error {
+	err := w.fleet.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error { return c.Follow(ctx, upstream) })
+	if err != nil {
+		return fault.Wrap(err, fault.SwitchoverIncomplete, "%s could not be told to follow node %d", named(n), upstream).
+			WithHint("\"repmgr standby follow\" there")
+	}
+	return nil
+}

@@ -1,0 +1,272 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
+	"repmgr/internal/conf"
+	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+	"repmgr/internal/server"
+)
+
+// promotedEvery is the time between two looks at whether the other node's server was promoted.
+const promotedEvery = 10 * time.Millisecond
+
+// stepping is an operator's order of a switchover under the visibility rule: one of
+// failover.StepDown and failover.StepUp.
+type stepping struct {
+	order failover.Action
+	reply chan error
+}
+
+// StepDown begins to stop the own server in favour of another. How that goes stands in
+// the view.
+func (b backend) StepDown(ctx context.Context, to cluster.NodeID) error {
+	b.d.peers.askAll(ctx) // who was paused a moment ago may not have said so yet
+	return b.step(ctx, failover.StepDown{To: to})
+}
+
+// StepUp begins to promote the own server in place of another, which was stopped. An
+// error with the code SwitchoverFail says that it has not begun, and will not.
+func (b backend) StepUp(ctx context.Context, from cluster.NodeID, end cluster.LSN) error {
+	if err := b.d.hasAll(ctx, end); err != nil {
+		return err
+	}
+	return b.step(ctx, failover.StepUp{From: from, End: end})
+}
+
+func (b backend) step(ctx context.Context, order failover.Action) error {
+	reply := make(chan error, 1)
+	if err := b.ask(ctx, stepping{order, reply}); err != nil {
+		return err
+	}
+	err, late := await(ctx, reply)
+	return errors.Join(err, late)
+}
+
+// stepOrdered takes an operator's order up, or says why not. One that is being carried out is
+// not begun a second time: the question may have come twice.
+func (d *Daemon) stepOrdered(ctx context.Context, order failover.Action, now time.Time) error {
+	v, why := d.loop.view, ""
+	if v.Doing == order {
+		return nil
+	}
+	switch a := order.(type) {
+	case failover.StepDown:
+		if why = failover.WhyNotStepDown(v, a, now); why == "" {
+			d.loop.stepDown = &api.StepDown{To: a.To}
+		}
+	case failover.StepUp:
+		why = failover.WhyNotStepUp(v, a, now)
+	}
+	if why != "" {
+		return fault.New(fault.SwitchoverFail, "node %d does not begin: %s", d.cfg.NodeID, why)
+	}
+	d.notice("an operator's switchover: " + failover.Describe(order))
+	d.order(ctx, order, now)
+	return nil
+}
+
+// stepped keeps for the view how the last step down has ended.
+func (d *Daemon) stepped(a failover.StepDown, err error) {
+	d.loop.stepDown = &api.StepDown{To: a.To, Over: true}
+	if err != nil {
+		d.loop.stepDown.Fail(err)
+	}
+}
+
+// stepDown stops the own server in order, has the other node's promoted when that has
+// everything, and makes the own one its standby. Until the other daemon was asked
+// everything is undone on failure. From then on the own server is started as a primary
+// only if that daemon has not begun for sure: a doubt leaves it stopped.
+func (d *Daemon) stepDown(ctx context.Context, cfg *conf.Config, a failover.StepDown) error {
+	to, ok := cluster.Find(d.peers.nodes(), a.To)
+	client := d.peers.newClient(a.To)
+	if !ok || client == nil {
+		return fault.New(fault.SwitchoverFail, "there is no way to the daemon of node %d", a.To)
+	}
+	defer client.Close()
+	theirs, err := registry.Connect(ctx, to)
+	if err != nil {
+		return fault.Wrap(err, fault.SwitchoverFail, "the server of node %d cannot be reached from the primary", a.To)
+	}
+	defer registry.Close(theirs)
+	if err := d.comeNear(ctx, cfg, theirs, a.To); err != nil {
+		return err
+	}
+	own := d.ownServer()
+	end, err := d.stopWhole(ctx, cfg, own)
+	if err == nil {
+		err = d.catchUp(ctx, cfg, theirs, a.To, end)
+	}
+	if err == nil { // from here on whatever starts the directory, it comes up read-only
+		err = own.Arm()
+	}
+	if err != nil {
+		return d.standAgain(ctx, own, err)
+	}
+	d.notice(fmt.Sprintf("the own server is stopped, and node %d has everything up to %s", a.To, end))
+	if err := client.StepUp(ctx, d.cfg.NodeID, end); notBegun(err) {
+		return d.standAgain(ctx, own, fault.Wrap(err, fault.SwitchoverFail, "node %d is not promoted", a.To))
+	} else if err != nil {
+		d.complain(slog.LevelWarn, fault.Wrap(err, fault.SwitchoverFail, "whether node %d has begun its promotion is not known: it is looked at", a.To))
+	}
+	if err := awaitPromoted(ctx, cfg, to, theirs); err != nil {
+		return err
+	}
+	if err := d.returnTo(ctx, cfg, own, to); err != nil {
+		return fault.Wrap(err, fault.SwitchoverIncomplete, "node %d is the primary, and the former one is not its standby yet", a.To).
+			WithHint("repmgr -f %s node rejoin -d '%s'", d.opt.ConfigFile, registry.WithoutPassword(to.Conninfo))
+	}
+	return nil
+}
+
+// stopWhole stops the own server in order, and waits until its last record is written and no process is left.
+func (d *Daemon) stopWhole(ctx context.Context, cfg *conf.Config, own server.Own) (cluster.LSN, error) {
+	limit, cancel := context.WithTimeout(ctx, cfg.ShutdownCheckTimeout)
+	defer cancel()
+	postmaster, end, err := own.ShutDown(limit)
+	if err != nil {
+		return 0, err
+	}
+	return end.LSN, postmaster.Close()
+}
+
+// notBegun reports whether that is a daemon's word that it does not begin, or the question did
+// not get to it.
+func notBegun(err error) bool {
+	var said *fault.Error
+	return errors.As(err, &said) && said.Code == fault.SwitchoverFail || errors.Is(err, api.ErrNotRunning)
+}
+
+// standAgain starts the own server as the primary that it was, and says why. Nobody else was
+// asked to be promoted.
+func (d *Daemon) standAgain(ctx context.Context, own server.Own, why error) error {
+	bound, cancel := context.WithTimeout(ctx, killBound)
+	defer cancel()
+	err := errors.Join(own.Kill(bound), own.Disarm()) // what did not end in time is ended
+	if err == nil {
+		err = own.Start(ctx)
+	}
+	if err != nil {
+		return fault.Wrap(errors.Join(why, err), fault.SwitchoverFail, "the switchover was broken off, and the primary could not be started again").
+			WithHint("no other node was promoted: start this server as the primary that it was")
+	}
+	f := faultOf(why)
+	return fault.Wrap(why, fault.SwitchoverFail, "the switchover was called off").
+		WithDetail("%s Node %d was started again, and is the primary as before.", f.Detail, d.cfg.NodeID).WithHint("%s", f.Hint)
+}
+
+// awaitPromoted waits until the other server takes writes.
+func awaitPromoted(ctx context.Context, cfg *conf.Config, to cluster.Node, c *pg.Conn) error {
+	limit, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout)
+	defer cancel()
+	for again := false; ; again = true {
+		var err error
+		if again && (c == nil || c.IsClosed()) {
+			if c, err = registry.Connect(limit, to); err == nil {
+				defer registry.Close(c)
+			}
+		}
+		if err == nil && c != nil {
+			var p pg.Progress
+			if p, err = c.Progress(limit); err == nil && !p.InRecovery {
+				return nil
+			}
+		}
+		select {
+		case <-limit.Done():
+			return fault.Wrap(errors.Join(limit.Err(), err), fault.SwitchoverFail, "node %d was asked to be the primary, and was not promoted within promote_check_timeout", to.ID).
+				WithDetail("It may be yet, so that the former primary stays stopped: two would take writes.").
+				WithHint("If node %d takes writes, \"repmgr node rejoin\" brings the former primary back. If it never will, stop it, remove standby.signal on the former primary, and start that.", to.ID)
+		case <-time.After(promotedEvery):
+		}
+	}
+}
+
+// returnTo makes the own server, which was stopped in order, a standby of the new primary.
+func (d *Daemon) returnTo(ctx context.Context, cfg *conf.Config, own server.Own, up cluster.Node) error {
+	if err := d.seeOut(ctx, own); err != nil {
+		return err
+	}
+	history, err := historyAt(ctx, up)
+	if err != nil {
+		return err
+	}
+	relation, err := own.Compare(ctx, history)
+	if err != nil {
+		return err
+	}
+	if !relation.Follows {
+		return fault.New(fault.RejoinFail, "its history is not the new primary's: %d bytes lie beyond %s of timeline %d", relation.Beyond, relation.Fork.LSN, relation.Fork.Timeline)
+	}
+	if err := d.recordAsStandby(ctx, cfg, up); err != nil {
+		return err
+	}
+	w := d.world(cfg, 0, "")
+	defer w.Close()
+	if err := w.PointAt(ctx, up); err != nil {
+		return err
+	}
+	return own.Start(ctx)
+}
+
+// historyAt asks a primary for its timeline, and how that came about.
+func historyAt(ctx context.Context, n cluster.Node) (server.History, error) {
+	info, err := pg.ParseConninfo(n.Conninfo)
+	if err != nil {
+		return server.History{}, err
+	}
+	c, err := pg.ConnectReplication(ctx, info, n.ReplUser)
+	if err != nil {
+		return server.History{}, err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	id, forks, err := c.History(ctx)
+	history := server.NewHistory(id.Timeline, forks)
+	history.End = id.Position
+	return history, err
+}
+
+// hasAll makes sure that the own standby has everything up to a position.
+func (d *Daemon) hasAll(ctx context.Context, end cluster.LSN) error {
+	conn, err := d.own(ctx, d.eyes.cfg.Load())
+	if err != nil {
+		return fault.Wrap(err, fault.SwitchoverFail, "node %d does not begin", d.cfg.NodeID)
+	}
+	defer registry.Close(conn)
+	p, err := conn.Progress(ctx)
+	if has := max(p.Received, p.Replayed); err != nil || has < end {
+		return fault.Wrap(err, fault.SwitchoverFail, "node %d does not begin: it has %s, and the former primary had %s", d.cfg.NodeID, has, end)
+	}
+	return nil
+}
+
+// stepUp makes the own server the primary.
+func (d *Daemon) stepUp(ctx context.Context, cfg *conf.Config, a failover.StepUp) error {
+	ctx, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout+commandMargin)
+	defer cancel()
+	w := d.world(cfg, a.From, "")
+	defer w.Close()
+	how, err := w.Promotion(ctx)
+	if err == nil {
+		err = w.Promote(ctx, how)
+	}
+	if err != nil {
+		return err
+	}
+	d.eyes.kick()
+	if err := d.recordPromotion(ctx, cfg); err != nil {
+		return err
+	}
+	d.announce(event{name: "standby_promote", details: fmt.Sprintf("server %q (ID: %d) was successfully promoted to primary", cfg.NodeName, cfg.NodeID)})
+	return nil
+}
