@@ -22,7 +22,9 @@ import (
 // Bounds and pauses of a switchover, beside those of the configuration.
 const (
 	requestTimeout = 5 * time.Second       // for a majority to agree
-	recordEvery    = 20 * time.Millisecond // between two looks at the record
+	recordEvery    = 20 * time.Millisecond // between two looks at the next primary's health
+	recordEach     = 10                    // of these looks goes to the record, which takes a host more to tell
+	healthWithin   = 500 * time.Millisecond
 	followEvery    = 50 * time.Millisecond // between two looks at who follows
 	unpausedWithin = 10 * time.Second      // for the holder to take a lease with a limit again
 	stuckAfter     = 30 * time.Second      // beyond what the parameters bound
@@ -393,7 +395,7 @@ func (w *switching) Request(ctx context.Context, to cluster.NodeID) error {
 	return nil
 }
 
-// AwaitPrimary looks at the record, as the next primary's daemon has it, or another's.
+// AwaitPrimary looks at the next primary's health, and at the record, as that one's daemon has it, or another's.
 func (w *switching) AwaitPrimary(ctx context.Context, to cluster.NodeID) error {
 	cfg := w.s.Conf
 	limit, cancel := context.WithTimeout(ctx, cfg.ShutdownCheckTimeout+cfg.WalReceiveCheckTimeout+cfg.PromoteCheckTimeout+cfg.NodeRejoinTimeout+stuckAfter)
@@ -401,12 +403,27 @@ func (w *switching) AwaitPrimary(ctx context.Context, to cluster.NodeID) error {
 	if w.visible {
 		return w.awaitStepDown(limit)
 	}
+	next, err := w.fleet.client(to)
+	if err != nil {
+		return err
+	}
+	defer next.Close()
 	whom := []cluster.NodeID{to, w.by, w.from.ID}
 	for i := 0; ; i++ {
-		a := w.fleet.report(limit, whom[i%len(whom)])
-		if a.Promotion != nil && a.Promotion.Record != nil {
-			if done, err := w.asked.Came(a.Promotion.Record); done || err != nil {
-				return err
+		look, done := context.WithTimeout(limit, healthWithin)
+		h, err := next.Health(look)
+		done()
+		promoted := err == nil && h.Role == cluster.Primary
+		if promoted || err != nil || i%recordEach == 0 {
+			ask := whom[i%len(whom)] // recordEach is no multiple of that
+			if promoted {
+				ask = to
+			}
+			a := w.fleet.report(limit, ask)
+			if a.Promotion != nil && a.Promotion.Record != nil {
+				if done, err := w.asked.Came(a.Promotion.Record); done || err != nil {
+					return err
+				}
 			}
 		}
 		select {
