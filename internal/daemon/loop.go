@@ -267,7 +267,7 @@ func (d *Daemon) finish(m finished, now time.Time) {
 	}
 	d.loop.view.Observe(done, now)
 	switch m.action.(type) {
-	case failover.Seal, failover.GiveUp, failover.Arm, failover.HandOver: // they change no record, and what comes next is urgent
+	case failover.Seal, failover.Reach, failover.GiveUp, failover.Arm, failover.HandOver: // they change no record, and what comes next is urgent
 	default:
 		d.eyes.stale.Store(true)
 	}

@@ -20,6 +20,7 @@ import (
 // Bounds of the quorum rule's orders.
 const (
 	sealBound    = 10 * time.Second
+	reachBound   = 2 * time.Second // then it is sealed, as in any vacancy
 	killBound    = 30 * time.Second
 	releaseTries = 5
 )
@@ -35,6 +36,8 @@ func (d *Daemon) govern(ctx context.Context, cfg *conf.Config, a failover.Action
 		return d.endQuorum(ctx, cfg, a), true
 	case failover.Seal:
 		return d.seal(ctx, a), true
+	case failover.Reach:
+		return d.reach(ctx, a), true
 	case failover.PromoteTo:
 		return d.promoteTo(ctx, cfg, a), true
 	case failover.Arm:
@@ -205,16 +208,42 @@ func (d *Daemon) seal(ctx context.Context, a failover.Seal) error {
 		return err
 	}
 	d.sealed.keep(session)
-	rec, _ := d.quorum.known()
-	s := failover.Sealed{Group: rec.Group, Vacancy: a.Vacancy, Incarnation: incarnationOf(own.Config.DataDirectory), Timeline: at.Timeline, LSN: at.LSN, Line: d.lineOf(own, at.Timeline)}
-	if s.Line == "" {
-		return fault.New(fault.SysFailure, "the history of timeline %d cannot be read", at.Timeline)
+	s, err := d.ends(own, a.Vacancy, at)
+	if err != nil {
+		return err
 	}
 	if err := d.quorum.keepSeal(s); err != nil {
 		return err
 	}
 	d.send(observed{failover.SealedAt{Sealed: s}})
 	return nil
+}
+
+// ends is where the own server's WAL ends, in a vacancy.
+func (d *Daemon) ends(own server.Own, vacancy uint64, at server.Position) (failover.Sealed, error) {
+	rec, _ := d.quorum.known()
+	s := failover.Sealed{Group: rec.Group, Vacancy: vacancy, Incarnation: incarnationOf(own.Config.DataDirectory), Timeline: at.Timeline, LSN: at.LSN, Line: d.lineOf(own, at.Timeline)}
+	if s.Line == "" {
+		return s, fault.New(fault.SysFailure, "the history of timeline %d cannot be read", at.Timeline)
+	}
+	return s, nil
+}
+
+// reach finds out where the own server's WAL ends. The session is kept for the promotion.
+func (d *Daemon) reach(ctx context.Context, a failover.Reach) error {
+	ctx, cancel := context.WithTimeout(ctx, reachBound)
+	defer cancel()
+	own := d.ownServer()
+	session, at, err := own.Reach(ctx, d.ready.take())
+	if err != nil {
+		return err
+	}
+	d.sealed.hold(session)
+	s, err := d.ends(own, a.Vacancy, at)
+	if err == nil {
+		d.send(observed{failover.ReachedAt{Sealed: s}})
+	}
+	return err
 }
 
 // promoteTo makes the own server the primary that the record has granted. The

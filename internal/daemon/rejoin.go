@@ -65,9 +65,9 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 		if err := own.Stop(ctx, pg.Fast); err != nil {
 			return err
 		}
-	}
-	if err := d.peers.remember(func(r *remembered) { r.Ended = true }); err != nil {
-		return err
+		if err := d.peers.remember(func(r *remembered) { r.Ended = true }); err != nil {
+			return err
+		}
 	}
 	// Recorded before a rewind, the record is among what the server has when it
 	// answers first: an older one would make it look as if it followed nobody.

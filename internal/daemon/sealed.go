@@ -25,10 +25,18 @@ type sealedSession struct {
 
 // keep closes the one before.
 func (s *sealedSession) keep(conn *pg.Conn) {
+	s.hold(conn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = bootTime()
+}
+
+// hold is keep for a session in which nothing was sealed.
+func (s *sealedSession) hold(conn *pg.Conn) {
 	registry.Close(s.take())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conn, s.at = conn, bootTime()
+	s.conn, s.at = conn, time.Time{}
 	s.timer = time.AfterFunc(sealedFor, func() { registry.Close(s.takeOnly(conn)) })
 }
 

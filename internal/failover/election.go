@@ -194,6 +194,8 @@ func describeQuorum(a Action) string {
 		return "start of the server, read-only"
 	case HandOver:
 		return fmt.Sprintf("stop of the server for a switchover to node %d", a.To)
+	case Reach:
+		return fmt.Sprintf("look for the end of the own WAL in vacancy %d", a.Vacancy)
 	case TakeUp:
 		return "start of the server as the primary that it was"
 	case Rejoin:

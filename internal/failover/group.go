@@ -162,6 +162,10 @@ func (v *View) adopt(r *record.Record) {
 			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation {
 				v.extend(a.First, c.TTL)
 			}
+		case record.Succeed:
+			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation {
+				v.extend(a.First, c.TTL)
+			}
 		}
 	}
 }
@@ -199,7 +203,7 @@ func (v *View) observeAsked(c record.Change, now time.Time) {
 	}
 	for old, a := range v.Asked {
 		switch old.(type) {
-		case record.Claim, record.Regrant: // from the first try on its lease counts, however late it is accepted
+		case record.Claim, record.Regrant, record.Succeed: // from the first try on its lease counts, however late it is accepted
 			if now.Sub(a.At) > time.Hour {
 				delete(v.Asked, old)
 			}
@@ -252,10 +256,17 @@ func (v *View) observeAnswer(e Answered) {
 			v.extend(a.First, c.TTL)
 		}
 	case record.Regrant:
-		if c.Term >= v.Tenure.Term {
-			v.Tenure = Tenure{Term: c.Term + 1}
-			v.extend(a.First, c.TTL)
-		}
+		v.newTenure(c.Term+1, a.First, c.TTL)
+	case record.Succeed:
+		v.newTenure(c.Term+1, a.First, c.TTL)
+	}
+}
+
+// newTenure notes that this node holds the lease in a new term, of which its record may not tell yet.
+func (v *View) newTenure(term uint64, from time.Time, ttl time.Duration) {
+	if term > v.Tenure.Term {
+		v.Tenure = Tenure{Term: term}
+		v.extend(from, ttl)
 	}
 }
 

@@ -253,7 +253,7 @@ var quorumRules = slices.Concat([]rule{
 			return f.say("it was sealed for vacancy %d, the record is at vacancy %d", f.Seal.Vacancy, f.lease().Vacancy),
 				f.Seal.Group == f.Group.Record.Group && f.Seal.Vacancy > f.lease().Vacancy
 		}, nil},
-}, downForSwitchover, holderRules, switchoverRules, []rule{primaryHolds}, vacancyRules, memberRules)
+}, downForSwitchover, holderRules, switchoverRules, []rule{primaryHolds}, successionRules, vacancyRules, memberRules)
 
 // releasedWithin is how long this node's record may lag behind a release that was
 // answered before it is asked for again.

@@ -304,6 +304,25 @@ var quorumCases = []ruleCase{
 	{"witness-votes", quorumView, []record.Change{expired}, func(v *View) { v.Nodes[1].Role, v.Local = cluster.Witness, Local{At: t0, State: ServerNone} }},
 	{"witness-waits-for-grant", quorumView, []record.Change{expired}, func(v *View) { v.Nodes[1].Role = cluster.Witness }},
 	{"vacancy-is-manual", quorumView, []record.Change{expired}, func(v *View) { v.Policy.Automatic = false }},
+	{"reach", quorumView, []record.Change{ask2, handed(2)}, succeeding(0)},
+	{"succeed", quorumView, []record.Change{ask2, handed(2)}, succeeding(100)},
+	{"seal", quorumView, []record.Change{ask2, handed(2)}, succeeding(99)},                                              // it lacks something
+	{"seal", quorumView, []record.Change{ask2, handed(2)}, func(v *View) { v.Group.LeaseAt = t0 }},                      // others would not understand
+	{"seal", quorumView, []record.Change{ask2, handed(2)}, func(v *View) { succeeding(100)(v); v.Guard.Alive = false }}, // nothing would end its server
+	{"seal", quorumView, []record.Change{ask2, handed(2)}, func(v *View) { succeeding(100)(v); v.Group.LeaseAt = t0.Add(-successionWindow) }},
+	{"seal", quorumView, []record.Change{ask2, handed(2)}, func(v *View) {
+		succeeding(0)(v)
+		v.Setback = Setback{Of: Reach{1}, At: t0.Add(-time.Second), Times: 1}
+	}},
+	{"seal", quorumView, []record.Change{ask2, handed(2)}, func(v *View) {
+		succeeding(100)(v)
+		v.Asked = map[record.Change]Asking{newFacts(v, t0).successor(): {Refused: "no"}}
+	}},
+	{"vacancy-paused", quorumView, []record.Change{ask2, handed(2), paused}, succeeding(100)},
+	{"vacancy-is-manual", quorumView, []record.Change{ask2, handed(2)}, func(v *View) { succeeding(100)(v); v.Policy.Automatic = false }},
+	{"await-succession", quorumView, []record.Change{ask3, handed(3)}, succeeding(0)},
+	{"seal", quorumView, []record.Change{ask3, handed(3)}, func(v *View) { succeeding(0)(v); delete(v.Peers, 3) }},
+	{"seal", quorumView, []record.Change{ask3, handed(3)}, func(v *View) { succeeding(0)(v); v.Group.LeaseAt = t0.Add(-successionWindow) }},
 	{"seal", quorumView, []record.Change{expired}, nil},
 	{"place-bid", quorumView, []record.Change{expired}, sealed},
 	{"withdraw-bid", quorumView, []record.Change{expired, bidOf2}, announced},
@@ -385,6 +404,18 @@ func announced(v *View) {
 	for id, p := range v.Peers {
 		p.Report.Level = record.Level
 		v.Peers[id] = p
+	}
+}
+
+// succeeding is a moment after the lease was handed over; the own WAL was found to end there,
+// zero: it was not looked at.
+func succeeding(lsn cluster.LSN) func(*View) {
+	return func(v *View) {
+		announced(v)
+		v.Group.LeaseAt = t0
+		if lsn != 0 {
+			v.Reached = Sealed{Group: v.Group.Record.Group, Vacancy: 1, Incarnation: v.Local.Incarnation, Timeline: 1, LSN: lsn, Line: "1"}
+		}
 	}
 }
 

@@ -27,13 +27,20 @@ type (
 		Number uint64
 		End    cluster.LSN
 	}
+	// Reach finds out where the WAL of the own standby ends, which the lease was handed
+	// over to. Its WAL receiver is left alone: nobody is left whose commits it could acknowledge.
+	Reach struct{ Vacancy uint64 }
+	// ReachedAt brings what Reach has found.
+	ReachedAt struct{ Sealed Sealed }
 )
 
 func (HandOver) action() {}
 func (TakeUp) action()   {}
+func (Reach) action()    {}
 
 func (StoppedInOrder) event() {}
 func (HandedOver) event()     {}
+func (ReachedAt) event()      {}
 
 // Handover is how far this node, as the holder, is with a request.
 type Handover struct {
@@ -197,4 +204,53 @@ func (f facts) awaitsSuccessor() (waits, settled bool) {
 		return false, b.LSN >= f.lease().End && f.Group.Record.Verdict().Winner == to
 	}
 	return f.mayBid(to), false
+}
+
+// successionWindow is how long whom the lease was handed over to may take to take it up
+// by one entry. After that all bid, that one too.
+const successionWindow = time.Second
+
+// succession reports whether the lease waits for whom it was handed over to, and all know the
+// entry by which that one takes it up.
+func (f facts) succession() bool {
+	l := f.lease()
+	return l.State == record.Vacant && l.Successor != 0 && !f.Group.Record.Pause.On && f.now.Sub(f.Group.LeaseAt) < successionWindow && f.Group.Record.Unknown(record.Succeed{}) == ""
+}
+
+// succeeds reports whether the lease waits for this node, which is able to take it up.
+func (f facts) succeeds() bool {
+	return f.succession() && f.lease().Successor == f.Self && f.inRecovery() && f.Guard.Alive && f.local.Barred == "" && f.Policy.Automatic && !f.hasBid()
+}
+
+// reached reports whether it is known where the own WAL ends since the lease was handed over.
+func (f facts) reached() bool {
+	return f.Reached.Group == f.Group.Record.Group && f.Reached.Vacancy == f.lease().Vacancy && f.Reached.Incarnation == f.local.Incarnation
+}
+
+// successor is the entry by which this node takes the lease up.
+func (f facts) successor() record.Succeed {
+	at := f.Reached
+	return record.Succeed{Term: f.Group.Record.Term, Vacancy: at.Vacancy, Node: f.Self, Incarnation: at.Incarnation, Timeline: at.Timeline, LSN: at.LSN, Line: at.Line,
+		TTL: f.Policy.LeaseTTL, Life: f.Life}
+}
+
+// successionRules are for the moment in which the lease was handed over.
+var successionRules = []rule{
+	{"reach", "The lease was handed over to this node in a switchover: it finds out where its WAL ends.",
+		func(f facts) (string, bool) {
+			order := Reach{f.lease().Vacancy}
+			return f.say("vacancy %d, from %s on it has everything", f.lease().Vacancy, f.lease().End), f.succeeds() && !f.reached() && f.Setback.Of != Action(order)
+		},
+		func(f facts) []Action { return []Action{Reach{f.lease().Vacancy}} }},
+	{"succeed", "The lease was handed over to this node, which has everything: it takes it up.",
+		func(f facts) (string, bool) {
+			return f.say("vacancy %d: timeline %d, %s", f.lease().Vacancy, f.Reached.Timeline, f.Reached.LSN),
+				f.succeeds() && f.reached() && f.Reached.LSN >= f.lease().End && f.Asked[f.successor()].Refused == ""
+		},
+		func(f facts) []Action { return f.propose(f.successor()) }},
+	{"await-succession", "The lease was handed over to another node, which takes it up in a moment: this one is not sealed for that.",
+		func(f facts) (string, bool) {
+			to := f.lease().Successor
+			return f.say("it was handed over to node %d", to), f.succession() && to != f.Self && f.inRecovery() && f.mayBid(to)
+		}, nil},
 }

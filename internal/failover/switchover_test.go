@@ -106,6 +106,39 @@ func TestARequestFromBeforeARestart(t *testing.T) {
 	}
 }
 
+// The lease that is taken up by one entry counts from when that was first proposed,
+// whichever comes first: the answer, or the record.
+func TestTheLeaseOfASuccessor(t *testing.T) {
+	for _, first := range []string{"answer", "record"} {
+		v := quorumView()
+		change(t, v, ask2)
+		change(t, v, handed(2))
+		succeeding(100)(v)
+		d := Decide(v, t0)
+		up, ok := d.Actions[0].(Propose)
+		if !ok || d.Rule != "succeed" {
+			t.Fatalf("%+v", d)
+		}
+		v.Observe(Asked(up), t0)
+		later := t0.Add(400 * time.Millisecond)
+		v.Observe(Asked(up), later) // again
+		if first == "answer" {
+			v.Observe(Answered{Change: up.Change}, later)
+			if v.Tenure.Term != 2 {
+				t.Errorf("the answer came first: %+v", v.Tenure)
+			}
+		}
+		change(t, v, up.Change)
+		v.Observe(GroupSeen{v.Group}, later)
+		if want := t0.Add(Hold(v.Policy.LeaseTTL)); !v.Tenure.Deadline.Equal(want) || !MayWrite(v, t0.Add(time.Second)) {
+			t.Errorf("%s first: the lease counts to %v, want %v", first, v.Tenure.Deadline, want)
+		}
+		if d := Decide(v, later); d.Rule != "promote-granted" {
+			t.Errorf("%s first: %+v", first, d)
+		}
+	}
+}
+
 func TestLag(t *testing.T) {
 	if Lag(100, 100) != 0 || Lag(100, 120) != 0 || Lag(120, 100) != 20 {
 		t.Error("the lag is what is missing")

@@ -130,6 +130,7 @@ type View struct {
 	LeadSince    time.Time // since when this node leads the group
 	Tenure       Tenure
 	Seal         Sealed
+	Reached      Sealed // where the own WAL ends since the lease was handed over, by Reach
 	Asked        map[record.Change]Asking
 	AnsweredAt   time.Time     // when the own server answered last, or was known to be down
 	DoneAt       time.Time     // when an order that touches the own server ended last
@@ -293,6 +294,8 @@ func (v *View) Observe(e Event, now time.Time) {
 		v.Sweep = e.Took
 	case SealedAt:
 		v.Seal = e.Sealed
+	case ReachedAt:
+		v.Reached = e.Sealed
 	case GuardSeen:
 		v.observeGuard(e, now)
 	case SyncSeen:

@@ -160,10 +160,10 @@ type (
 
 // Level is the number of the changes' forms that this program knows. A change of
 // form has the next one: a new kind, or a new field of an old kind.
-const Level = 3
+const Level = 4
 
 // levels are those of what came after the first.
-var levels = map[string]int{"fenced": 2, "withdraw": 2, "switchover": 3, "call-off": 3}
+var levels = map[string]int{"fenced": 2, "withdraw": 2, "switchover": 3, "call-off": 3, "succeed": 4}
 
 // levelOf is the level that whoever reads a change has to know.
 func levelOf(c Change) int {
@@ -209,6 +209,7 @@ var kinds = map[string]func([]byte) (Change, error){
 	"void": decode[Void], "withdraw": decode[Withdraw], "pause": decode[SetPause], "describe": decode[Describe], "sync-add": decode[SyncAdd], "sync-drop": decode[SyncDrop],
 	"fenced":     decode[Fenced],
 	"switchover": decode[RequestSwitchover], "call-off": decode[CallOff],
+	"succeed": decode[Succeed],
 }
 
 // Kinds are the names of all changes, sorted.
@@ -263,6 +264,8 @@ func KindOf(c Change) string {
 		return "switchover"
 	case CallOff:
 		return "call-off"
+	case Succeed:
+		return "succeed"
 	default:
 		return "unknown"
 	}

@@ -299,7 +299,7 @@ func TestEveryChangeTravels(t *testing.T) {
 		bid(1, 2, 3), Close{4}, Claim{Term: 1}, Regrant{Term: 2}, Promoted{Fork: 77}, Void{Term: 1}, SetPause{On: true}, Describe{Node: 2},
 		SyncAdd{Set: SetOf(1, 3, 2)}, SyncDrop{LSN: 5}, Fenced{Term: 1, Node: 2, Seq: 3, By: "x"},
 		RequestSwitchover{Term: 1, Number: 2, To: 3, By: "op"}, CallOff{Number: 2, Why: "x"}, Release{Why: "x", To: 3, End: 9},
-		Withdraw{Vacancy: 3, Node: 2, Why: "x"}} {
+		Withdraw{Vacancy: 3, Node: 2, Why: "x"}, Succeed{Term: 1, Vacancy: 1, Node: 2, Incarnation: "i", Timeline: 1, LSN: 9, Line: "1", TTL: 5, Life: 3}} {
 		text, err := EncodeEntry(c, 7, 99, at)
 		if err != nil {
 			t.Fatal(err)
@@ -309,14 +309,14 @@ func TestEveryChangeTravels(t *testing.T) {
 			t.Errorf("%+v came back as %+v (%v)", c, back, err)
 		}
 	}
-	if len(kinds) != 19 {
+	if len(kinds) != 20 {
 		t.Errorf("%d kinds: add the new one here", len(kinds))
 	}
 }
 
 func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	for text, says := range map[string]string{
-		`{"v":4,"kind":"close","body":{}}`:                  "version 4",
+		`{"v":5,"kind":"close","body":{}}`:                  "version 5",
 		`{"v":1,"kind":"dance","body":{}}`:                  `"dance"`,
 		`{"v":1,"kind":"close","body":{"vacancy":1,"x":1}}`: "x",
 		`nonsense`: "cannot be read",

@@ -2,6 +2,7 @@ package record
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -31,6 +32,20 @@ type (
 	CallOff struct {
 		Number uint64 `json:"number"`
 		Why    string `json:"why"`
+	}
+	// Succeed takes up the lease that was handed over to its proposer: its bid, the grant
+	// and the claim in one, while clients wait. Term is that of the former holder. What the
+	// three would refuse it refuses.
+	Succeed struct {
+		Term        uint64           `json:"term"`
+		Vacancy     uint64           `json:"vacancy"`
+		Node        cluster.NodeID   `json:"node_id"`
+		Incarnation string           `json:"incarnation"`
+		Timeline    cluster.Timeline `json:"timeline"`
+		LSN         cluster.LSN      `json:"lsn"`
+		Line        Line             `json:"line"`
+		TTL         time.Duration    `json:"ttl_ns"`
+		Life        uint64           `json:"life"` // of the daemon that proposes it
 	}
 )
 
@@ -80,6 +95,34 @@ func (c CallOff) apply(r *Record, at time.Time) string {
 	r.note(Decision{Term: r.Term, At: at, What: WhatCalledOff, Node: r.Switchover.To, Why: c.Why})
 	r.Switchover.To = 0
 	return ""
+}
+
+func (c Succeed) apply(r *Record, at time.Time) string {
+	switch {
+	case r.Rule != Quorum || c.Term != r.Term:
+		return fmt.Sprintf("term %d is over, it is term %d", c.Term, r.Term)
+	case r.Lease.Successor != c.Node || r.Lease.End == 0:
+		return fmt.Sprintf("the lease was not handed over to node %d", c.Node)
+	}
+	next := r.Clone()
+	why := Bid{Vacancy: c.Vacancy, Node: c.Node, Incarnation: c.Incarnation, Timeline: c.Timeline, LSN: c.LSN, Line: c.Line}.apply(next, at)
+	has := func(j Judged) bool { return j.Node == c.Node && next.has(j) }
+	if why == "" && !slices.ContainsFunc(next.Verdict().Bids, has) { // then others are to be heard
+		why = fmt.Sprintf("node %d does not have everything up to %s", c.Node, r.Lease.End)
+	}
+	if why == "" {
+		why = Close{c.Vacancy}.apply(next, at)
+	}
+	if why == "" && next.Lease.Holder != c.Node {
+		why = fmt.Sprintf("node %d would be granted it", next.Lease.Holder)
+	}
+	if why == "" {
+		why = Claim{Term: next.Term, Node: c.Node, Incarnation: c.Incarnation, TTL: c.TTL, Life: c.Life}.apply(next, at)
+	}
+	if why == "" {
+		*r = *next
+	}
+	return why
 }
 
 // WhatCalledOff is the Decision of a request that was called off.

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,54 @@ func TestASuccessorThatLacksSomething(t *testing.T) {
 	taken(t, r, Close{1})
 	if r.Lease.Holder != 2 {
 		t.Errorf("%+v", r.Lease)
+	}
+}
+
+// Whom the lease was handed over to takes it up by one entry, which does what the bid, the
+// close and the claim would do.
+func TestASuccessorTakesTheLeaseUp(t *testing.T) {
+	up := Succeed{Term: 1, Vacancy: 1, Node: 3, Incarnation: "c", Timeline: 1, LSN: 1100, Line: "1", TTL: time.Second, Life: 7}
+	r := handedOver(t)
+	three := r.Clone()
+	taken(t, three, bid(1, 3, 1100))
+	taken(t, three, Close{1})
+	taken(t, three, Claim{Term: 2, Node: 3, Incarnation: "c", TTL: time.Second, Life: 7})
+	taken(t, r, up)
+	one, err := r.Encode()
+	two, err2 := three.Encode()
+	if err != nil || err2 != nil || string(one) != string(two) {
+		t.Errorf("it came to\n%s\nand not to\n%s", one, two)
+	}
+	refused(t, r, up, "term 1 is over")
+	for name, tt := range map[string]struct {
+		before []Change
+		set    func(*Record, *Succeed)
+		says   string
+	}{
+		"nobody was asked for":    {nil, func(r *Record, _ *Succeed) { r.Lease.Successor = 0 }, "was not handed over"},
+		"another was":             {nil, func(_ *Record, c *Succeed) { c.Node, c.Incarnation = 2, "b" }, "was not handed over"},
+		"it lacks something":      {nil, func(_ *Record, c *Succeed) { c.LSN = 1099 }, "does not have everything"},
+		"and nobody else is here": {nil, func(r *Record, c *Succeed) { r.Sync, c.LSN = Sync{}, 1099 }, "does not have everything"},
+		"another history":         {nil, func(_ *Record, c *Succeed) { c.Timeline, c.Line = 9, "1@0/3FC 9" }, "does not have everything"},
+		"another vacancy":         {nil, func(_ *Record, c *Succeed) { c.Vacancy = 2 }, "vacancy 2 is not open"},
+		"it has bid already":      {[]Change{bid(1, 3, 1100)}, func(*Record, *Succeed) {}, "has bid already"},
+		"paused":                  {[]Change{SetPause{On: true, Reason: "works"}}, func(*Record, *Succeed) {}, "paused: works"},
+		"it may not be promoted":  {nil, func(r *Record, _ *Succeed) { r.Members[2].Priority = 0 }, "no eligible standby"},
+		"another rule":            {nil, func(r *Record, _ *Succeed) { r.Rule = Visibility }, "is over"},
+	} {
+		r, c := handedOver(t), up
+		r.Members = slices.Clone(r.Members)
+		for _, b := range tt.before {
+			taken(t, r, b)
+		}
+		tt.set(r, &c)
+		was, err := r.Encode()
+		if why := r.Apply(c, at, 0); err != nil || !strings.Contains(why, tt.says) {
+			t.Errorf("%s: %q, want %q (%v)", name, why, tt.says, err)
+		}
+		if is, err := r.Encode(); err != nil || string(is) != string(was) {
+			t.Errorf("%s: it was refused, and changed the record:\n%s\n%s", name, was, is)
+		}
 	}
 }
 

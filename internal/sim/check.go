@@ -89,7 +89,7 @@ func (w *World) accepted(before *record.Record, kind string) {
 		w.fail("S3: term %d after %d, timeline %d after %d", c.rec.Term, before.Term, c.rec.TopTimeline, before.TopTimeline)
 	}
 	switch kind {
-	case "close":
+	case "close", "succeed":
 		w.counts.Grants++
 		if c.rec.Lease.Holder != before.Lease.Holder {
 			w.counts.Failovers++

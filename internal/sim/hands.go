@@ -107,6 +107,8 @@ func (h hand) begin() {
 	switch a := h.a.(type) {
 	case failover.Seal:
 		h.then(20*time.Millisecond, func() { h.seal(a) })
+	case failover.Reach:
+		h.then(20*time.Millisecond, func() { h.reach(a) })
 	case failover.PromoteTo:
 		h.then(5*time.Millisecond, func() { h.promote(a) })
 	case failover.Arm:
@@ -168,6 +170,16 @@ func (h hand) seal(a failover.Seal) {
 			h.done("")
 		})
 	})
+}
+
+// reach finds the end of the WAL, and does not wait for the receiver's end.
+func (h hand) reach(a failover.Reach) {
+	if !h.standby() {
+		h.done("the server is no standby")
+		return
+	}
+	h.d.see(failover.ReachedAt{Sealed: failover.Sealed{Group: h.d.view.Group.Record.Group, Vacancy: a.Vacancy, Incarnation: h.s.incarnation, Timeline: h.s.timeline, LSN: h.s.lsn(), Line: h.s.line()}})
+	h.done("")
 }
 
 // promote waits for the guard, and orders the promotion.
