@@ -152,17 +152,40 @@ func notBegun(err error) bool {
 func (d *Daemon) standAgain(ctx context.Context, own server.Own, why error) error {
 	bound, cancel := context.WithTimeout(ctx, killBound)
 	defer cancel()
-	err := errors.Join(own.Kill(bound), own.Disarm()) // what did not end in time is ended
+	err := own.Kill(bound) // what did not end in time is ended, and the directory armed
+	if err == nil {
+		err = d.nobodyElse(ctx)
+	}
+	if err == nil {
+		err = own.Disarm()
+	}
 	if err == nil {
 		err = own.Start(ctx)
 	}
 	if err != nil {
-		return fault.Wrap(errors.Join(why, err), fault.SwitchoverFail, "the switchover was broken off, and the primary could not be started again").
-			WithHint("no other node was promoted: start this server as the primary that it was")
+		return fault.Wrap(errors.Join(why, err), fault.SwitchoverFail, "the switchover was broken off, and the primary is not started again").
+			WithHint("if no other node takes writes (\"repmgr cluster show\"), remove standby.signal from the data directory of node %d and start it", d.cfg.NodeID)
 	}
 	f := faultOf(why)
 	return fault.Wrap(why, fault.SwitchoverFail, "the switchover was called off").
 		WithDetail("%s Node %d was started again, and is the primary as before.", f.Detail, d.cfg.NodeID).WithHint("%s", f.Hint)
+}
+
+// nobodyElse makes sure that no daemon that is heard of has promoted its server meanwhile, or
+// may: somebody may have ended the pause.
+func (d *Daemon) nobodyElse(ctx context.Context) error {
+	d.peers.askAll(ctx)
+	for _, p := range (backend{d}).View().Peers {
+		r := p.Report
+		switch {
+		case r == nil || r.Type == cluster.Witness || p.Age > lookTimeout:
+		case r.Server == failover.ServerRunning && r.Role == cluster.Primary:
+			return fault.New(fault.SwitchoverFail, "node %d takes writes", p.Node)
+		case !r.Paused:
+			return fault.New(fault.SwitchoverFail, "failover is not paused on node %d any more: it may be promoted", p.Node)
+		}
+	}
+	return nil
 }
 
 // awaitPromoted waits until the other server takes writes.

@@ -139,6 +139,34 @@ func TestSwitchoverByVisibilityWithoutAnEnd(t *testing.T) {
 	}
 }
 
+// Somebody ends the pause while the primary is stopped, and the next primary does not get
+// everything: that may be promoted by itself now, so that the former one stays stopped.
+func TestSwitchoverByVisibilityAndTheEndOfThePause(t *testing.T) {
+	l, ctx := bringUpVisible(t, lab.Options{Nodes: 2, Conf: map[string]string{"wal_receive_check_timeout": "5"}})
+	one, two := l.Node(1), l.Node(2)
+	process := receiver(t, ctx, two)
+	must(t, syscall.Kill(process, syscall.SIGSTOP))
+	done := make(chan lab.Result, 1)
+	go func() { done <- one.Repmgr(ctx, "standby", "switchover", "--node-id=2") }()
+	waitFor(t, ctx, "the primary to be stopped", func() error {
+		if _, err := one.SQL(ctx, "SELECT 1"); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
+	must(t, two.Repmgr(ctx, "service", "unpause").Err())
+	r := <-done
+	t.Logf("it ended with %d\n%s", r.Code, r.Stderr)
+	if r.Code != 18 || !strings.Contains(r.Stderr, "is not started again") {
+		t.Errorf("status %d, want 18 and that the primary stays stopped", r.Code)
+	}
+	must(t, syscall.Kill(process, syscall.SIGCONT))
+	waitPrimary(t, ctx, l, two)
+	if one.Running() {
+		t.Error("the former primary runs beside the new one")
+	}
+}
+
 // staysWritable makes sure that a server takes writes.
 func staysWritable(t *testing.T, ctx context.Context, n *lab.Node) {
 	t.Helper()
