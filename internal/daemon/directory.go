@@ -26,8 +26,9 @@ func (d *Daemon) withDirectory(local failover.Local) failover.Local {
 	}
 	local.Room, local.Full = d.roomOf(own.Config.DataDirectory)
 	local.Incarnation = incarnationOf(own.Config.DataDirectory)
-	local.Armed, _ = own.Armed()     // unreadable: not armed
-	local.Sealed, _ = own.Detached() // unreadable: not sealed
+	local.Torn, _ = server.RewindInterrupted(own.Config.StateDir()) // unreadable: a start finds out
+	local.Armed, _ = own.Armed()                                    // unreadable: not armed
+	local.Sealed, _ = own.Detached()                                // unreadable: not sealed
 	local.StandbyName, local.SyncManaged = d.replicationSettings(own.Config.DataDirectory)
 	if local.Ended = d.peers.ended(); local.Ended && local.State == failover.ServerRunning {
 		d.noteEnded(false)

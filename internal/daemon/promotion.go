@@ -49,11 +49,11 @@ func (d *Daemon) promotion(now time.Time) *api.Promotion {
 	return p
 }
 
-// barred lists the nodes whose servers' settings forbid a promotion, as they say.
+// barred lists the nodes whose servers forbid a promotion, as they say.
 func (d *Daemon) barred(now time.Time) (out []api.Barred) {
 	v := d.loop.view
 	for _, n := range v.Nodes {
-		why := v.Local.Barred
+		why := v.Barred()
 		if n.ID != v.Self {
 			if why = v.Peers[n.ID].Report.Barred; !failover.Heard(v, n.ID, now) {
 				continue

@@ -87,19 +87,23 @@ func (d *Daemon) diskTransition(self cluster.Node) {
 	d.announce(event{name: "repmgrd_disk_full", failed: true, details: "the disk is full " + about})
 }
 
-// eligibility tells when settings of the own server begin to forbid a promotion, or
-// do so no more.
+// eligibility tells when something of the own server begins to forbid a promotion, or
+// does so no more.
 func (d *Daemon) eligibility(self cluster.Node) {
-	why, s := d.loop.view.Local.Barred, &d.loop.seen
+	why, s := d.loop.view.Barred(), &d.loop.seen
 	if why == s.barred {
 		return
 	}
 	s.barred = why
 	if why == "" {
-		d.announce(event{name: "repmgrd_ineligible", details: fmt.Sprintf("node %q (ID: %d) may be promoted again: no setting of its server forbids it", self.Name, self.ID)})
+		d.announce(event{name: "repmgrd_ineligible", details: fmt.Sprintf("node %q (ID: %d) may be promoted again: nothing of its server forbids it", self.Name, self.ID)})
 		return
 	}
-	d.log.Warn("this node cannot be promoted: "+why, "hint", "Remove the setting, and restart the server.")
+	hint := "Remove the setting, and restart the server."
+	if d.loop.view.Local.Torn {
+		hint = "Clone it: repmgr standby clone --force."
+	}
+	d.log.Warn("this node cannot be promoted: "+why, "hint", hint)
 	d.announce(event{name: "repmgrd_ineligible", failed: true, details: fmt.Sprintf("node %q (ID: %d) cannot be promoted: %s", self.Name, self.ID, why)})
 }
 

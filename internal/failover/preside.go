@@ -216,7 +216,7 @@ func (f facts) description() (record.Describe, bool) {
 		r := f.Peers[m.Node].Report
 		name, priority, automatic, barred := r.Name, r.Priority, r.Automatic, r.Barred
 		if m.Node == f.Self {
-			name, priority, automatic, barred = f.self.Name, f.self.Priority, f.Policy.Automatic, f.local.Barred
+			name, priority, automatic, barred = f.self.Name, f.self.Priority, f.Policy.Automatic, f.Barred()
 		} else if !f.fresh(m.Node) {
 			continue
 		}

@@ -444,8 +444,16 @@ var vacancyRules = []rule{
 			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.local.State != ServerRunning && !known
 		},
 		func(f facts) []Action {
-			return f.propose(record.Bid{Vacancy: f.lease().Vacancy, Node: f.Self, Declined: "its server is " + string(f.local.State)})
+			why := "its server is " + string(f.local.State)
+			if f.local.Torn {
+				why = tornText
+			}
+			return f.propose(record.Bid{Vacancy: f.lease().Vacancy, Node: f.Self, Declined: why})
 		}},
+	{"rewind-broken-off", "Nobody holds the lease, and a rewind of this node's server was broken off: it may not be started, and has nothing to offer.",
+		func(f facts) (string, bool) {
+			return f.Group.Record.Verdict().Why, f.lease().State == record.Vacant && f.down() && f.local.Torn
+		}, nil},
 	{"start-to-bid", "Nobody holds the lease, and this node's server is down: it is started read-only.",
 		func(f facts) (string, bool) {
 			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > max(f.untilBids(), f.startAfter())
@@ -616,9 +624,10 @@ func (f facts) startAfter() time.Duration {
 }
 
 // mayStart reports whether a server that is down may be started by the daemon:
-// it was a primary's (so it is armed and receives nothing), and nobody stopped it in order.
+// it was a primary's (so it is armed and receives nothing), nobody stopped it in order,
+// and no rewind of it was broken off.
 func (f facts) mayStart() bool {
-	return f.downAsPrimary() && f.Policy.Rejoin != "off" && !f.witness()
+	return f.downAsPrimary() && !f.local.Torn && f.Policy.Rejoin != "off" && !f.witness()
 }
 
 // sealedNow reports whether this node is sealed in the open vacancy.

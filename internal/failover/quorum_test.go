@@ -342,6 +342,10 @@ var quorumCases = []ruleCase{
 	}},
 	{"wait-grant", quorumView, []record.Change{expired, bidOf2}, sealed},
 	{"wait-grant", holderView, []record.Change{ask2, handed(2), declined1}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-successorWindow) }},
+	{"rewind-broken-off", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) {
+		down(ServerFenced)(v)
+		v.Local.Torn, v.Local.Ended, v.Group.LeaseAt = true, true, t0.Add(-time.Minute)
+	}},
 	{"start-to-bid", holderView, []record.Change{ask2, handed(2), declined1}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-successorWindow - 1) }},
 	{"start-to-bid", holderView, []record.Change{ask2, handed(2), declined1}, func(v *View) { // the next primary has gone too
 		down(ServerCrashed)(v)
@@ -469,6 +473,8 @@ var leaderCases = []ruleCase{
 		v.Peers[3] = p
 	}},
 	{"describe-member", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Barred = "recovery_target_time is set" }},
+	{"describe-member", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Torn = true }},
+	{"no-winner", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Torn, v.Doing = true, Rejoin{1, 2} }}, // it is rewound just now
 	{"no-winner", leaderView, []record.Change{expired, barred2, bidOf2}, func(v *View) { announced(v); v.Local.Barred = "recovery_target_time is set" }},
 	{"no-winner", leaderView, []record.Change{expired}, func(v *View) { v.Local.Barred = "recovery_target_time is set" }}, // others would not understand that
 	// While nobody can be granted the lease, what is missing may be a node that is to

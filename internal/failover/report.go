@@ -112,7 +112,7 @@ func Tell(v *View, now time.Time) Report {
 	self, _ := cluster.Find(v.Nodes, v.Self)
 	r := Report{
 		Node: v.Self, SystemID: v.Local.SystemID, Paused: v.Paused, RaftID: v.Group.RaftID, Level: record.Level, Disk: v.Group.Disk, Sweep: v.Sweep,
-		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic, Barred: v.Local.Barred,
+		Type: self.Role, Location: self.Location, Priority: self.Priority, Automatic: v.Policy.Automatic, Barred: v.Barred(),
 		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Replayed: v.Local.Replayed, Receiving: v.Local.Receiving, Full: v.Local.Full, Room: v.Local.Room,
 		Upstream: self.Upstream, State: "normal",
 	}

@@ -73,7 +73,19 @@ type Local struct {
 	Room        int64       // bytes that may still be written; zero: not known, unless Full
 	Session     uint64      // number of the session with it: another one had to be opened anew
 	Barred      string      // what of its settings forbids a promotion; empty: nothing (safety notes, B27)
+	Torn        bool        // a rewind of it was broken off: it may not be started (safety notes, A24)
 }
+
+// Barred says what of the own server forbids that it is promoted: its settings, or
+// that a rewind was broken off, while none is under way. Empty: nothing.
+func (v *View) Barred() string {
+	if _, rewinding := v.Doing.(Rejoin); v.Local.Torn && !rewinding {
+		return tornText
+	}
+	return v.Local.Barred
+}
+
+const tornText = "a rewind of its server was broken off, and it has to be cloned"
 
 // Peer is the latest report of another daemon, when it came, and since when the
 // reports have told the same state of its server.

@@ -262,8 +262,8 @@ func (w *World) unwhole() string {
 }
 
 // hopeless reports whether every node that may be promoted has offered a history
-// that is not the cluster's, or one that may not has what none of them has: an
-// operator has to choose, by a priority.
+// that is not the cluster's, or is one whose rewind was broken off, or one that may
+// not has what none of them has: an operator has to choose, by a priority.
 func (w *World) hopeless() bool {
 	r := w.check.rec
 	if r.Lease.State == record.Vacant && strings.Contains(r.Verdict().Why, "may not be promoted and has more than") {
@@ -274,7 +274,9 @@ func (w *World) hopeless() bool {
 		diverged[b.Node] = strings.HasPrefix(b.Verdict, "diverged")
 	}
 	for _, n := range w.nodes {
-		if !n.witness && !n.dead && n.priority > 0 && !diverged[n.id] {
+		m, _ := r.Member(n.id)
+		torn := n.server.torn && m.Barred != "" // and the record says so
+		if !n.witness && !n.dead && n.priority > 0 && !diverged[n.id] && !torn {
 			return false
 		}
 	}

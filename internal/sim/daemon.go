@@ -180,7 +180,7 @@ func (d *daemon) fresh(e failover.Event) bool {
 		old, r := v.Peers[e.Report.Node], e.Report
 		o := old.Report
 		return d.n.clock().Sub(old.At) > time.Second || o.Incarnation != r.Incarnation || o.Server != r.Server || o.Role != r.Role || o.Term != r.Term ||
-			o.RaftID != r.RaftID || o.Voters != r.Voters || o.Priority != r.Priority || o.Type != r.Type || o.Upstream != r.Upstream || o.PromotionRule != r.PromotionRule
+			o.RaftID != r.RaftID || o.Voters != r.Voters || o.Priority != r.Priority || o.Type != r.Type || o.Upstream != r.Upstream || o.Barred != r.Barred || o.PromotionRule != r.PromotionRule
 	case failover.NodesRead:
 		return !slices.Equal(e.Nodes, v.Nodes)
 	case failover.GuardSeen:
@@ -298,7 +298,7 @@ func (d *daemon) speak() {
 	d.sequence++
 	self, _ := cluster.Find(v.Nodes, d.n.id)
 	r := failover.Report{Node: d.n.id, Name: d.n.String(), Incarnation: d.life, Sequence: d.sequence, Type: self.Role, Priority: d.n.priority, Automatic: true,
-		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule, Level: record.Level}
+		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule, Level: record.Level, Barred: v.Barred()}
 	if d.rec != nil {
 		r.PromotionRule, r.Term, r.Voters = d.rec.Rule, d.rec.Term, d.rec.Voters()
 	}

@@ -343,7 +343,7 @@ func (s *server) local() failover.Local {
 	w := s.n.w
 	l := failover.Local{At: s.n.clock(), SystemID: "s", Position: failover.Position{Timeline: s.timeline, LSN: s.lsn()}, Replayed: s.lsn(),
 		Line: s.line(), Incarnation: s.incarnation, Armed: s.armed && s.upstream == 0, Sealed: s.upstream == 0, Receiving: s.receiver.up, Ended: s.n.disk.ended,
-		StandbyName: s.called, SyncManaged: s.managed}
+		StandbyName: s.called, SyncManaged: s.managed, Torn: s.torn}
 	switch {
 	case !s.up && s.clean:
 		l.State = failover.ServerStopped
