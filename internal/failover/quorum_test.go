@@ -502,6 +502,32 @@ var leaderCases = []ruleCase{
 	{"presides", leaderView, nil, nil},
 }
 
+// TestLostAnswer: a holder whose disk stalls applies nothing, and the answer to its
+// renewal is lost. The next try is answered, and its lease counts from the first.
+func TestLostAnswer(t *testing.T) {
+	v := holderView()
+	leader := v.Group.Record.Clone() // the others go on; this node's record stays as it is
+	v.Tenure.Answered = true
+	try := func(at time.Time) record.Renew {
+		r, due := Renewal(v, at)
+		if !due {
+			t.Fatalf("no renewal is due at %s", at.Sub(t0))
+		}
+		v.Observe(Asked{Change: r}, at)
+		return r
+	}
+	first := try(t0.Add(time.Second))
+	if why := leader.Apply(first, t0, 9); why != "" {
+		t.Fatal(why)
+	}
+	v.Local.Position.LSN += 100
+	second := try(t0.Add(2 * time.Second))
+	v.Observe(Answered{Change: second, Refused: leader.Apply(second, t0, 10)}, t0.Add(2*time.Second))
+	if want := t0.Add(time.Second + Hold(first.TTL)); second.Seq != first.Seq || !v.Tenure.Deadline.Equal(want) {
+		t.Errorf("renewal %d after %d: the lease is sure until %s, want %s", second.Seq, first.Seq, v.Tenure.Deadline.Sub(t0), want.Sub(t0))
+	}
+}
+
 // TestRenewalAfterAPause arms the primary before its lease is a timed one again,
 // and holds it back for nothing else.
 func TestRenewalAfterAPause(t *testing.T) {

@@ -74,7 +74,10 @@ func (c Renew) apply(r *Record, at time.Time) string {
 	if why := r.heldBy(c.Term, c.Node, c.Incarnation); why != "" && !back {
 		return why
 	}
-	if c.Seq <= r.Lease.Seq {
+	switch again := !back && c.Seq == r.Lease.Seq && c.Life == r.Lease.Life && c.TTL == r.Lease.TTL; {
+	case again:
+		return "" // its answer was lost, and the holder's own record may be behind: the lease counts from the first try
+	case c.Seq <= r.Lease.Seq:
 		return fmt.Sprintf("renewal %d came after renewal %d", c.Seq, r.Lease.Seq)
 	}
 	if back {

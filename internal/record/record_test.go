@@ -47,10 +47,31 @@ func bid(vacancy uint64, node cluster.NodeID, lsn cluster.LSN) Bid {
 	return Bid{Vacancy: vacancy, Node: node, Incarnation: string(rune('a' + int(node) - 1)), Timeline: 1, LSN: lsn, Line: "1"}
 }
 
+// TestRenewalTriedAgain: a holder whose record is behind, as on a disk that stalls,
+// learns from the answer alone that its renewal was accepted. Where that was lost, the
+// next try is answered as the first was, and nothing changes.
+func TestRenewalTriedAgain(t *testing.T) {
+	r := group(t, 3)
+	renewal := Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 3, LSN: 1100, TTL: time.Second, MaximumLag: -1, Life: 7}
+	taken(t, r, renewal)
+	before := r.Clone()
+	renewal.LSN = 1200
+	taken(t, r, renewal)
+	if !reflect.DeepEqual(before, r) {
+		t.Errorf("the second try has changed the record:\n%+v\n%+v", before, r)
+	}
+	taken(t, r, Expire{1, 3})
+	refused(t, r, renewal, "came after") // what has expired since takes a new one
+	taken(t, r, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 4, TTL: time.Second, Life: 7})
+	taken(t, r, Release{Term: 1, Node: 1, Incarnation: "a", Seq: 4})
+	refused(t, r, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 4, TTL: time.Second, Life: 7}, "vacant")
+}
+
 func TestAFailoverFromReleaseToPromotion(t *testing.T) {
 	r := group(t, 3)
 	taken(t, r, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 1, LSN: 1100, TTL: time.Second, MaximumLag: -1})
-	refused(t, r, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 1}, "came after")
+	refused(t, r, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 1, TTL: 2 * time.Second}, "came after")      // the others would not wait for that
+	refused(t, r, Renew{Term: 1, Node: 1, Incarnation: "a", Seq: 1, TTL: time.Second, Life: 2}, "came after") // it knows nothing of the first try
 	refused(t, r, Release{Term: 1, Node: 2, Incarnation: "b"}, "node 1 holds")
 	refused(t, r, bid(0, 2, 1100), "not open")
 	refused(t, r, Close{0}, "not open")

