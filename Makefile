@@ -48,7 +48,7 @@ soak: postgres build ## saturate a cluster for an hour and see that nothing fail
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
 	@bin/lab soak $(ARGS)
 
-bench: postgres build ## measure failover, the daemon at rest and cluster show, beside repmgr 5 if installed
+bench: postgres build ## measure failover, the daemon at rest and cluster show, beside repmgr 5 and Patroni if installed
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/lab
 	@bin/lab bench $(ARGS)
 

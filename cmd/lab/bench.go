@@ -21,6 +21,7 @@ var errMissed = errors.New("a target was missed")
 type bench struct {
 	page     *page
 	runs     int
+	peerRuns int
 	slowRuns int
 	rest     time.Duration
 	calm     time.Duration
@@ -58,12 +59,13 @@ func benchCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&b.runs, "runs", 10, "how often each fault is made")
-	flags.IntVar(&b.slowRuns, "slow-runs", 1, "the same for repmgr 5 at its default settings, which takes a minute each time")
+	flags.IntVar(&b.runs, "runs", 10, "how often each fault is made to ours")
+	flags.IntVar(&b.peerRuns, "peer-runs", 2, "the same for the others at their fastest settings")
+	flags.IntVar(&b.slowRuns, "slow-runs", 1, "the same for the others at their default settings, which takes a minute each time")
 	flags.DurationVar(&b.rest, "rest", 20*time.Second, "how long a daemon at rest is watched")
 	flags.DurationVar(&b.calm, "calm", 3*time.Second, "how long the cluster is left alone before a fault")
 	flags.StringSliceVar(&b.only, "only", everything(), "what to measure")
-	flags.StringSliceVar(&names, "peers", nil, "whom to measure, by number: 1 is ours (default: all that are installed)")
+	flags.StringSliceVar(&names, "peers", nil, "whom to measure, by number, name or program: "+callable()+" (default: all that are installed)")
 	flags.StringVar(&b.logs, "logs", "", "keep the logs of clusters that did not do as they should in this folder")
 	flags.BoolVar(&b.check, "check", false, "exit with status 2 if a figure of ours misses its target")
 	return cmd
@@ -79,16 +81,17 @@ func (b *bench) run(ctx context.Context, names []string) error {
 	if !b.network {
 		b.page.say("Hosts that are gone or cut off need network namespaces, and they need root: not measured.")
 	}
-	found, missing := peers(ctx, b.slowRuns)
+	wanted, err := chosen(names)
+	if err != nil {
+		return err
+	}
+	found, missing := peers(ctx, wanted, b.network)
 	for _, why := range missing {
 		b.page.say("Not measured: %s", why)
 	}
 	var columns []*column
-	for i, p := range found {
-		if len(names) > 0 && !slices.Contains(names, fmt.Sprint(i+1)) {
-			continue
-		}
-		c := &column{title: p.name(), outcomes: map[string][]outcome{}}
+	for _, p := range found {
+		c := &column{who: p.who(), outcomes: map[string][]outcome{}}
 		columns = append(columns, c)
 		if err := b.measure(ctx, p, c); err != nil {
 			if ctx.Err() != nil {
@@ -96,25 +99,36 @@ func (b *bench) run(ctx context.Context, names []string) error {
 			}
 			// One peer's failure must not hide what the others did.
 			c.failure = err
-			b.page.say("%s: %v", p.name(), err)
+			b.page.say("%s: %v", c.who.name(), err)
 		}
 	}
 	b.page.say("")
 	printTable(b.page, columns)
 	for _, c := range columns {
 		if c.failure != nil {
-			return fmt.Errorf("%s was not measured wholly", c.title)
+			return fmt.Errorf("%s was not measured wholly", c.who.name())
 		}
 	}
-	if b.check && missed(columns[0]) {
+	if b.check && slices.ContainsFunc(columns, func(c *column) bool { return c.who.ours() && missed(c) }) {
 		return errMissed
 	}
 	return nil
 }
 
+// repeats is how often a fault is made to a peer.
+func (b *bench) repeats(p peer) int {
+	switch w := p.who(); {
+	case w.ours():
+		return b.runs
+	case w.slow():
+		return b.slowRuns
+	}
+	return b.peerRuns
+}
+
 // measure fills one peer's column.
 func (b *bench) measure(ctx context.Context, p peer, c *column) (err error) {
-	b.page.chapter("%s", p.name())
+	b.page.chapter("%s", p.who().name())
 	var d bed
 	defer func() {
 		if err != nil && ctx.Err() == nil && d.present != nil {
@@ -139,7 +153,7 @@ func (b *bench) measure(ctx context.Context, p peer, c *column) (err error) {
 	}
 	var errs []error
 	for _, f := range faults() {
-		if !slices.Contains(b.only, f.name) || f.network && !b.network || f.ours && !p.ours() {
+		if !slices.Contains(b.only, f.name) || f.network && !b.network || f.ours && !p.who().ours() {
 			continue
 		}
 		if err := b.strikes(ctx, p, &d, f, c); err != nil {
@@ -162,7 +176,7 @@ func (b *bench) restful(ctx context.Context, p peer, l *lab.Lab, c *column) erro
 	before := make([]lab.Usage, len(l.Nodes))
 	for i, n := range l.Nodes {
 		var err error
-		if before[i], err = lab.UsageOf(p.daemon(n)); err != nil {
+		if before[i], err = usage(p.daemons(n)); err != nil {
 			return err
 		}
 	}
@@ -172,7 +186,7 @@ func (b *bench) restful(ctx context.Context, p peer, l *lab.Lab, c *column) erro
 	}
 	watched := time.Since(began)
 	for i, n := range l.Nodes {
-		after, err := lab.UsageOf(p.daemon(n))
+		after, err := usage(p.daemons(n))
 		if err != nil {
 			return err
 		}
@@ -182,6 +196,18 @@ func (b *bench) restful(ctx context.Context, p peer, l *lab.Lab, c *column) erro
 		c.resident = append(c.resident, mebibytes(after.Resident))
 	}
 	return nil
+}
+
+// usage adds up what several processes and their descendants have used.
+func usage(pids []int) (sum lab.Usage, err error) {
+	for _, pid := range pids {
+		u, err := lab.UsageOf(pid)
+		if err != nil {
+			return sum, err
+		}
+		sum.CPU, sum.Resident = sum.CPU+u.CPU, sum.Resident+u.Resident
+	}
+	return sum, nil
 }
 
 func mebibytes(bytes int64) float64 { return float64(bytes) / (1 << 20) }

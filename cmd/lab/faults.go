@@ -19,10 +19,11 @@ type fault struct {
 	ours    bool // it makes sense for our program alone
 	network bool // nodes need networks of their own
 	stays   bool // no failover is to come of it
+	inPlace bool // the primary itself may come back and serve again
 	inside  bool // a client on the primary's side goes on writing
 	command bool // strike is an operator's command, whose time counts
 	strike  func(context.Context, *lab.Node) error
-	repair  func(context.Context, *lab.Node) error // what a network, a hypervisor or an init system would do afterwards; may be nil
+	repair  func(context.Context, peer, *lab.Node) error // what a network, a hypervisor or an init system would do afterwards; may be nil
 }
 
 // faults are all that can be measured, in the order of the table.
@@ -34,29 +35,29 @@ func faults() []fault {
 			strike: func(ctx context.Context, n *lab.Node) error {
 				return n.Repmgr(ctx, "standby", "switchover", fmt.Sprintf("--node-id=%d", n.ID%3+1)).Err()
 			}},
-		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond,
+		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond, inPlace: true,
 			strike: func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }},
 		{name: "host", label: "host gone", target: 6 * time.Second, network: true, strike: off, repair: boot},
 		{name: "host-2s", label: "host gone, lease_ttl='2s'", target: 2500 * time.Millisecond, conf: short, ours: true, network: true, strike: off, repair: boot},
 		{name: "hang", label: "postmaster and children SIGSTOPped", target: 6 * time.Second,
 			strike: func(ctx context.Context, n *lab.Node) error { return n.Pause(ctx) },
-			repair: func(_ context.Context, n *lab.Node) error { return n.Resume() }},
+			repair: func(_ context.Context, _ peer, n *lab.Node) error { return n.Resume() }},
 		{name: "partition", label: "partition: primary alone", target: 6 * time.Second, network: true, inside: true,
 			strike: func(_ context.Context, n *lab.Node) error { return n.Cut() },
-			repair: func(_ context.Context, n *lab.Node) error { return n.Heal() }},
+			repair: func(_ context.Context, _ peer, n *lab.Node) error { return n.Heal() }},
 		{name: "daemon-restart", label: "daemon SIGKILLed, restarted at once", ours: true, stays: true,
 			strike: func(ctx context.Context, n *lab.Node) error {
 				return errors.Join(n.KillDaemon(ctx), n.StartDaemon(ctx))
 			}},
 		{name: "daemon", label: "daemon SIGKILLed, not restarted", ours: true,
 			strike: func(ctx context.Context, n *lab.Node) error { return n.KillDaemon(ctx) },
-			repair: func(ctx context.Context, n *lab.Node) error { return n.StartDaemon(ctx) }},
+			repair: func(ctx context.Context, _ peer, n *lab.Node) error { return n.StartDaemon(ctx) }},
 	}
 }
 
 // boot is what the init system of a host does when the power is back.
-func boot(ctx context.Context, n *lab.Node) error {
-	return errors.Join(n.Heal(), n.Start(ctx), n.StartDaemon(ctx))
+func boot(ctx context.Context, p peer, n *lab.Node) error {
+	return errors.Join(n.Heal(), p.boot(ctx, n))
 }
 
 // outcome is what became of one fault.
@@ -81,42 +82,50 @@ type insideOutcome struct {
 // Bounds and pauses of a run.
 const (
 	failoverTimeout = 3 * time.Minute
+	failuresInRow   = 2                // runs that fail one after the other before a fault is given up
 	stayCalm        = 10 * time.Second // how long it is watched that nothing happens
 	stayCut         = 3 * time.Second  // how long a fault lasts after the failover
 )
 
 // strikes measures one fault as often as it is asked for. A cluster that did
-// not become whole is replaced by a new one.
+// not become whole, or in which a run failed, is replaced by a new one.
 func (b *bench) strikes(ctx context.Context, p peer, bed *bed, f fault, c *column) error {
-	total := p.repeats(b.runs)
+	total, inRow := b.repeats(p), 0
+	var errs []error
 	for i := range total {
 		l, err := bed.lab(ctx, p, b.network, f.conf)
 		if err != nil {
-			return err
+			return errors.Join(append(errs, err)...)
 		}
+		run := fmt.Sprintf("%s %d of %d", f.name, i+1, total)
 		at := time.Now()
 		o, victim, err := b.once(ctx, p, l, f)
-		run := fmt.Sprintf("%s %d of %d", f.name, i+1, total)
 		if err != nil {
 			b.keepLogs(l, p, f, i)
-			return fmt.Errorf("%s: %w", run, err)
+			errs = append(errs, fmt.Errorf("%s: %w", run, err), bed.close())
+			if inRow++; ctx.Err() != nil || inRow == failuresInRow {
+				break
+			}
+			b.page.say("%s failed; the next has a new cluster: %v", run, err)
+			continue
 		}
+		inRow = 0
 		c.outcomes[f.name] = append(c.outcomes[f.name], o)
 		b.page.say("%s %s: %s", at.UTC().Format("15:04:05.000"), run, o)
-		if o.bad() || f.target > 0 && o.gap > f.target {
+		if o.bad() || f.target > 0 && o.gap > f.target && p.who().ours() {
 			b.keepLogs(l, p, f, i)
 		}
 		if o.broken == nil {
 			continue
 		}
 		if err := p.restore(ctx, l, victim); err != nil {
-			b.page.say("%s: a new cluster is made, since this one cannot be made whole: %v", run, err)
+			b.page.say("%s: the next has a new cluster, since this one cannot be made whole: %v", run, err)
 			if err := bed.close(); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // once makes the fault, waits for the cluster to heal, undoes the fault, and
@@ -150,10 +159,11 @@ func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome,
 	if err := f.strike(ctx, victim); err != nil {
 		return o, nil, err
 	}
+	struck := time.Now()
 	if f.command {
-		o.took = time.Since(client.MarkedAt())
+		o.took = struck.Sub(client.MarkedAt())
 	}
-	if err := outlive(ctx, f, client, victim); err != nil {
+	if err := outlive(ctx, f, client, victim, struck); err != nil {
 		return o, nil, err
 	}
 	o.gap = client.Gap()
@@ -164,7 +174,7 @@ func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome,
 			return o, nil, err
 		}
 		repaired = time.Now()
-		if err := f.repair(ctx, victim); err != nil {
+		if err := f.repair(ctx, p, victim); err != nil {
 			return o, nil, err
 		}
 	}
@@ -173,11 +183,16 @@ func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome,
 	return o, victim, errors.Join(ctx.Err(), o.reckon(ctx, l, client, inside))
 }
 
-// outlive waits until the clients are served by another node, or, where none is
-// to take over, until it is sure that none does.
-func outlive(ctx context.Context, f fault, client *lab.Client, victim *lab.Node) error {
+// outlive waits until the clients are served again, by another node unless the
+// victim may come back, or, where none is to take over, until it is sure that none does.
+func outlive(ctx context.Context, f fault, client *lab.Client, victim *lab.Node, struck time.Time) error {
 	if !f.stays {
-		return lab.Wait(ctx, failoverTimeout, "a new primary", func() error { return client.Recovered(victim) })
+		return lab.Wait(ctx, failoverTimeout, "a primary", func() error {
+			if f.inPlace {
+				return client.Resumed(victim, struck)
+			}
+			return client.Recovered(victim)
+		})
 	}
 	if err := sleep(ctx, stayCalm); err != nil {
 		return err
@@ -257,7 +272,7 @@ func (b *bench) keepLogs(l *lab.Lab, p peer, f fault, run int) {
 	if b.logs == "" {
 		return
 	}
-	dir := filepath.Join(b.logs, fmt.Sprintf("%s-%s-%d", p.short(), f.name, run+1))
+	dir := filepath.Join(b.logs, fmt.Sprintf("%s-%s-%d", p.who().short(), f.name, run+1))
 	if err := l.SaveLogs(dir); err != nil {
 		b.page.say("%v", err)
 		return

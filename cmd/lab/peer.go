@@ -5,27 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"repmgr/internal/lab"
 )
 
-// peer is a program that is measured. A new one implements this and joins peers();
-// one that does not speak repmgr's language brings its own way to set up a
-// cluster in a lab's nodes.
+// peer is a program that is measured, at one choice of settings. A new one
+// implements this and joins peers(); one that does not speak repmgr's language
+// brings its own way to set up a cluster in a lab's nodes.
 type peer interface {
-	// name heads the peer's column.
-	name() string
-	// repeats says how often a fault is made, given the wish.
-	repeats(wish int) int
-	// ours says whether it is this repository's program.
-	ours() bool
-	// short names it in a path.
-	short() string
+	// who says who it is.
+	who() who
 	// up makes a cluster of three data nodes with the peer at work on each, and
-	// waits until it is whole; conf are more settings.
+	// waits until it is whole; conf are more settings, which only ours is given.
 	up(ctx context.Context, network bool, conf map[string]string) (*lab.Lab, error)
+	// boot starts what the host of a node starts when the power is back.
+	boot(ctx context.Context, n *lab.Node) error
 	// whole answers nil when there is one primary, all others stream from it and
 	// the peer is at work on each node.
 	whole(ctx context.Context, l *lab.Lab) error
@@ -36,55 +34,118 @@ type peer interface {
 	restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error
 	// show asks for the state of the cluster, as an operator would.
 	show(ctx context.Context, n *lab.Node) error
-	// daemon is the process number of the peer's daemon on a node.
-	daemon(n *lab.Node) int
+	// daemons are the process numbers of all that the peer needs on a node beside PostgreSQL.
+	daemons(n *lab.Node) []int
+}
+
+// who tells one peer from another.
+type who struct {
+	number   int
+	program  string // as --peers knows it
+	title    string // what the program calls itself
+	settings string // empty: ours
+}
+
+// The programs, and the settings of those that are not ours.
+const (
+	ours            = "ours"
+	repmgr5         = "repmgr5"
+	patroni         = "patroni"
+	defaultSettings = "default"
+	fastestSettings = "fastest"
+)
+
+// everybody is who there can be.
+var everybody = []who{
+	{1, ours, "repmgr (ours)", ""},
+	{2, repmgr5, "repmgr 5", defaultSettings},
+	{3, repmgr5, "repmgr 5", fastestSettings},
+	{4, patroni, "Patroni", defaultSettings},
+	{5, patroni, "Patroni", fastestSettings},
+}
+
+// name heads the peer's column.
+func (w who) name() string { return strings.TrimSpace(w.title + " " + w.settings) }
+
+// short names it in a path and on the command line.
+func (w who) short() string { return strings.TrimSuffix(w.program+"-"+w.settings, "-") }
+
+func (w who) ours() bool { return w.program == ours }
+
+// slow says that a failover takes it up to a minute.
+func (w who) slow() bool { return w.settings == defaultSettings }
+
+// called says whether a name of the command line means it: its number, its short
+// name, or its program's, which means both choices of settings.
+func (w who) called(name string) bool {
+	return name == strconv.Itoa(w.number) || name == w.short() || name == w.program
+}
+
+// chosen are those of everybody who are meant by the names; all if there are none.
+func chosen(names []string) ([]who, error) {
+	for _, name := range names {
+		if !slices.ContainsFunc(everybody, func(w who) bool { return w.called(name) }) {
+			return nil, fmt.Errorf("measure peer %q: who there is, by number, name or program: %s", name, callable())
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(everybody), func(w who) bool {
+		return len(names) > 0 && !slices.ContainsFunc(names, w.called)
+	}), nil
+}
+
+// callable lists everybody for a message.
+func callable() string {
+	var list []string
+	for _, w := range everybody {
+		list = append(list, fmt.Sprintf("%d %s", w.number, w.short()))
+	}
+	return strings.Join(list, ", ")
+}
+
+// peers are those of the wanted that can be measured here, and why others cannot.
+func peers(ctx context.Context, wanted []who, network bool) (found []peer, missing []string) {
+	absent := map[string]error{}
+	var old *lab.Software
+	var other *lab.Patroni
+	old, absent[repmgr5] = lab.Repmgr5(0)
+	if other, absent[patroni] = lab.FindPatroni(ctx); !network && absent[patroni] == nil {
+		absent[patroni] = errors.New("Patroni's ports are the same on each node, which needs network namespaces, and they need root")
+	}
+	for _, w := range wanted {
+		switch err := absent[w.program]; {
+		case err != nil:
+			missing = append(missing, fmt.Sprintf("%s: %v", w.short(), err))
+		case w.program == patroni:
+			w.title = other.Name()
+			found = append(found, &patroniPeer{id: w, programs: other})
+		case w.program == repmgr5:
+			w.title = old.Version(ctx)
+			found = append(found, &family{id: w, software: old})
+		default:
+			found = append(found, &family{id: w})
+		}
+	}
+	return found, missing
 }
 
 // family is repmgr and its relatives: one command line, different programs and settings.
 type family struct {
-	title    string
+	id       who
 	software *lab.Software // nil: ours
-	conf     map[string]string
-	most     int // repeats at most; zero: as wished
 }
 
-// fastest are the lowest values that repmgr 5 accepts.
-var fastest = map[string]string{"reconnect_attempts": "1", "reconnect_interval": "1", "monitor_interval_secs": "1"}
+// fastestRepmgr5 are the lowest values that repmgr 5 accepts.
+var fastestRepmgr5 = map[string]string{"reconnect_attempts": "1", "reconnect_interval": "1", "monitor_interval_secs": "1"}
 
-// peers are those that can be measured here, ours first, and why others cannot.
-func peers(ctx context.Context, slowRuns int) (found []peer, missing []string) {
-	found = append(found, &family{title: "repmgr (ours)"})
-	old, err := lab.Repmgr5(0)
-	if err != nil {
-		return found, append(missing, err.Error())
-	}
-	version := old.Version(ctx)
-	return append(found,
-		&family{title: version + " default", software: old, most: slowRuns},
-		&family{title: version + " fastest", software: old, conf: fastest},
-	), missing
-}
-
-func (f *family) name() string { return f.title }
-
-func (f *family) repeats(wish int) int {
-	if f.most > 0 {
-		return min(wish, f.most)
-	}
-	return wish
-}
-
-func (f *family) ours() bool { return f.software == nil }
-
-func (f *family) short() string { return strings.ReplaceAll(f.title, " ", "-") }
+func (f *family) who() who { return f.id }
 
 func (f *family) up(ctx context.Context, network bool, conf map[string]string) (*lab.Lab, error) {
-	all := maps.Clone(f.conf)
-	if all == nil {
-		all = map[string]string{}
+	all := map[string]string{}
+	if f.id.settings == fastestSettings {
+		maps.Copy(all, fastestRepmgr5)
 	}
 	maps.Copy(all, conf)
-	l, err := lab.New(lab.Options{Software: f.software, Conf: all, Namespaces: network, Quorum: f.ours()})
+	l, err := lab.New(lab.Options{Software: f.software, Conf: all, Namespaces: network, Quorum: f.software == nil})
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +154,7 @@ func (f *family) up(ctx context.Context, network bool, conf map[string]string) (
 		err = l.DaemonsWatch(ctx)
 	}
 	if err == nil {
-		err = lab.Wait(ctx, restoreTimeout, "a whole cluster", func() error { return f.whole(ctx, l) })
+		err = becomeWhole(ctx, f, l)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, l.Logs()), l.Close())
@@ -108,11 +169,20 @@ const (
 	briefly        = 10 * time.Second
 )
 
+// becomeWhole waits until a cluster is whole that somebody has made so.
+func becomeWhole(ctx context.Context, p peer, l *lab.Lab) error {
+	return lab.Wait(ctx, restoreTimeout, "a whole cluster", func() error { return p.whole(ctx, l) })
+}
+
 func (f *family) patience() time.Duration {
-	if f.ours() {
+	if f.software == nil {
 		return restoreTimeout
 	}
 	return briefly
+}
+
+func (f *family) boot(ctx context.Context, n *lab.Node) error {
+	return errors.Join(n.Start(ctx), n.StartDaemon(ctx))
 }
 
 // errIncurable says that a cluster of ours that does not become whole is not
@@ -120,7 +190,7 @@ func (f *family) patience() time.Duration {
 var errIncurable = errors.New("it has to become whole by itself")
 
 func (f *family) restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error {
-	if f.ours() {
+	if f.software == nil {
 		return errIncurable
 	}
 	primary, err := l.PrimaryBut(ctx, dead)
@@ -130,7 +200,7 @@ func (f *family) restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error 
 	if err := dead.Reclone(ctx, primary); err != nil {
 		return err
 	}
-	return lab.Wait(ctx, restoreTimeout, "a whole cluster", func() error { return f.whole(ctx, l) })
+	return becomeWhole(ctx, f, l)
 }
 
 func (f *family) whole(ctx context.Context, l *lab.Lab) error { return l.Whole(ctx) }
@@ -139,4 +209,57 @@ func (f *family) show(ctx context.Context, n *lab.Node) error {
 	return n.Repmgr(ctx, "cluster", "show").Err()
 }
 
-func (f *family) daemon(n *lab.Node) int { return n.DaemonPID() }
+func (f *family) daemons(n *lab.Node) []int { return []int{n.DaemonPID()} }
+
+// patroniPeer is Patroni with an etcd member on each node.
+type patroniPeer struct {
+	id       who
+	programs *lab.Patroni
+}
+
+// fastestPatroni are the lowest values that Patroni accepts.
+var fastestPatroni = map[string]any{"ttl": 20, "loop_wait": 1, "retry_timeout": 3}
+
+func (p *patroniPeer) who() who { return p.id }
+
+func (p *patroniPeer) up(ctx context.Context, _ bool, _ map[string]string) (*lab.Lab, error) {
+	var settings map[string]any
+	if p.id.settings == fastestSettings {
+		settings = fastestPatroni
+	}
+	return p.programs.Up(ctx, lab.Options{}, settings)
+}
+
+func (p *patroniPeer) boot(ctx context.Context, n *lab.Node) error {
+	var errs []error
+	for _, program := range p.programs.Programs() {
+		errs = append(errs, p.programs.Start(ctx, n, program))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *patroniPeer) whole(ctx context.Context, l *lab.Lab) error { return p.programs.Whole(ctx, l) }
+
+func (p *patroniPeer) patience() time.Duration { return restoreTimeout }
+
+func (p *patroniPeer) restore(ctx context.Context, l *lab.Lab, _ *lab.Node) error {
+	primary, err := l.Primary(ctx)
+	if err == nil {
+		err = p.programs.Reinit(ctx, primary)
+	}
+	if err != nil {
+		return err
+	}
+	return becomeWhole(ctx, p, l)
+}
+
+func (p *patroniPeer) show(ctx context.Context, n *lab.Node) error {
+	return p.programs.Control(ctx, n, "list").Err()
+}
+
+func (p *patroniPeer) daemons(n *lab.Node) (pids []int) {
+	for _, program := range p.programs.Programs() {
+		pids = append(pids, n.ServicePID(program))
+	}
+	return pids
+}

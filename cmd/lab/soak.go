@@ -52,8 +52,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 	if s.ttl != "" {
 		conf["lease_ttl"] = s.ttl
 	}
-	ours := &family{title: "repmgr"}
-	l, err := ours.up(ctx, true, conf)
+	l, err := (&family{}).up(ctx, true, conf)
 	if err != nil {
 		return err
 	}

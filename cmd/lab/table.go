@@ -8,7 +8,7 @@ import (
 
 // column holds a peer's figures.
 type column struct {
-	title    string
+	who      who
 	outcomes map[string][]outcome // by the fault's name
 	show     []time.Duration
 	cpu      []float64 // percent of a core, one per daemon
@@ -25,10 +25,10 @@ type row struct {
 }
 
 var rows = []row{
-	{"daemon at rest: CPU, hungriest of three", 1.0, "%.2f %%", func(c *column) (float64, bool) { return largest(c.cpu) }},
-	{"daemon at rest: resident, largest", 40, "%.1f MiB", func(c *column) (float64, bool) { return largest(c.resident) }},
+	{"daemon at rest (Patroni: and etcd): CPU, hungriest of three", 1.0, "%.2f %%", func(c *column) (float64, bool) { return largest(c.cpu) }},
+	{"daemon at rest (Patroni: and etcd): resident, largest", 40, "%.1f MiB", func(c *column) (float64, bool) { return largest(c.resident) }},
 	{"switchover: the whole command, median", 3, "%.2f s", func(c *column) (float64, bool) { return median(commands(c.outcomes["switchover"])) }},
-	{"cluster show: median", 0.060, "%.3f s", func(c *column) (float64, bool) { return median(c.show) }},
+	{"cluster show (Patroni: patronictl list): median", 0.060, "%.3f s", func(c *column) (float64, bool) { return median(c.show) }},
 }
 
 func median(d []time.Duration) (float64, bool) { return medianOf(d2s(d)) }
@@ -88,7 +88,7 @@ func printTable(p *page, columns []*column) {
 	printFaults(p, columns)
 	table := [][]string{{""}}
 	for _, c := range columns {
-		table[0] = append(table[0], c.title)
+		table[0] = append(table[0], c.who.name())
 	}
 	table[0] = append(table[0], "target")
 	for _, r := range rows {
@@ -125,9 +125,9 @@ func printFaults(p *page, columns []*column) {
 			if len(o) == 0 {
 				continue
 			}
-			table = append(table, faultLine(f, c.title, o))
+			table = append(table, faultLine(f, c.who.name(), o))
 			if f.inside {
-				inside = append(inside, insideLine(c.title, o))
+				inside = append(inside, insideLine(c.who.name(), o))
 			}
 		}
 	}

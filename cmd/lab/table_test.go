@@ -9,12 +9,12 @@ import (
 
 func TestTheTableShowsWhatIsKnown(t *testing.T) {
 	var out bytes.Buffer
-	ours := &column{title: "ours", show: []time.Duration{20 * time.Millisecond}, outcomes: map[string][]outcome{"crash": {
+	ours := &column{who: who{title: "ours"}, show: []time.Duration{20 * time.Millisecond}, outcomes: map[string][]outcome{"crash": {
 		{gap: time.Second, primaries: 1, back: 2 * time.Second},
 		{gap: 3 * time.Second, missing: 2, primaries: 1, back: 4 * time.Second},
 		{gap: 500 * time.Millisecond, primaries: 2, broken: errors.New("no")},
 	}}}
-	other := &column{title: "other", outcomes: map[string][]outcome{"partition": {
+	other := &column{who: who{title: "other"}, outcomes: map[string][]outcome{"partition": {
 		{gap: time.Minute, primaries: 1, inside: &insideOutcome{acknowledged: 7, missing: 5, last: 3 * time.Second}},
 	}}}
 	printTable(&page{out: &out}, []*column{ours, other})
@@ -22,7 +22,7 @@ func TestTheTableShowsWhatIsKnown(t *testing.T) {
 		"SIGKILL of every postgres process |  ours |    3 |      1.00 s |  3.00 s | <= 0.5 s |                    0 |    2 |               1 to 2 |          2 of 3 |        3.00 s | 4.00 s\n",
 		"partition: primary alone          | other |    1 |     60.00 s | 60.00 s | <= 6.0 s |",
 		"other: last acknowledged write after the cut at 3.00 s (median), 3.00 s (worst); 7 acknowledged in all runs, 5 of them missing",
-		"cluster show: median                    | 0.020 s |     - |  <= 0.060 s\n",
+		"cluster show (Patroni: patronictl list): median             | 0.020 s |     - |  <= 0.060 s\n",
 	} {
 		if !bytes.Contains(out.Bytes(), []byte(want)) {
 			t.Errorf("got\n%s\nwant in it\n%s", out.String(), want)

@@ -132,11 +132,14 @@ func (l *Lab) StartDaemons(ctx context.Context) error {
 	return nil
 }
 
-// Logs are the ends of all logs of the lab, for the message of a failed test.
+// Logs are the ends of what the nodes' programs said, for the message of a failed test.
 func (l *Lab) Logs() string {
 	var b strings.Builder
 	for _, n := range l.Nodes {
-		fmt.Fprintf(&b, "--- %s: repmgrd\n%s\n--- %s: postgres\n%s\n", n.Name, tail(n.DaemonLog()), n.Name, tail(n.ServerLog()))
+		logs, _ := filepath.Glob(filepath.Join(n.Dir, "*.log"))
+		for _, path := range logs {
+			fmt.Fprintf(&b, "--- %s: %s\n%s\n", n.Name, strings.TrimSuffix(filepath.Base(path), ".log"), tail(path))
+		}
 	}
 	return b.String()
 }

@@ -41,7 +41,8 @@ type Client struct {
 	mu     sync.Mutex
 	writes []Write
 	mark   time.Time
-	last   error // of the last try that failed
+	began  time.Time // the session of the last acknowledgement
+	last   error     // of the last try that failed
 }
 
 // insideFrom is the first number that a client inside a node writes, so that two
@@ -103,10 +104,11 @@ func (c *Client) write(ctx context.Context, value int64) {
 		if err != nil {
 			return // ctx has ended
 		}
+		began := time.Now()
 		for err == nil && ctx.Err() == nil {
 			err = c.insert(ctx, conn, value)
 			if err == nil {
-				c.acknowledged(Write{Value: value, Node: node, At: time.Now()})
+				c.acknowledged(Write{Value: value, Node: node, At: time.Now()}, began)
 				pause(ctx, writeEvery)
 			}
 			value++
@@ -272,10 +274,10 @@ func (l *Lab) appConfig(namespace string, to []*Node, more string) (*pgx.ConnCon
 	return config, nil
 }
 
-func (c *Client) acknowledged(w Write) {
+func (c *Client) acknowledged(w Write, began time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.writes = append(c.writes, w)
+	c.writes, c.began = append(c.writes, w), began
 }
 
 func (c *Client) failed(err error) {
@@ -353,6 +355,18 @@ func (c *Client) Recovered(from *Node) error {
 		return nil
 	}
 	return fmt.Errorf("no node but %s has acknowledged a write; last failure: %w", from.Name, c.last)
+}
+
+// Resumed is Recovered where the node itself may come back: it counts in a
+// session that was begun after the given time.
+func (c *Client) Resumed(from *Node, after time.Time) error {
+	err := c.Recovered(from)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.began.After(after) {
+		return nil
+	}
+	return err
 }
 
 // Missing are the acknowledged rows that the present primary does not have. Rows

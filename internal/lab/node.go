@@ -416,12 +416,10 @@ func (l *Lab) Heal() error {
 	return errors.Join(errs...)
 }
 
-// Tail is the end of a log, or why it cannot be read.
-func Tail(path string) string { return tail(path) }
-
 // tailSize is how much of a log an error shows, in bytes.
 const tailSize = 3000
 
+// tail is the end of a log, or why it cannot be read.
 func tail(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
