@@ -20,6 +20,7 @@ type fault struct {
 	network bool // nodes need networks of their own
 	stays   bool // no failover is to come of it
 	inPlace bool // the primary itself may come back and serve again
+	kept    bool // every acknowledged row is promised, for ever: those of earlier runs in the same cluster are looked for too
 	inside  bool // a client on the primary's side goes on writing
 	command bool // strike is an operator's command, whose time counts
 	strike  func(context.Context, *lab.Node) error
@@ -29,14 +30,16 @@ type fault struct {
 // faults are all that can be measured, in the order of the table.
 func faults() []fault {
 	short := map[string]string{"lease_ttl": "2s"}
+	strict := map[string]string{"synchronous_mode": "strict"}
 	off := func(ctx context.Context, n *lab.Node) error { return n.PowerOff(ctx) }
+	kill := func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }
 	return []fault{
 		{name: "switchover", label: "standby switchover", target: 500 * time.Millisecond, ours: true, command: true, // repmgr 5's needs ssh
 			strike: func(ctx context.Context, n *lab.Node) error {
 				return n.Repmgr(ctx, "standby", "switchover", fmt.Sprintf("--node-id=%d", n.ID%3+1)).Err()
 			}},
-		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond, inPlace: true,
-			strike: func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }},
+		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond, inPlace: true, strike: kill},
+		{name: "crash-sync", label: "the same, synchronous_mode='strict'", target: 500 * time.Millisecond, conf: strict, ours: true, kept: true, strike: kill},
 		{name: "host", label: "host gone", target: 6 * time.Second, network: true, strike: off, repair: boot},
 		{name: "host-2s", label: "host gone, lease_ttl='2s'", target: 2500 * time.Millisecond, conf: short, ours: true, network: true, strike: off, repair: boot},
 		{name: "hang", label: "postmaster and children SIGSTOPped", target: 6 * time.Second,
@@ -64,7 +67,8 @@ func boot(ctx context.Context, p peer, n *lab.Node) error {
 type outcome struct {
 	gap       time.Duration // until a write was acknowledged elsewhere
 	gapAfter  time.Duration // the longest between that and the end
-	missing   int           // acknowledged rows that the primary in the end does not have
+	promised  int           // rows that were acknowledged
+	missing   int           // of these, those that the primary in the end does not have
 	primaries int           // in the end
 	back      time.Duration // from the repair, or the fault where there is none, until the cluster was whole
 	broken    error         // why it was not, without a human
@@ -83,6 +87,7 @@ type insideOutcome struct {
 const (
 	failoverTimeout = 3 * time.Minute
 	failuresInRow   = 2                // runs that fail one after the other before a fault is given up
+	shortCalm       = time.Second      // in which rows are written, where a series is long
 	stayCalm        = 10 * time.Second // how long it is watched that nothing happens
 	stayCut         = 3 * time.Second  // how long a fault lasts after the failover
 )
@@ -99,7 +104,7 @@ func (b *bench) strikes(ctx context.Context, p peer, bed *bed, f fault, c *colum
 		}
 		run := fmt.Sprintf("%s %d of %d", f.name, i+1, total)
 		at := time.Now()
-		o, victim, err := b.once(ctx, p, l, f)
+		o, victim, err := b.once(ctx, p, bed, f)
 		if err != nil {
 			b.keepLogs(l, p, f, i)
 			errs = append(errs, fmt.Errorf("%s: %w", run, err), bed.close())
@@ -130,8 +135,9 @@ func (b *bench) strikes(ctx context.Context, p peer, bed *bed, f fault, c *colum
 
 // once makes the fault, waits for the cluster to heal, undoes the fault, and
 // waits for the cluster to be whole.
-func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome, *lab.Node, error) {
+func (b *bench) once(ctx context.Context, p peer, bed *bed, f fault) (outcome, *lab.Node, error) {
 	var o outcome
+	l := bed.present
 	client, err := l.NewClient(ctx)
 	if err != nil {
 		return o, nil, err
@@ -149,7 +155,7 @@ func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome,
 		defer inside.Close()
 		inside.Mark()
 	}
-	if err := sleep(ctx, b.calm); err != nil {
+	if err := b.calmDown(ctx, l, f); err != nil {
 		return o, nil, err
 	}
 	client.Mark()
@@ -180,7 +186,25 @@ func (b *bench) once(ctx context.Context, p peer, l *lab.Lab, f fault) (outcome,
 	}
 	o.broken = lab.Wait(ctx, p.patience(), "a whole cluster", func() error { return p.whole(ctx, l) })
 	o.back, o.gapAfter = time.Since(repaired), client.Gap()
-	return o, victim, errors.Join(ctx.Err(), o.reckon(ctx, l, client, inside))
+	client.Close()
+	promised := client.Writes()
+	if f.kept {
+		promised = append(bed.promised, promised...)
+		bed.promised = promised
+	}
+	return o, victim, errors.Join(ctx.Err(), o.reckon(ctx, l, promised, inside))
+}
+
+// calmDown leaves the cluster alone before a fault. Where rows are promised that is
+// until a standby vouches for each commit: a run is short then, since there are many.
+func (b *bench) calmDown(ctx context.Context, l *lab.Lab, f fault) error {
+	if !f.kept {
+		return sleep(ctx, b.calm)
+	}
+	if err := lab.Wait(ctx, restoreTimeout, "a synchronous standby", func() error { return l.Synced(ctx) }); err != nil {
+		return err
+	}
+	return sleep(ctx, min(b.calm, shortCalm))
 }
 
 // outlive waits until the clients are served again, by another node unless the
@@ -203,25 +227,23 @@ func outlive(ctx context.Context, f fault, client *lab.Client, victim *lab.Node,
 	return nil
 }
 
-// reckon ends the clients and counts what they were promised and is not there.
-func (o *outcome) reckon(ctx context.Context, l *lab.Lab, client, inside *lab.Client) error {
-	client.Close()
-	last, err := client.Last()
-	if last.Node == 0 {
-		return fmt.Errorf("no row was ever acknowledged: %w", err)
+// reckon counts what of the promised is not there, and what the client inside was told.
+func (o *outcome) reckon(ctx context.Context, l *lab.Lab, promised []lab.Write, inside *lab.Client) error {
+	if len(promised) == 0 {
+		return errors.New("no row was ever acknowledged")
 	}
 	// Where two call themselves primary, the one that the clients were led to counts.
-	end := l.Node(last.Node)
+	end := l.Node(promised[len(promised)-1].Node)
 	primaries := l.Primaries(ctx)
 	o.primaries = len(primaries)
 	if len(primaries) == 1 {
 		end = primaries[0]
 	}
-	missing, err := client.MissingOn(ctx, end)
+	missing, err := end.Missing(ctx, promised)
 	if err != nil {
 		return err
 	}
-	o.missing = len(missing)
+	o.missing, o.promised = len(missing), len(promised)
 	if inside == nil {
 		return nil
 	}
@@ -238,7 +260,7 @@ func (o *outcome) reckonInside(ctx context.Context, end *lab.Node, inside *lab.C
 			o.inside.last = w.At.Sub(inside.MarkedAt())
 		}
 	}
-	missing, err := inside.MissingOn(ctx, end)
+	missing, err := end.Missing(ctx, inside.Writes())
 	if err != nil {
 		return err
 	}
@@ -252,7 +274,8 @@ func (o *outcome) reckonInside(ctx context.Context, end *lab.Node, inside *lab.C
 
 // String is one run's line.
 func (o outcome) String() string {
-	s := fmt.Sprintf("gap %.2f s, later at most %.2f s; %d rows missing; primaries: %d; ", o.gap.Seconds(), o.gapAfter.Seconds(), o.missing, o.primaries)
+	s := fmt.Sprintf("gap %.2f s, later at most %.2f s; %d of %d rows missing; primaries: %d; ",
+		o.gap.Seconds(), o.gapAfter.Seconds(), o.missing, o.promised, o.primaries)
 	if o.broken != nil {
 		s += fmt.Sprintf("NOT WHOLE: %v", o.broken)
 	} else {
@@ -283,8 +306,9 @@ func (b *bench) keepLogs(l *lab.Lab, p peer, f fault, run int) {
 // bed is the cluster that faults are made in: kept as long as it is whole and
 // its configuration is the one that is wanted.
 type bed struct {
-	present *lab.Lab
-	conf    string
+	present  *lab.Lab
+	conf     string
+	promised []lab.Write // that were acknowledged in it and must not be lost
 }
 
 // lab is the present cluster, or a new one.
@@ -304,7 +328,7 @@ func (d *bed) lab(ctx context.Context, p peer, network bool, conf map[string]str
 // close ends the present cluster, if there is one.
 func (d *bed) close() error {
 	l := d.present
-	d.present = nil
+	d.present, d.promised = nil, nil
 	if l == nil {
 		return nil
 	}

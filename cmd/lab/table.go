@@ -73,7 +73,8 @@ func missed(c *column) bool {
 	for _, f := range faults() {
 		o := c.outcomes[f.name]
 		gap, known := median(gaps(o))
-		if known && f.target > 0 && gap > f.target.Seconds() || slices.ContainsFunc(o, outcome.bad) {
+		if known && f.target > 0 && gap > f.target.Seconds() || slices.ContainsFunc(o, outcome.bad) ||
+			f.kept && slices.ContainsFunc(o, func(o outcome) bool { return o.missing > 0 }) {
 			return true
 		}
 	}

@@ -43,6 +43,10 @@ func TestMissedTargets(t *testing.T) {
 			t.Errorf("%s: got no target missed, want one", what)
 		}
 	}
+	lossy := []outcome{{primaries: 1, missing: 1}}
+	if !missed(&column{outcomes: map[string][]outcome{"crash-sync": lossy}}) || missed(&column{outcomes: map[string][]outcome{"crash": lossy}}) {
+		t.Error("a lost row: want a missed target in synchronous mode, and none else")
+	}
 	if missed(&column{outcomes: map[string][]outcome{"crash": {{gap: 500 * time.Millisecond, primaries: 1}}}}) {
 		t.Error("a gap of 0.5 s, exactly the target: got missed")
 	}

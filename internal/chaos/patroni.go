@@ -59,7 +59,7 @@ func (p *patroni) Companion(n *lab.Node, signal syscall.Signal) (string, error) 
 func (p *patroni) Whole(ctx context.Context, l *lab.Lab) error {
 	err := p.Patroni.Whole(ctx, l)
 	if err == nil && p.sync != "off" {
-		err = synced(ctx, l)
+		err = l.Synced(ctx)
 	}
 	return err
 }

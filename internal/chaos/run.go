@@ -186,7 +186,7 @@ func (r *run) round(ctx context.Context, group []Fault) (Round, error) {
 	round.Broken = lab.Wait(ctx, r.System.Patience(), "a whole cluster", func() error {
 		err := r.System.Whole(ctx, l.lab)
 		if err == nil && l.linear() {
-			err = synced(ctx, l.lab)
+			err = l.lab.Synced(ctx)
 		}
 		if err != nil {
 			sleep(ctx, askAgain)

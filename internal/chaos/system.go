@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -200,17 +199,4 @@ func (f *family) Mend(ctx context.Context, l *lab.Lab, primary *lab.Node) error 
 		}
 	}
 	return lab.Wait(ctx, mendBound, "a whole cluster", func() error { return f.Whole(ctx, l) })
-}
-
-// synced answers nil when commits wait for a standby.
-func synced(ctx context.Context, l *lab.Lab) error {
-	primary, err := l.Primary(ctx)
-	if err != nil {
-		return err
-	}
-	states, err := primary.SQL(ctx, "SELECT string_agg(sync_state, ',') FROM pg_stat_replication")
-	if err == nil && !slices.ContainsFunc(strings.Split(states, ","), func(s string) bool { return s == "sync" || s == "quorum" }) {
-		err = fmt.Errorf("no standby of %s is synchronous: %q", primary.Name, states)
-	}
-	return err
 }

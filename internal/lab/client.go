@@ -377,16 +377,12 @@ func (c *Client) Missing(ctx context.Context) ([]Write, error) {
 	if err != nil {
 		return nil, err
 	}
-	return missingOn(ctx, primary, writes)
+	return primary.Missing(ctx, writes)
 }
 
-// MissingOn is Missing for any node: where several call themselves primary, only
-// the caller knows which counts.
-func (c *Client) MissingOn(ctx context.Context, n *Node) ([]Write, error) {
-	return missingOn(ctx, n, c.Writes())
-}
-
-func missingOn(ctx context.Context, n *Node, writes []Write) ([]Write, error) {
+// Missing are those of acknowledged rows that the node does not have: where several
+// call themselves primary, only the caller knows which counts.
+func (n *Node) Missing(ctx context.Context, writes []Write) ([]Write, error) {
 	values, err := n.AppNumbers(ctx, "SELECT value FROM public.writes")
 	if err != nil {
 		return nil, err
@@ -395,7 +391,7 @@ func missingOn(ctx context.Context, n *Node, writes []Write) ([]Write, error) {
 	for _, v := range values {
 		present[v] = true
 	}
-	return slices.DeleteFunc(writes, func(w Write) bool { return present[w.Value] }), nil
+	return slices.DeleteFunc(slices.Clone(writes), func(w Write) bool { return present[w.Value] }), nil
 }
 
 // AppNumbers reads a column of numbers in the client's database, as the superuser.

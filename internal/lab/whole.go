@@ -63,6 +63,19 @@ func (l *Lab) Streaming(ctx context.Context) (*Node, error) {
 	return primary, nil
 }
 
+// Synced answers nil when the primary's commits wait for a standby that is there.
+func (l *Lab) Synced(ctx context.Context) error {
+	primary, err := l.Primary(ctx)
+	if err != nil {
+		return err
+	}
+	states, err := primary.SQL(ctx, "SELECT string_agg(sync_state, ',') FROM pg_stat_replication")
+	if err == nil && !slices.ContainsFunc(strings.Split(states, ","), func(s string) bool { return s == "sync" || s == "quorum" }) {
+		err = fmt.Errorf("no standby of %s is synchronous: %q", primary.Name, states)
+	}
+	return err
+}
+
 // governed answers nil when every node is at rest, by the word of its own daemon.
 func (l *Lab) governed(ctx context.Context, primary *Node) error {
 	if !l.options.Quorum {
