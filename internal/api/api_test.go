@@ -97,6 +97,14 @@ func (m *memory) Drill(_ context.Context, pairs bool) (Drill, error) {
 	return d, m.err
 }
 
+func (m *memory) Reach(_ context.Context, others bool) ([]Outlook, error) {
+	told := []Outlook{{Node: 3, Reaches: []Sighting{{Node: 3, Reached: true}, {Node: 4, Error: "no route to host"}}}}
+	if others {
+		told = append(told, Outlook{Node: 5})
+	}
+	return told, m.err
+}
+
 func (m *memory) Switchover(_ context.Context, to cluster.NodeID, by string) (SwitchoverAnswer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -160,6 +160,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+PathMembers, acting(s.members))
 	mux.HandleFunc("GET "+PathStatus, s.status)
 	mux.HandleFunc("GET "+PathDrill, s.drill)
+	mux.HandleFunc("GET "+PathReach, s.reach)
 	mux.HandleFunc("POST "+PathFault, acting(s.fault))
 	mux.HandleFunc("POST "+PathSwitch, acting(s.switchover))
 	mux.HandleFunc("POST "+PathRejoin, acting(s.rejoin))

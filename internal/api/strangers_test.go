@@ -480,6 +480,9 @@ func TestReaderMayReadOnly(t *testing.T) {
 	if d, err := c.Drill(within(t), false); err != nil || len(d.Outcomes) != 1 {
 		t.Errorf("drill: %+v, %v", d, err)
 	}
+	if o, err := c.Reach(within(t), false); err != nil || len(o) != 1 {
+		t.Errorf("reach: %+v, %v", o, err)
+	}
 	_, exchange := c.Exchange(within(t), sampleReport(1))
 	_, switched := c.Switchover(within(t), 2, "a reader")
 	for name, err := range map[string]error{

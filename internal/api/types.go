@@ -29,6 +29,7 @@ const (
 	PathRejoin   = "/v1/rejoin"
 	PathStepDown = "/v1/stepdown"
 	PathStepUp   = "/v1/stepup"
+	PathReach    = "/v1/reach"
 )
 
 // ViewVersion is the version of ClusterView's form; it only grows.

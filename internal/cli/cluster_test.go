@@ -246,6 +246,14 @@ func TestHungNodes(t *testing.T) {
 		}
 		t.Logf("%v took %v", args, o.took)
 	}
+	m := repmgr(ctx, "-f", p.conf, "cluster", "crosscheck", "--csv")
+	if got := strings.Count(m.stdout, ",-1\n"); got != 5 || m.code != 25 {
+		t.Errorf("crosscheck: status %d, want 25; %d nodes unreachable, want 5\n%s%s", m.code, got, m.stdout, m.stderr)
+	}
+	if m.took < timeout || m.took >= 5*timeout {
+		t.Errorf("crosscheck took %v, want one timeout of %v", m.took, timeout)
+	}
+	t.Logf("crosscheck took %v", m.took)
 	o := repmgr(ctx, "-f", p.conf, "service", "pause")
 	o.wants(t, 26, "", "node \"node2\" (ID: 2) could not be paused")
 	if o.took >= 5*timeout {
@@ -303,6 +311,8 @@ func (b *backend) Pause(_ context.Context, paused bool, reason string) error {
 func (b *backend) Startable(context.Context) (api.StartAnswer, error) { return api.StartAnswer{}, nil }
 
 func (b *backend) Drill(context.Context, bool) (api.Drill, error) { return api.Drill{}, nil }
+
+func (b *backend) Reach(context.Context, bool) ([]api.Outlook, error) { return nil, nil }
 
 func (b *backend) Switchover(context.Context, cluster.NodeID, string) (api.SwitchoverAnswer, error) {
 	return api.SwitchoverAnswer{}, nil

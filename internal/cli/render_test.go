@@ -465,3 +465,50 @@ func TestFault(t *testing.T) {
 		t.Errorf("got %q", b.String())
 	}
 }
+
+// TestMatrix has a node that only another one can ask, one that nobody can ask, and
+// one whose daemon is broken.
+func TestMatrix(t *testing.T) {
+	t.Parallel()
+	sees := func(id cluster.NodeID, reached ...bool) api.Outlook {
+		o := api.Outlook{Node: id}
+		for i, ok := range reached {
+			s := api.Sighting{Node: cluster.NodeID(i + 1), Reached: ok}
+			if !ok {
+				s.Error = "connection refused"
+			}
+			o.Reaches = append(o.Reaches, s)
+		}
+		return o
+	}
+	answer := func(id cluster.NodeID, err error, told ...api.Outlook) registry.Answer[[]api.Outlook] {
+		return registry.Answer[[]api.Outlook]{Node: cluster.Node{ID: id, Name: fmt.Sprintf("node%d", id)}, Value: told, Err: err}
+	}
+	silent := &api.Error{Asked: "node 3", Address: "10.0.0.3:7433", Kind: api.ErrNoAnswer}
+	broken := &api.Error{Asked: "node 4", Address: "10.0.0.4:7433", Kind: api.ErrFailed}
+	m := newMatrix([]registry.Answer[[]api.Outlook]{
+		answer(1, nil, sees(1, true, true, false, false), sees(2, true, false, false, false)),
+		answer(2, nil, sees(2, true, true, false, false), sees(3, false, true, true, false)),
+		answer(3, silent),
+		answer(4, broken),
+	})
+	golden(t, "matrix.txt", render(t, "text", false, m, m.problems(true)))
+	golden(t, "matrix.csv", render(t, "csv", false, m, nil))
+	golden(t, "matrix.json", render(t, "json", false, m, nil))
+	for _, c := range []struct {
+		what    string
+		answers []registry.Answer[[]api.Outlook]
+		csv     bool
+		want    fault.Code
+	}{
+		{"all well", []registry.Answer[[]api.Outlook]{answer(1, nil, sees(1, true))}, true, fault.Success},
+		{"one is not reached", []registry.Answer[[]api.Outlook]{answer(1, nil, sees(1, true, false)), answer(2, broken)}, false, fault.NodeStatus},
+		{"one is not known, as text", []registry.Answer[[]api.Outlook]{answer(1, nil, sees(1, true, true)), answer(2, silent)}, false, fault.BadSSH},
+		{"one is not known, as csv", []registry.Answer[[]api.Outlook]{answer(1, nil, sees(1, true, true)), answer(2, silent)}, true, fault.NodeStatus},
+		{"one is broken", []registry.Answer[[]api.Outlook]{answer(1, broken), answer(2, silent)}, false, fault.Internal},
+	} {
+		if got := newMatrix(c.answers).code(c.csv); got != c.want {
+			t.Errorf("%s: status %d, want %d", c.what, got, c.want)
+		}
+	}
+}

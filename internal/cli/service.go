@@ -106,12 +106,17 @@ func (f fleet) client(id cluster.NodeID) (*api.Client, error) {
 
 // ask calls one daemon within daemonTimeout.
 func (f fleet) ask(ctx context.Context, id cluster.NodeID, call func(context.Context, *api.Client) error) error {
+	return f.askWithin(ctx, id, daemonTimeout, call)
+}
+
+// askWithin is ask with a bound of its own.
+func (f fleet) askWithin(ctx context.Context, id cluster.NodeID, bound time.Duration, call func(context.Context, *api.Client) error) error {
 	c, err := f.client(id)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	return call(ctx, c)
 }

@@ -32,7 +32,7 @@ repmgr -h node1 -U repmgr -d repmgr cluster show --format json`,
 		options: []string{"compact", "connection"},
 		config:  configOrConnect,
 		run:     clusterShow,
-	}, explainVerb(), drillVerb(), resetQuorumVerb(), {
+	}, matrixVerb(), crosscheckVerb(), explainVerb(), drillVerb(), resetQuorumVerb(), {
 		name:  "cluster event",
 		short: "show what happened in the cluster",
 		long: `Prints the events of repmgr.events, newest first.

@@ -7,7 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
@@ -100,11 +99,7 @@ func (f start) lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
 
 // sight is that of a witness without PostgreSQL, whose daemon alone can be asked.
 func (f fleet) sight(ctx context.Context, n cluster.Node) cluster.Sight {
-	err := f.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error {
-		_, err := c.Health(ctx)
-		return err
-	})
-	if err != nil {
+	if err := f.alive(ctx, n.ID); err != nil {
 		return cluster.Sight{Node: n, Failure: err.Error()}
 	}
 	return cluster.Sight{Node: n, Own: &n, Reach: cluster.Up}

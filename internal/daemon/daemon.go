@@ -50,6 +50,7 @@ type Daemon struct {
 	peers       *peers
 	voices      *voices
 	notifier    *notifier
+	reaching    *reaching
 	quorum      *group
 	sealed      sealedSession
 	ready       readySession
@@ -175,6 +176,7 @@ func (d *Daemon) open() (err error) {
 	d.peers = newPeers(d)
 	d.voices = newVoices(d)
 	d.notifier = newNotifier(d)
+	d.reaching = newReaching(d)
 	d.guardian = newGuardian(d)
 	if d.quorum, err = openGroup(d); err != nil {
 		return err
@@ -223,6 +225,7 @@ func (d *Daemon) Start(ctx context.Context, fail context.CancelCauseFunc) error 
 	d.goes(func() { d.eyes.watchLocal(ctx) })
 	d.goes(func() { d.peers.run(ctx) })
 	d.goes(func() { d.notifier.run() })
+	d.goes(func() { d.reaching.run(ctx) })
 	d.goes(func() { d.keepReady(ctx) })
 	d.goes(func() { d.beat(ctx) })
 	if d.opt.Ready != nil {
