@@ -66,7 +66,7 @@ type verb struct {
 // verbs is every verb of the program, in the order of the help.
 func verbs() []verb {
 	return slices.Concat(primaryVerbs(), standbyVerbs(), witnessVerbs(),
-		nodeVerbs(), nodeServiceVerbs(), clusterVerbs(), serviceVerbs(), []verb{fencedVerb()})
+		nodeVerbs(), nodeServiceVerbs(), clusterVerbs(), serviceVerbs(), []verb{fencedVerb()}, daemonVerbs())
 }
 
 // objects is what verbs act on, in the order of the help.
@@ -77,6 +77,7 @@ var objects = []struct{ name, short string }{
 	{"node", "the node on this machine"},
 	{"cluster", "all nodes together"},
 	{"service", "the repmgrd daemons"},
+	{"daemon", "the repmgrd of this node"},
 }
 
 // aliases are the spellings of earlier releases that go on working; the key and

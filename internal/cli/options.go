@@ -170,7 +170,7 @@ var table = []option{
 	{name: "always-promote", help: "of repmgr 5; nothing is promoted that lacks anything", set: on(func(o *Options) *bool { return &o.AlwaysPromote })},
 	{name: "repmgrd-no-pause", help: "of repmgr 5; repmgrd is not paused in any case", set: on(func(o *Options) *bool { return &o.NoPause })},
 	{name: "repmgrd-force-unpause", help: "end a pause of the cluster first", set: on(func(o *Options) *bool { return &o.ForceUnpause })},
-	{name: "no-wait", short: "W", help: "do not wait until the node streams", set: on(func(o *Options) *bool { return &o.NoWait })},
+	{name: "no-wait", short: "W", help: "do not wait until it has happened", set: on(func(o *Options) *bool { return &o.NoWait })},
 	{name: "config-files", arg: "LIST", help: "further files of the data directory that a rewind leaves as they are; patterns, with commas between", set: text(func(o *Options) *string { return &o.ConfigFiles })},
 	{name: "config-archive-dir", arg: "DIR", hidden: true, help: "of repmgr 5; the state directory is used", set: chosen},
 	{name: "nagios", help: "print one check as the line that Nagios reads", set: on(func(o *Options) *bool { return &o.Nagios })},

@@ -182,3 +182,12 @@ func (c *Config) StateDir() string {
 	}
 	return c.DataDirectory + ".repmgr"
 }
+
+// PidFile is where repmgrd writes the number of its process, unless its command
+// line names another file.
+func (c *Config) PidFile() string {
+	if c.RepmgrdPidFile != "" {
+		return c.RepmgrdPidFile
+	}
+	return c.StateDir() + "/repmgrd.pid"
+}

@@ -33,9 +33,8 @@ const (
 
 // Why no program acts on some parameters: what would read them is not there.
 const (
-	notDaemonVerbs = "has no effect yet: there is neither `repmgr daemon start` nor `repmgr daemon stop`; start and stop repmgrd by the service manager"
-	notRemote      = "has no effect yet: nothing is run on other hosts by ssh; the programs speak to the servers and to the daemons there"
-	notBarman      = "has no effect yet: nothing is cloned from Barman"
+	notRemote = "has no effect yet: nothing is run on other hosts by ssh; the programs speak to the servers and to the daemons there"
+	notBarman = "has no effect yet: nothing is cloned from Barman"
 )
 
 // Params is every parameter of repmgr.conf, in the order in which the sample
@@ -662,16 +661,15 @@ var Params = []Param{
 	},
 	{
 		Name: "repmgrd_service_start_command", Group: groupServices, Kind: Command, Max: longLen, Reader: ByCommand,
-		Brief:   "command by which `repmgr daemon start` starts repmgrd",
+		Brief:   "command by which `repmgr daemon start` starts repmgrd; empty: the repmgrd beside the program, in the background",
 		Example: "sudo systemctl start repmgrd",
-		Unread:  notDaemonVerbs,
 		at:      func(c *Config) any { return &c.RepmgrdServiceStartCommand },
 	},
 	{
 		Name: "repmgrd_service_stop_command", Group: groupServices, Kind: Command, Max: longLen, Reader: ByCommand,
-		Brief:   "command by which `repmgr daemon stop` stops repmgrd",
+		Brief:   "command by which `repmgr daemon stop` stops repmgrd; empty: SIGTERM",
+		About:   "A repmgrd that systemd has started is started again by it after that: then this has to be set.",
 		Example: "sudo systemctl stop repmgrd",
-		Unread:  notDaemonVerbs,
 		at:      func(c *Config) any { return &c.RepmgrdServiceStopCommand },
 	},
 

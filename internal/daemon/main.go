@@ -193,8 +193,8 @@ func (f *flags) find() ([]string, error) {
 	return nil, fault.New(fault.BadConfig, "no configuration file was found").WithDetail("Looked for %s.", strings.Join(places, ", ")).WithHint("Name one with -f.")
 }
 
-// pidPath is where the PID file goes: the option's, the parameter's, or
-// repmgrd.pid in the temporary directory; "-" is none.
+// pidPath is where the PID file goes: the option's, or the
+// configuration's; "-" is none.
 func (f *flags) pidPath(load func() (*conf.Config, []conf.Warning, error)) (string, error) {
 	if f.noPidFile {
 		return "-", nil
@@ -206,10 +206,7 @@ func (f *flags) pidPath(load func() (*conf.Config, []conf.Warning, error)) (stri
 	if err != nil {
 		return "", err
 	}
-	if cfg.RepmgrdPidFile != "" {
-		return cfg.RepmgrdPidFile, nil
-	}
-	return filepath.Join(cfg.StateDir(), "repmgrd.pid"), nil
+	return cfg.PidFile(), nil
 }
 
 // readyVariable tells a detached daemon that its parent waits on file descriptor 3

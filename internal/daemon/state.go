@@ -112,13 +112,8 @@ func (s *stateDir) save(r remembered) error {
 // isDaemon tells whether a process lives and runs this program: after a reboot the
 // number of a former daemon is soon another's.
 func isDaemon(pid int) bool {
-	if pid <= 0 || !host.Alive(pid) {
-		return false
-	}
-	own, _ := os.Readlink("/proc/self/exe")
-	its, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
-	name := func(exe string) string { return filepath.Base(strings.TrimSuffix(exe, " (deleted)")) }
-	return err == nil && name(own) == name(its)
+	own, err := os.Readlink("/proc/self/exe")
+	return err == nil && host.Runs(pid, filepath.Base(strings.TrimSuffix(own, host.Deleted)))
 }
 
 // takePidFile writes the PID file, unless none is asked for. One that names a

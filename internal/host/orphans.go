@@ -21,6 +21,20 @@ func Alive(pid int) bool {
 	return err == nil && state != 'Z' && state != 'X'
 }
 
+// Deleted ends the name of a program in /proc/PID/exe whose file was replaced while
+// it runs (man 5 proc).
+const Deleted = " (deleted)"
+
+// Runs tells whether a process lives and runs a program of that name, without its
+// folder. One that this user may not look at does not count.
+func Runs(pid int, program string) bool {
+	if !Alive(pid) {
+		return false
+	}
+	exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	return err == nil && filepath.Base(strings.TrimSuffix(exe, Deleted)) == program
+}
+
 // KillOrphans ends the backends of a data directory whose postmaster is gone:
 // one that does not sleep would go on committing for as long as its client
 // sends. A server that was started anew meanwhile, and its children, are left
