@@ -67,6 +67,7 @@ lint: ## gofmt, go vet and staticcheck
 
 docs: ## rewrite the pages that are generated from the code
 	$(GO) test ./internal/conf ./internal/failover -update
+	$(GO) test ./internal/cli -run TestManPages -update
 
 clean: ## remove what was built (the unpacked servers in .pg stay: rm -rf .pg)
 	rm -rf bin
