@@ -241,6 +241,9 @@ func (a *app) checkCommon(v verb, args []string) {
 	if a.opt.CSV && a.opt.Given("format") && a.opt.Format != "csv" {
 		a.mistake(fmt.Errorf("--csv and --format %s exclude each other", a.opt.Format))
 	}
+	if a.opt.CSV && (a.opt.Nagios || a.opt.OptFormat) || a.opt.Nagios && a.opt.OptFormat {
+		a.mistake(errors.New("--csv, --nagios and --optformat exclude each other"))
+	}
 	if a.opt.NoWait && a.opt.Given("wait") {
 		a.mistake(errors.New("--wait and --no-wait exclude each other"))
 	}

@@ -197,7 +197,7 @@ func (r *rejoining) byHand(ctx context.Context) error {
 	}
 	w := s.world()
 	defer w.Close()
-	if err := registry.Follow(ctx, w, registry.FollowRequest{Target: r.primary.ID}, s.tell); err != nil {
+	if err := registry.Follow(ctx, w, registry.FollowRequest{Target: r.primary.ID, Silent: true}, s.tell); err != nil {
 		return err
 	}
 	s.wakeDaemon(ctx)

@@ -22,6 +22,9 @@ type FollowOptions struct {
 	// histories; empty if it can.
 	Diverged string
 
+	// Silent leaves the event out: who follows has one of its own.
+	Silent bool
+
 	// OldSlot is the slot that this node leaves behind on its former upstream;
 	// empty if there is none to remove.
 	OldSlot string
@@ -65,8 +68,10 @@ func StandbyFollow(s Survey, o FollowOptions) (Plan, error) {
 	if old := was.Upstream; o.OldSlot != "" && old != 0 && old != o.Target {
 		p.Steps = append(p.Steps, DropOldSlot{On: s.node(old), Slot: o.OldSlot})
 	}
-	p.Steps = append(p.Steps, Announce{Event{Name: "standby_follow", Node: self.ID, About: target,
-		Details: fmt.Sprintf("standby attached to upstream node %q (ID: %d)", target.Name, target.ID)}})
+	if !o.Silent {
+		p.Steps = append(p.Steps, Announce{Event{Name: "standby_follow", Node: self.ID, About: target,
+			Details: fmt.Sprintf("standby attached to upstream node %q (ID: %d)", target.Name, target.ID)}})
+	}
 	return p, nil
 }
 

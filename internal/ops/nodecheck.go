@@ -101,7 +101,7 @@ func CheckUpstream(own cluster.Node, upstream *cluster.Node, state, why string) 
 	c := NodeCheck{Name: "upstream", Label: "Upstream connection", Service: "REPMGR_UPSTREAM_SERVER"}
 	switch {
 	case own.Role != cluster.Standby:
-		c.Text = fmt.Sprintf("N/A - node is a %s", own.Role)
+		c.Text = fmt.Sprintf("N/A - node is %s", own.Role)
 	case upstream == nil:
 		c.Status, c.Text = CheckCritical, "no upstream is registered"
 	case why != "":

@@ -39,7 +39,7 @@ func TestNodeChecks(t *testing.T) {
 		"upstream catching up":   {CheckUpstream(own, &one, "catchup", ""), CheckCritical, `REPMGR_UPSTREAM_SERVER CRITICAL: node is not attached to upstream node "n1" (ID: 1): "catchup"`},
 		"upstream gone":          {CheckUpstream(own, &one, "", "refused"), CheckCritical, `REPMGR_UPSTREAM_SERVER CRITICAL: upstream node "n1" (ID: 1): refused`},
 		"no upstream":            {CheckUpstream(own, nil, "", ""), CheckCritical, "REPMGR_UPSTREAM_SERVER CRITICAL: no upstream is registered"},
-		"upstream of a primary":  {CheckUpstream(one, nil, "", ""), CheckOK, "REPMGR_UPSTREAM_SERVER OK: N/A - node is a primary"},
+		"upstream of a primary":  {CheckUpstream(one, nil, "", ""), CheckOK, "REPMGR_UPSTREAM_SERVER OK: N/A - node is primary"},
 		"downstream":             {CheckDownstream(1, nodes, only2), CheckCritical, "REPMGR_DOWNSTREAM_SERVERS CRITICAL: 1 of 2 downstream nodes not attached (missing: n3 (ID: 3)) | attached=1, missing=1"},
 		"all of downstream":      {CheckDownstream(1, nodes[:2], only2), CheckOK, "REPMGR_DOWNSTREAM_SERVERS OK: 1 of 1 downstream nodes attached | attached=1, missing=0"},
 		"no downstream":          {CheckDownstream(3, nodes, only2), CheckOK, "REPMGR_DOWNSTREAM_SERVERS OK: this node has no downstream nodes | attached=0, missing=0"},

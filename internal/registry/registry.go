@@ -54,6 +54,7 @@ func explain(err error, what string) error {
 	f := fault.Wrap(err, fault.DBQuery, "could not %s", what)
 	switch stateOf(err) {
 	case undefinedTable, undefinedSchema:
+		f.Code = fault.BadConfig
 		f.WithDetail("the database has no repmgr metadata").
 			WithHint("check that conninfo names the right database; \"repmgr primary register\" creates the metadata")
 	case noPrivilege:

@@ -383,12 +383,13 @@ type FollowRequest struct {
 	Target   cluster.NodeID // zero: the primary
 	Wait     time.Duration  // for the target to appear; zero: one attempt
 	KeepSlot bool           // leave the slot on the former upstream
+	Silent   bool           // without the event standby_follow
 }
 
 // SurveyFollow looks at the local server, its target and the primary, and
 // compares histories.
 func (w *World) SurveyFollow(ctx context.Context, r FollowRequest) (ops.Survey, ops.FollowOptions, error) {
-	o := ops.FollowOptions{Target: r.Target, Restart: w.cfg.StandbyFollowRestart, Timeout: w.cfg.StandbyFollowTimeout}
+	o := ops.FollowOptions{Target: r.Target, Silent: r.Silent, Restart: w.cfg.StandbyFollowRestart, Timeout: w.cfg.StandbyFollowTimeout}
 	c, local, err := w.openLocal(ctx)
 	if err != nil {
 		var f *fault.Error
