@@ -11,6 +11,11 @@ import (
 // Repmgr runs the command line under test on this node to its end. Unless args
 // name a configuration file, -f and the node's come first.
 func (n *Node) Repmgr(ctx context.Context, args ...string) Result {
+	return n.RepmgrWith(ctx, nil, args...)
+}
+
+// RepmgrWith is Repmgr with more in the command's environment.
+func (n *Node) RepmgrWith(ctx context.Context, environment []string, args ...string) Result {
 	bindir, err := n.lab.programs()
 	if err != nil {
 		return Result{Command: "repmgr", Code: -1, failure: err}
@@ -19,7 +24,9 @@ func (n *Node) Repmgr(ctx context.Context, args ...string) Result {
 		args = append([]string{"-f", n.ConfFile()}, args...)
 	}
 	n.echo("repmgr " + strings.Join(args, " "))
-	return n.Run(ctx, filepath.Join(bindir, "repmgr"), args...)
+	cmd := n.command(ctx, filepath.Join(bindir, "repmgr"), args...)
+	cmd.Env = append(cmd.Env, environment...)
+	return n.lab.finish(ctx, n.namespace, cmd)
 }
 
 // Program runs one of the programs under test with these arguments and no others.
