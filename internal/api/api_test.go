@@ -26,6 +26,7 @@ type memory struct {
 	mu       sync.Mutex
 	own      failover.Report
 	view     ClusterView
+	seen     cluster.Sight
 	received []failover.Report
 	paused   []pauseRequest
 	faults   []Fault
@@ -76,6 +77,18 @@ func (m *memory) View() ClusterView {
 	v := m.view
 	v.Own = m.own
 	return v
+}
+
+func (m *memory) Sight(context.Context) (Sight, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Sight{Server: m.seen, Report: m.own}, m.err
+}
+
+func (m *memory) Sights(context.Context) (Sights, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Sights{Nodes: m.view.Nodes, Seen: map[cluster.NodeID]Sight{m.own.Node: {Server: m.seen, Report: m.own}}}, m.err
 }
 
 func (m *memory) Fenced(context.Context, cluster.NodeID) error { return nil }

@@ -12,7 +12,7 @@ import (
 )
 
 // Backend is the daemon behind a Server. Its methods are called from several
-// goroutines at once, and are expected to answer from memory.
+// goroutines at once, and are expected to answer from memory, but for Sight and Sights.
 type Backend interface {
 	// Report is the daemon's latest report.
 	Report() failover.Report
@@ -29,6 +29,11 @@ type Backend interface {
 	Stream(from cluster.NodeID, life uint64, receive func() ([]byte, error))
 	// View is all that the daemon knows; the caller may keep it.
 	View() ClusterView
+	// Sight asks the own server now. An error says that it, or the session that is kept
+	// for that, did not answer: what is known from earlier is no answer.
+	Sight(ctx context.Context) (Sight, error)
+	// Sights has every daemon that can be reached ask its server now.
+	Sights(ctx context.Context) (Sights, error)
 	// Pause stops or resumes automatic failover on this node.
 	Pause(ctx context.Context, paused bool, reason string) error
 	// Fenced ends that node's lease, which has no time limit: an operator says that its

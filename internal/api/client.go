@@ -177,6 +177,21 @@ func (c *Client) Members(ctx context.Context) (Members, error) {
 	return m, err
 }
 
+// Sight is what the daemon's own server shows now.
+func (c *Client) Sight(ctx context.Context) (Sight, error) {
+	var s Sight
+	err := c.call(ctx, http.MethodGet, PathSight, nil, &s)
+	return s, err
+}
+
+// Sights is what all servers show now whose daemons can ask them; the local daemon
+// alone answers it.
+func (c *Client) Sights(ctx context.Context) (Sights, error) {
+	var s Sights
+	err := c.call(ctx, http.MethodGet, PathSights, nil, &s)
+	return s, err
+}
+
 // Health is the daemon's node in a few words; it is no error if that is not well.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	var h Health

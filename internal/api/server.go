@@ -158,6 +158,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+PathFollow, acting(s.follow))
 	mux.HandleFunc("POST "+PathStart, acting(s.startable))
 	mux.HandleFunc("GET "+PathMembers, acting(s.members))
+	mux.HandleFunc("GET "+PathSight, acting(s.sight))
+	mux.HandleFunc("GET "+PathSights, s.sights)
 	mux.HandleFunc("GET "+PathStatus, s.status)
 	mux.HandleFunc("GET "+PathDrill, s.drill)
 	mux.HandleFunc("GET "+PathReach, s.reach)
@@ -293,6 +295,31 @@ func (s *Server) members(w http.ResponseWriter, r *http.Request) {
 		m.Nodes[i] = n
 	}
 	answer(w, http.StatusOK, m)
+}
+
+// sight is for nodes, as members is.
+func (s *Server) sight(w http.ResponseWriter, r *http.Request) {
+	seen, err := s.backend.Sight(r.Context())
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, seen)
+}
+
+// sights is for this machine alone: the records are whole, so that who asks can connect
+// to those that are missing. Whoever may use the socket may read the daemon's copy of them.
+func (s *Server) sights(w http.ResponseWriter, r *http.Request) {
+	if !callerOf(r).local {
+		fail(w, http.StatusForbidden, fault.New(fault.Internal, "the records are for this machine"))
+		return
+	}
+	seen, err := s.backend.Sights(r.Context())
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	answer(w, http.StatusOK, seen)
 }
 
 func (s *Server) pause(w http.ResponseWriter, r *http.Request) {

@@ -21,6 +21,8 @@ const (
 	PathFenced   = "/v1/fenced"
 	PathWake     = "/v1/wake"
 	PathMembers  = "/v1/members"
+	PathSight    = "/v1/sight"
+	PathSights   = "/v1/sights"
 	PathStart    = "/v1/startable"
 	PathDrill    = "/v1/drill"
 	PathFault    = "/v1/fault"
@@ -170,6 +172,21 @@ const (
 type Members struct {
 	Nodes   []cluster.Node              `json:"nodes"` // as registered, without passwords
 	Daemons map[cluster.NodeID]Endpoint `json:"daemons"`
+}
+
+// Sight is what a daemon's own server showed when the daemon asked it just now, over a
+// session that was open, and what the daemon said of itself.
+type Sight struct {
+	Server cluster.Sight   `json:"server"` // its record is without a password
+	Report failover.Report `json:"report"`
+}
+
+// Sights is what all servers showed whose daemons could ask them just now. Whoever is
+// missing has to be asked in another way.
+type Sights struct {
+	Nodes     []cluster.Node           `json:"nodes"` // as registered now, by the own server; whole
+	Seen      map[cluster.NodeID]Sight `json:"seen"`  // the own server's always
+	Promotion *Promotion               `json:"promotion,omitempty"`
 }
 
 // Peer is another daemon, as far as it was heard of.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 )
 
@@ -277,5 +279,25 @@ func TestPlainFilesAreNoSocket(t *testing.T) {
 	}
 	if _, err := ListenUnix(filepath.Join(dir, "nowhere")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no state directory: %v", err)
+	}
+}
+
+// What a server shows is for nodes, and the records as they are for this machine.
+func TestWhoMayAskForSights(t *testing.T) {
+	t.Parallel()
+	a := authority(t)
+	three := serve(t, a, 3)
+	three.seen = cluster.Sight{Own: &cluster.Node{ID: 3, Name: "three"}, Reach: cluster.Up, Recovery: cluster.InRecovery, Timeline: 2,
+		Received: 0x3000148, Replayed: 0x3000000, ReplayPaused: true, Senders: map[string][]string{"four": {"streaming"}}}
+	node, reader := client(t, three.target, identity(t, a, 1).ClientTLS()), client(t, three.target, identity(t, a, 0).ClientTLS())
+	got, err := node.Sight(within(t))
+	if err != nil || !reflect.DeepEqual(got.Server, three.seen) || got.Report.Node != 3 {
+		t.Errorf("got %+v, %v; want %+v", got, err, three.seen)
+	}
+	if _, err := reader.Sight(within(t)); !errors.Is(err, ErrDenied) {
+		t.Errorf("a reader: %v", err)
+	}
+	if _, err := node.Sights(within(t)); !errors.Is(err, ErrDenied) {
+		t.Errorf("another machine: %v", err)
 	}
 }

@@ -299,6 +299,14 @@ func (b *backend) View() api.ClusterView {
 	return api.ClusterView{Version: api.ViewVersion, Own: b.Report()}
 }
 
+func (b *backend) Sight(context.Context) (api.Sight, error) {
+	return api.Sight{}, errors.New("it has no server")
+}
+
+func (b *backend) Sights(context.Context) (api.Sights, error) {
+	return api.Sights{}, errors.New("it has no server")
+}
+
 func (b *backend) Fenced(context.Context, cluster.NodeID) error { return nil }
 
 func (b *backend) Pause(_ context.Context, paused bool, reason string) error {

@@ -221,7 +221,7 @@ func (s *Session) checksOf(ctx context.Context, c *pg.Conn) (NodeChecks, error) 
 		return n, err
 	}
 	files, why := pendingFiles(filepath.Join(s.Conf.DataDirectory, "pg_wal", "archive_status"))
-	there := senders(ctx, c)
+	there := registry.Senders(ctx, c)
 	physical, inactive, missing, err := slotsOf(ctx, c, own.ID, nodes)
 	if err != nil {
 		return n, err

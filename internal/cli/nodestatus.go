@@ -321,7 +321,7 @@ func (n *NodeStatus) replication(ctx context.Context, c *pg.Conn, nodes []cluste
 			n.InactiveSlots = append(n.InactiveSlots, slot.Name)
 		}
 	}
-	attached := senders(ctx, c)
+	attached := registry.Senders(ctx, c)
 	for _, d := range nodes {
 		if d.Upstream != n.ID || !d.Active || d.Role == cluster.Witness {
 			continue

@@ -46,6 +46,7 @@ type Options struct {
 	NodeID                  cluster.NodeID
 	NodeName                string
 	Compact                 bool
+	Direct                  bool
 	Detail                  bool
 	IsShutdownCleanly       bool
 	Wait                    int // seconds; Unlimited: as long as the configuration says
@@ -190,6 +191,7 @@ var table = []option{
 	{name: "remote-node-id", arg: "ID", hidden: true, help: "node to connect to", set: node(func(o *Options) *cluster.NodeID { return &o.RemoteNodeID })},
 	{name: "has-passfile", hidden: true, help: "tell whether passfile is understood", set: chosen},
 	{name: "compact", help: "narrower columns, and fewer", set: on(func(o *Options) *bool { return &o.Compact })},
+	{name: "direct", help: "open a session with every server, and ask no daemon to do it", set: on(func(o *Options) *bool { return &o.Direct })},
 	{name: "detail", help: "show location and priority too", set: on(func(o *Options) *bool { return &o.Detail })},
 	{name: "is-shutdown-cleanly", help: "print only whether the server was shut down in order, for scripts", set: on(func(o *Options) *bool { return &o.IsShutdownCleanly })},
 	{name: "all", help: "show all events, not the newest 20", set: on(func(o *Options) *bool { return &o.All })},

@@ -76,6 +76,7 @@ func zoo() []cluster.Sight {
 	all[6].Recovery = cluster.NotInRecovery
 	all[7].Timeline = 0
 	all[8].Reach, all[8].Own, all[8].Recovery, all[8].Timeline, all[8].Failure = cluster.Rejected, nil, cluster.RecoveryUnknown, 0, "password authentication failed"
+	all[1].ByDaemon, all[2].ByDaemon = true, true
 	return all
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ func serviceVerbs() []verb {
 		name:  "service status",
 		short: "show the daemon of every node",
 		long: `Asks every registered node and its daemon at the same time and prints one line for
-each. A daemon whose state cannot be told is n/a. Below the table stands by which rule a standby would be promoted, as in "repmgr cluster show".
+each; the daemons ask their servers, as for "repmgr cluster show", and where one does not, all are asked from here, as with --direct. A daemon whose state cannot be told is n/a. Below the table stands by which rule a standby would be promoted, as in "repmgr cluster show".
 
 csv: node_id, node_name, type, pg_running (1 or 0), repmgrd_running (1, 0, -1 unknown),
 repmgrd_pid (-1 unknown), paused (1, 0, -1 unknown), priority, upstream_last_seen
@@ -35,7 +36,7 @@ repmgrd_pid (-1 unknown), paused (1, 0, -1 unknown), priority, upstream_last_see
 		example: `repmgr -f /etc/repmgr.conf service status
 repmgr -f /etc/repmgr.conf service status --detail
 repmgr -f /etc/repmgr.conf service status --format json`,
-		options: []string{"detail", "compact", "dry-run"},
+		options: []string{"detail", "compact", "direct", "dry-run"},
 		run:     serviceStatus,
 	}, {
 		name:  "service pause",
@@ -271,20 +272,39 @@ type reached struct {
 	daemon DaemonAnswer
 }
 
-func serviceStatus(ctx context.Context, s *Session) error {
+// reachAll asks every node's server and daemon. Where each daemon asks its server now,
+// what it says of itself comes with that.
+func (s *Session) reachAll(ctx context.Context) ([]cluster.Node, []registry.Answer[reached], error) {
+	if quick := s.quickly(ctx); quick != nil && !slices.ContainsFunc(quick.Nodes, func(n cluster.Node) bool { _, seen := quick.Seen[n.ID]; return !seen }) {
+		return quick.Nodes, registry.AskAll(ctx, quick.Nodes, func(_ context.Context, n cluster.Node) (reached, error) {
+			seen := quick.Seen[n.ID]
+			said := DaemonAnswer{Report: &seen.Report}
+			if n.ID == s.Conf.NodeID {
+				said.Promotion = quick.Promotion
+			}
+			return reached{byDaemon(n, seen.Server), said}, nil
+		}), nil
+	}
 	c, nodes, f, err := s.everybody(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer registry.Close(c)
 	from := s.startFrom(c, nodes)
 	from.daemons = f
-	answers := registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (reached, error) {
+	return nodes, registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (reached, error) {
 		asked := make(chan DaemonAnswer, 1)
 		go func() { asked <- f.report(ctx, n.ID) }()
 		sight := from.lookAt(ctx, n)
 		return reached{sight, <-asked}, nil
-	})
+	}), nil
+}
+
+func serviceStatus(ctx context.Context, s *Session) error {
+	nodes, answers, err := s.reachAll(ctx)
+	if err != nil {
+		return err
+	}
 	sights, said := make([]cluster.Sight, len(nodes)), make([]DaemonAnswer, len(nodes))
 	for i, a := range answers {
 		sights[i], said[i] = a.Value.sight, a.Value.daemon

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"repmgr/internal/cluster"
@@ -78,13 +79,16 @@ func (s *Session) Conninfo() (pg.Conninfo, error) {
 	return s.OptionConninfo()
 }
 
+// elsewhere tells whether the command line names a server.
+func (s *Session) elsewhere() bool {
+	return slices.ContainsFunc([]string{"host", "port", "username", "dbname"}, s.Opt.Given)
+}
+
 // rememberedPrimary is where a witness without PostgreSQL starts from: the server
 // that the connection options name, else the primary as its daemon remembers it.
 func (s *Session) rememberedPrimary() (pg.Conninfo, error) {
-	for _, name := range []string{"host", "port", "username", "dbname"} {
-		if s.Opt.Given(name) {
-			return s.OptionConninfo()
-		}
+	if s.elsewhere() {
+		return s.OptionConninfo()
 	}
 	for _, n := range registry.Remembered(s.Conf.StateDir()) {
 		if n.Role == cluster.Primary && n.Active && n.Conninfo != "" {

@@ -18,7 +18,9 @@ func clusterVerbs() []verb {
 		name:  "cluster show",
 		short: "show every node, its state and what is wrong",
 		long: `Asks every registered node at the same time and prints one line for each, whatever
-its state. Status: * runs, and takes writes or is a witness; blank is a standby that
+its state. Where this node's daemon runs, it and the others ask their servers, over sessions that are open: that is quicker than a new session with each. Servers whose daemon does not answer at once are asked by a new session from here, and with --direct or --verbose all are. Only a new session shows whether one is let in, and from here; json says in "asked" who has asked a node: daemon or session.
+
+Status: * runs, and takes writes or is a witness; blank is a standby that
 runs; ! contradicts the records; ? cannot be told; - is known to be out.
 
 Below the table stands what the daemon of this node says, if it runs: by which rule a standby would be promoted, and under the quorum rule the term, the lease, which voters are seen, the synchronous set, and whether a failover would succeed now.
@@ -29,7 +31,7 @@ starts from the server that the connection options name.`,
 		example: `repmgr -f /etc/repmgr.conf cluster show
 repmgr -f /etc/repmgr.conf cluster show --compact
 repmgr -h node1 -U repmgr -d repmgr cluster show --format json`,
-		options: []string{"compact", "connection"},
+		options: []string{"compact", "direct", "connection"},
 		config:  configOrConnect,
 		run:     clusterShow,
 	}, matrixVerb(), crosscheckVerb(), explainVerb(), drillVerb(), resetQuorumVerb(), {
@@ -62,6 +64,7 @@ type ShowRow struct {
 	Role           cluster.Role      `json:"type"`
 	Active         bool              `json:"active"`
 	Reach          cluster.Reach     `json:"reach"`
+	Asked          AskedBy           `json:"asked"`
 	InRecovery     *bool             `json:"in_recovery"` // null: not known
 	Status         string            `json:"status"`
 	UpstreamID     cluster.NodeID    `json:"upstream_node_id"` // by the record; 0: none
@@ -74,6 +77,15 @@ type ShowRow struct {
 	Issues         []string          `json:"issues"`
 	SomethingWrong bool              `json:"-"`
 }
+
+// AskedBy tells who has asked a node's server for what is shown of it.
+type AskedBy string
+
+// The askers: its daemon over a session that was open, or this command by a new one.
+const (
+	AskedByDaemon  AskedBy = "daemon"
+	AskedBySession AskedBy = "session"
+)
 
 // Show is the answer of "cluster show".
 type Show struct {
@@ -90,10 +102,13 @@ func newShow(sights []cluster.Sight, compact bool) Show {
 		seen := sights[i]
 		n := seen.Node
 		row := ShowRow{
-			ID: n.ID, Name: n.Name, Role: n.Role, Active: n.Active, Reach: seen.Reach,
+			ID: n.ID, Name: n.Name, Role: n.Role, Active: n.Active, Reach: seen.Reach, Asked: AskedBySession,
 			Status: a.Status, UpstreamID: n.Upstream, Upstream: a.Upstream, Location: n.Location,
 			Priority: n.Priority, TimelineShown: timelineCell(seen), Conninfo: redact(n.Conninfo),
 			Issues: append([]string{}, a.Issues...), SomethingWrong: a.Bad,
+		}
+		if seen.ByDaemon {
+			row.Asked = AskedByDaemon
 		}
 		if seen.Recovery != cluster.RecoveryUnknown {
 			in := seen.Recovery == cluster.InRecovery
@@ -154,26 +169,12 @@ func (s Show) CSV(w io.Writer) {
 }
 
 func clusterShow(ctx context.Context, s *Session) error {
-	promotion := s.localPromotion(ctx)
-	early := s.lookEarly(ctx)
-	defer early.End()
-	c, err := s.Connect(ctx)
+	sights, promotion, err := s.lookAtAll(ctx)
 	if err != nil {
 		return err
 	}
-	defer registry.Close(c)
-	nodes, err := registered(ctx, c)
-	if err != nil {
-		return err
-	}
-	from := s.startFrom(c, nodes)
-	from.early = early
-	if slices.ContainsFunc(nodes, cluster.Node.WithoutServer) {
-		from.daemons, _ = s.daemons(ctx, c) // who may not read the authority cannot ask them: the sight says so
-	}
-	sights := look(ctx, nodes, from)
 	show := newShow(s.quieter(sights), s.Opt.Compact)
-	show.Promotion = promotion()
+	show.Promotion = promotion
 	if err := s.Result(show); err != nil {
 		return err
 	}
@@ -188,6 +189,32 @@ func clusterShow(ctx context.Context, s *Session) error {
 		return said(fault.NodeStatus)
 	}
 	return nil
+}
+
+// lookAtAll is every node's sight, and the local daemon's word on the promotion rule. Servers
+// that could not be asked by way of their daemons are asked by sessions of our own.
+func (s *Session) lookAtAll(ctx context.Context) ([]cluster.Sight, *Promotion, error) {
+	if quick := s.quickly(ctx); quick != nil {
+		return look(ctx, quick.Nodes, start{seen: quick.Seen}), newPromotion(quick.Promotion), nil
+	}
+	promotion := s.localPromotion(ctx)
+	early := s.lookEarly(ctx)
+	defer early.End()
+	c, err := s.Connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer registry.Close(c)
+	nodes, err := registered(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	from := s.startFrom(c, nodes)
+	from.early = early
+	if slices.ContainsFunc(nodes, cluster.Node.WithoutServer) {
+		from.daemons, _ = s.daemons(ctx, c) // who may not read the authority cannot ask them: the sight says so
+	}
+	return look(ctx, nodes, from), promotion(), nil
 }
 
 // quieter leaves out why connections failed where nobody asked for it.

@@ -5,8 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
+	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
@@ -14,7 +13,7 @@ import (
 )
 
 // askTimeout bounds what a connected server may take to answer the questions of
-// one sight. Connecting is bounded by connect_timeout.
+// one step. Connecting is bounded by connect_timeout.
 const askTimeout = 3 * time.Second
 
 // registered reads the records by the connection that the command starts from.
@@ -39,6 +38,7 @@ type start struct {
 	conn  *pg.Conn
 	node  cluster.Node
 	early registry.Early[cluster.Sight] // of nodes that are being looked at already
+	seen  map[cluster.NodeID]api.Sight  // by their daemons, just now
 
 	daemons fleet // the way to those that have no server
 }
@@ -53,6 +53,48 @@ func (s *Session) lookEarly(ctx context.Context) registry.Early[cluster.Sight] {
 		})
 	}
 	return registry.AskEarly(ctx, others, start{}.lookAt)
+}
+
+// sightsTimeout bounds the local daemon's answer for all nodes.
+const sightsTimeout = time.Second
+
+// quickly is what every server shows whose daemon asks it now, over the sessions and
+// connections that the daemons have open; nil where there is something that only
+// sessions of our own can show, or where the local daemon has not all that takes.
+func (s *Session) quickly(ctx context.Context) *api.Sights {
+	if s.ConfPath == "" || s.Conf.WithoutServer() || s.Conf.StateDir() == "" || s.Opt.Direct || s.Opt.Verbose || s.elsewhere() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, sightsTimeout)
+	defer cancel()
+	c := api.DialUnix(s.Conf.StateDir())
+	defer c.Close()
+	all, err := c.Sights(ctx)
+	if err != nil {
+		return nil
+	}
+	if own, found := cluster.Find(all.Nodes, s.Conf.NodeID); !found || own.Conninfo != s.Conf.Conninfo {
+		return nil
+	}
+	for _, n := range all.Nodes {
+		seen, found := all.Seen[n.ID]
+		switch {
+		case !found && n.WithoutServer():
+			return nil // its daemon is asked by a certificate, which has to be read first
+		case found && (seen.Server.Own == nil || seen.Server.Own.Conninfo != registry.WithoutPassword(n.Conninfo)):
+			delete(all.Seen, n.ID) // the record leads to another server than its daemon's
+		}
+	}
+	return &all
+}
+
+// byDaemon is what the daemon of n has seen.
+func byDaemon(n cluster.Node, seen cluster.Sight) cluster.Sight {
+	seen.Node, seen.ByDaemon = n, true
+	if n.WithoutServer() {
+		seen.Own = &n // it has no database of its own
+	}
+	return seen
 }
 
 // startFrom tells which of the nodes c leads to: the configured one, if its
@@ -79,8 +121,11 @@ func look(ctx context.Context, nodes []cluster.Node, from start) []cluster.Sight
 
 // lookAt is one node's sight.
 func (f start) lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
+	if seen, found := f.seen[n.ID]; found {
+		return byDaemon(n, seen.Server)
+	}
 	if f.conn != nil && f.node.ID == n.ID {
-		return lookBy(ctx, f.conn, n, func(context.Context) (cluster.Node, error) { return f.node, nil })
+		return registry.LookBy(ctx, f.conn, n, func(context.Context) (cluster.Node, error) { return f.node, nil })
 	}
 	if n.WithoutServer() {
 		return f.daemons.sight(ctx, n)
@@ -94,7 +139,7 @@ func (f start) lookAt(ctx context.Context, n cluster.Node) cluster.Sight {
 		return cluster.Sight{Node: n, Reach: reachOf(err), Failure: err.Error()}
 	}
 	defer registry.Close(c)
-	return lookBy(ctx, c, n, func(ctx context.Context) (cluster.Node, error) { return registry.Node(ctx, c, n.ID) })
+	return registry.LookBy(ctx, c, n, func(ctx context.Context) (cluster.Node, error) { return registry.Node(ctx, c, n.ID) })
 }
 
 // sight is that of a witness without PostgreSQL, whose daemon alone can be asked.
@@ -105,30 +150,6 @@ func (f fleet) sight(ctx context.Context, n cluster.Node) cluster.Sight {
 	return cluster.Sight{Node: n, Own: &n, Reach: cluster.Up}
 }
 
-// lookBy is the sight of a node that is connected to, and whose own copy of its
-// record own reads. A question that is not answered leaves its part unknown, and
-// the others count all the same.
-func lookBy(ctx context.Context, c *pg.Conn, n cluster.Node, own func(context.Context) (cluster.Node, error)) cluster.Sight {
-	s := cluster.Sight{Node: n, Reach: cluster.Up}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	p, err := c.Progress(ctx)
-	if err != nil {
-		s.Failure = err.Error()
-		return s
-	}
-	s.Recovery = cluster.NotInRecovery
-	if p.InRecovery {
-		s.Recovery = cluster.InRecovery
-	}
-	s.Timeline, s.Received, s.Replayed, s.ReplayPaused = p.Timeline, p.Received, p.Replayed, p.ReplayPaused
-	if copied, err := own(ctx); err == nil {
-		s.Own = &copied
-	}
-	s.Senders = senders(ctx, c)
-	return s
-}
-
 // reachOf tells a server that refuses this user from one that does not answer.
 // One that is starting up or stopping counts as down, as it does for libpq's ping.
 func reachOf(err error) cluster.Reach {
@@ -136,26 +157,6 @@ func reachOf(err error) cluster.Reach {
 		return cluster.Rejected
 	}
 	return cluster.Down
-}
-
-// senders is the state of every walsender by the name of its node; nil if it could
-// not be read. In the view the state is null for a role that may not see it.
-func senders(ctx context.Context, c *pg.Conn) map[string][]string {
-	rows, err := c.Query(ctx, `SELECT COALESCE(application_name, ''), COALESCE(state, '')
-		FROM pg_catalog.pg_stat_replication`, pgx.QueryExecModeExec)
-	if err != nil {
-		return nil
-	}
-	found := map[string][]string{}
-	var name, state string
-	if _, err = pgx.ForEachRow(rows, []any{&name, &state}, func() error {
-		name = cluster.NodeOfStandby(name)
-		found[name] = append(found[name], state)
-		return nil
-	}); err != nil {
-		return nil
-	}
-	return found
 }
 
 // redact is a registered conninfo that may be shown. It is shown as it was

@@ -1,6 +1,9 @@
 package cluster
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Reach tells whether a server could be connected to.
 type Reach uint8
@@ -20,6 +23,19 @@ func (r Reach) String() string { return reachNames[r] }
 // MarshalText writes the reach's word, for JSON.
 func (r Reach) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText reads a reach's word.
+func (r *Reach) UnmarshalText(b []byte) error { return parseWord(r, reachNames[:], string(b)) }
+
+// parseWord finds the value whose word that is.
+func parseWord[T ~uint8](to *T, words []string, word string) error {
+	at := slices.Index(words, word)
+	if at < 0 {
+		return fmt.Errorf("%q is none of %q", word, words)
+	}
+	*to = T(at)
+	return nil
+}
+
 // Recovery tells whether a server is in recovery, which is what makes it a
 // standby. The zero value is for one that could not be asked.
 type Recovery uint8
@@ -31,22 +47,32 @@ const (
 	NotInRecovery
 )
 
+var recoveryWords = [...]string{"unknown", "standby", "primary"}
+
+// MarshalText writes the answer in a word, for JSON.
+func (r Recovery) MarshalText() ([]byte, error) { return []byte(recoveryWords[r]), nil }
+
+// UnmarshalText reads the answer's word.
+func (r *Recovery) UnmarshalText(b []byte) error { return parseWord(r, recoveryWords[:], string(b)) }
+
 // Sight is what was seen of one node when all were asked at the same time.
 type Sight struct {
-	Node     Node  // the record, as the database that was asked first has it
-	Own      *Node // the node's own copy of its record; nil if it could not be read
-	Reach    Reach
-	Failure  string // why there is no connection or no answer, without secrets; part of the issue if set
-	Recovery Recovery
-	Timeline Timeline
+	Node     Node     `json:"-"`      // the record, as the database that was asked first has it
+	Own      *Node    `json:"record"` // the node's own copy of its record; nil if it could not be read
+	ByDaemon bool     `json:"-"`      // its daemon has asked it, over a session that was open
+	Reach    Reach    `json:"reach"`
+	Failure  string   `json:"failure,omitempty"` // why there is no connection or no answer, without secrets; part of the issue if set
+	Recovery Recovery `json:"runs_as"`
+	Timeline Timeline `json:"timeline"`
 
-	Received, Replayed LSN
-	ReplayPaused       bool
+	Received     LSN  `json:"received"`
+	Replayed     LSN  `json:"replayed"`
+	ReplayPaused bool `json:"replay_paused"`
 
 	// Senders holds, for each application name, the state of every walsender
 	// that serves it; an empty state is one that this user may not see. It is
 	// nil if the walsenders could not be read.
-	Senders map[string][]string
+	Senders map[string][]string `json:"walsenders"`
 }
 
 // Assessment is how a node stands, in the words of the tables.

@@ -54,6 +54,8 @@ type Daemon struct {
 	quorum      *group
 	sealed      sealedSession
 	ready       readySession
+	asked       readySession  // for the questions of operators
+	asking      chan struct{} // held by who asks in it
 	guardian    *guardian
 	syncing     sync.Mutex // held while synchronous_standby_names is written
 	drills      sync.Mutex // held while a drill is thought through
@@ -142,7 +144,7 @@ func New(opt Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{opt: opt, cfg: cfg, sink: newSink(opt), incarnation: rand.Uint64(), began: bootTime(), in: make(chan message, 256), wake: make(chan struct{}, 1)}
+	d := &Daemon{opt: opt, cfg: cfg, sink: newSink(opt), incarnation: rand.Uint64(), began: bootTime(), in: make(chan message, 256), wake: make(chan struct{}, 1), asking: make(chan struct{}, 1)}
 	if opt.History {
 		cfg.MonitoringHistory = true
 	}

@@ -12,12 +12,15 @@ import (
 	"repmgr/internal/registry"
 )
 
-// readyEvery is how often a session for the next sealing is seen to. It may be longer
-// than a failover, in which nobody shall open one.
-const readyEvery = 10 * time.Second
+// readyFirst is when a session is made ready for the first time, and readyEvery how often it
+// is seen to. The latter may be longer than a failover, in which nobody shall open one.
+const (
+	readyFirst = time.Second
+	readyEvery = 10 * time.Second
+)
 
-// readySession is a session with the own standby that is kept for the next sealing:
-// to open one is a process more on a host in the moment in which it has most to do.
+// readySession is a session with the own server that is kept for what must not wait for a
+// new one, which is a process more on that host.
 type readySession struct {
 	mu   sync.Mutex
 	conn *pg.Conn
@@ -35,38 +38,50 @@ func (r *readySession) put(conn *pg.Conn) *pg.Conn {
 	return was
 }
 
-// keepReady sees to it that there is one while a seal may be wanted. It asks it
-// something each time: after a restart of the server it is worth nothing.
+// see looks whether the session still answers, which it does not after a restart of the
+// server, and opens another where there is none.
+func (r *readySession) see(ctx context.Context, open func(context.Context) (*pg.Conn, error)) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	conn := r.take()
+	if conn != nil {
+		if _, err := conn.Progress(ctx); err != nil {
+			registry.Close(conn)
+			conn = nil
+		}
+	}
+	if conn == nil {
+		conn, _ = open(ctx) // else the next time; the eyes tell what is wrong
+	}
+	registry.Close(r.put(conn))
+}
+
+// keepReady sees to it that there is a session for the next sealing while one may be
+// wanted, and one for the questions of operators while the server runs. Each has its own:
+// a question that hangs must not cost a failover time.
 func (d *Daemon) keepReady(ctx context.Context) {
-	tick := time.NewTicker(readyEvery)
-	defer tick.Stop()
-	defer func() { registry.Close(d.ready.take()) }()
+	next := time.NewTimer(readyFirst)
+	defer next.Stop()
+	defer func() { registry.Close(d.ready.take()); registry.Close(d.asked.take()) }()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next.C:
+			next.Reset(readyEvery)
 		}
 		r := d.shared.load().report
 		rec, _ := d.quorum.known()
-		if r.Server != failover.ServerRunning || r.Role != cluster.Standby || rec.Rule != record.Quorum || rec.Lease.State == record.Vacant {
-			if r.Role == cluster.Primary || rec.Rule != record.Quorum {
-				registry.Close(d.ready.take())
-			}
+		switch {
+		case r.Role == cluster.Primary || rec.Rule != record.Quorum:
+			registry.Close(d.ready.take())
+		case r.Server == failover.ServerRunning && r.Role == cluster.Standby && rec.Lease.State != record.Vacant:
+			d.ready.see(ctx, d.ownServer().Ready)
+		}
+		if r.Server != failover.ServerRunning {
+			registry.Close(d.asked.take())
 			continue
 		}
-		limit, cancel := context.WithTimeout(ctx, lookTimeout)
-		conn := d.ready.take()
-		if conn != nil {
-			if _, err := conn.Progress(limit); err != nil {
-				registry.Close(conn)
-				conn = nil
-			}
-		}
-		if conn == nil {
-			conn, _ = d.ownServer().Ready(limit) // else at the next tick; the eyes tell what is wrong
-		}
-		cancel()
-		registry.Close(d.ready.put(conn))
+		d.asked.see(ctx, func(ctx context.Context) (*pg.Conn, error) { return d.own(ctx, d.eyes.cfg.Load()) })
 	}
 }
