@@ -80,7 +80,7 @@ func TestKillAllLeavesNobody(t *testing.T) {
 	}
 	before := len(processes(t, s.dir))
 	until(t, "busy sessions", func() bool { return busy(t, s) == 3 })
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	start := time.Now()
 	check(t, KillAll(ctx, s.dir))
@@ -94,43 +94,6 @@ func TestKillAllLeavesNobody(t *testing.T) {
 	check(t, KillAll(ctx, s.dir)) // nobody is there
 }
 
-// Who was killed and gives much memory back is no process of the server any more, and is
-// counted until it has done so.
-func TestEnding(t *testing.T) {
-	t.Parallel()
-	s := newServer(t)
-	mustRun(t, testBin+"/psql", "-h", baseDir, "-p", strconv.Itoa(s.port), "-U", "postgres", "-X", "-q", "-c", "ALTER SYSTEM SET shared_buffers = '400MB'", "-c", "ALTER SYSTEM SET huge_pages = off")
-	mustRun(t, testBin+"/pg_ctl", "-D", s.dir, "-l", s.dir+".log", "-w", "-m", "fast", "restart")
-	s.session(t, "CREATE UNLOGGED TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 350000); SELECT pg_sleep(600)")
-	until(t, "much memory in use", func() bool {
-		out, _ := command(testBin+"/psql", "-h", baseDir, "-p", strconv.Itoa(s.port), "-U", "postgres", "-X", "-A", "-t", "-c", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'").Output()
-		return strings.TrimSpace(string(out)) == "1"
-	})
-	until(t, "nobody who is ending, since nobody was killed", func() bool { // a session that ends by itself is, for a moment
-		n, err := Ending(s.dir)
-		check(t, err)
-		return n == 0
-	})
-	dir, err := os.Stat(s.dir)
-	check(t, err)
-	seen := 0
-	began := time.Now()
-	until(t, "nobody left", func() bool {
-		found, err := Sweep(dir)
-		check(t, err)
-		ending, err := Ending(s.dir)
-		check(t, err)
-		if len(found) == 0 && ending > seen {
-			seen = ending
-			t.Logf("after %s nobody can run, and %d give memory back", time.Since(began), ending)
-		}
-		return len(found) == 0 && ending == 0
-	})
-	if seen == 0 {
-		t.Skip("the memory was given back between two looks at it")
-	}
-}
-
 // A stopped postmaster takes no other signal than this one.
 func TestKillAllOfAStoppedServer(t *testing.T) {
 	t.Parallel()
@@ -138,7 +101,7 @@ func TestKillAllOfAStoppedServer(t *testing.T) {
 	for _, p := range processes(t, s.dir) {
 		check(t, syscall.Kill(p.PID, syscall.SIGSTOP))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	check(t, KillAll(ctx, s.dir))
 	if err := KillAll(ctx, filepath.Join(s.dir, "absent")); err == nil {
@@ -192,7 +155,7 @@ func TestKillOrphans(t *testing.T) {
 	s := newServer(t)
 	s.session(t, loop)
 	until(t, "a busy session", func() bool { return busy(t, s) == 1 })
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	before := len(processes(t, s.dir))
 	check(t, KillOrphans(ctx, s.dir))
@@ -239,7 +202,7 @@ func TestHandleSeesTheEnd(t *testing.T) {
 	check(t, h.Kill())
 	select {
 	case <-h.Done(): // not reaped yet: it is a zombie now
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the end was not seen")
 	}
 	if !h.Exited() {
@@ -282,7 +245,7 @@ func TestHandleOfAZombie(t *testing.T) {
 	defer h.Close()
 	select {
 	case <-h.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("a zombie counts as alive")
 	}
 }

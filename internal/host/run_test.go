@@ -117,7 +117,7 @@ func TestRunStartsAServer(t *testing.T) {
 	mustRun(t, testBin+"/pg_ctl", "-D", s.dir, "-m", "immediate", "-w", "stop")
 	log := filepath.Join(t.TempDir(), "log")
 	start := time.Now()
-	r := run(t, Cmd{Args: []string{testBin + "/pg_ctl", "-D", s.dir, "-w", "start"}, Dir: "/", OutputTo: log, Credential: credential(), Timeout: 20 * time.Second})
+	r := run(t, Cmd{Args: []string{testBin + "/pg_ctl", "-D", s.dir, "-w", "start"}, Dir: "/", OutputTo: log, Credential: credential(), Timeout: time.Minute})
 	text, err := os.ReadFile(log)
 	check(t, err)
 	if !r.OK() || !strings.Contains(string(text), "ready to accept connections") || r.Stdout != "" {

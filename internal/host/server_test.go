@@ -164,7 +164,7 @@ func (s *server) postmaster(t testing.TB) int {
 // until waits for a condition, for at most 20 seconds.
 func until(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("20 s have passed without: %s", what)
 		}
