@@ -42,7 +42,43 @@ func (w *switching) pause(ctx context.Context) (restore func(), err error) {
 	if len(failed) > 0 {
 		err = fault.New(fault.SwitchoverFail, "failover could not be paused on every node").WithDetail("%s", strings.Join(failed, "; "))
 	}
-	return func() { w.unpause(context.WithoutCancel(ctx), paused) }, err
+	return func() {
+		ctx := context.WithoutCancel(ctx)
+		if err := w.awaitOver(ctx); err != nil {
+			w.s.warn(err)
+			return
+		}
+		w.unpause(ctx, paused)
+	}, err
+}
+
+// overBound is how long a command that ends early waits for a step down that goes on.
+const overBound = 2 * time.Minute
+
+// awaitOver waits until the former primary's daemon is done, or gone: while it is at work its
+// server may have to be started again, and nobody else may be promoted.
+func (w *switching) awaitOver(ctx context.Context) error {
+	if !w.begun {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, overBound)
+	defer cancel()
+	for {
+		var view api.ClusterView
+		err := w.fleet.ask(ctx, w.from.ID, func(ctx context.Context, c *api.Client) (err error) {
+			view, err = c.Status(ctx)
+			return err
+		})
+		if errors.Is(err, api.ErrNotRunning) || err == nil && (view.StepDown == nil || view.StepDown.Over) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.RepmgrdPause, "%s may still be at work, and failover stays paused", named(w.from)).
+				WithHint("when \"repmgr cluster show\" shows one primary: \"repmgr service unpause\"")
+		case <-time.After(stepEvery):
+		}
+	}
 }
 
 // unpause lets those go on that were paused for the switchover.

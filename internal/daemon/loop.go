@@ -208,7 +208,7 @@ func (d *Daemon) take(ctx context.Context, m message) {
 	case following:
 		m.reply <- d.followOrdered(ctx, m.upstream, now)
 	case stepping:
-		m.reply <- d.stepOrdered(ctx, m.order, now)
+		m.reply <- d.stepOrdered(ctx, m, now)
 	case viewing:
 		m.reply <- d.clusterView(now)
 	case drilling:

@@ -23,6 +23,7 @@ const promotedEvery = 10 * time.Millisecond
 // stepping is an operator's order of a switchover under the visibility rule: one of
 // failover.StepDown and failover.StepUp.
 type stepping struct {
+	asker context.Context // an order whose asker is gone is not begun: it may be told late
 	order failover.Action
 	reply chan error
 }
@@ -45,7 +46,7 @@ func (b backend) StepUp(ctx context.Context, from cluster.NodeID, end cluster.LS
 
 func (b backend) step(ctx context.Context, order failover.Action) error {
 	reply := make(chan error, 1)
-	if err := b.ask(ctx, stepping{order, reply}); err != nil {
+	if err := b.ask(ctx, stepping{ctx, order, reply}); err != nil {
 		return err
 	}
 	err, late := await(ctx, reply)
@@ -54,10 +55,14 @@ func (b backend) step(ctx context.Context, order failover.Action) error {
 
 // stepOrdered takes an operator's order up, or says why not. One that is being carried out is
 // not begun a second time: the question may have come twice.
-func (d *Daemon) stepOrdered(ctx context.Context, order failover.Action, now time.Time) error {
+func (d *Daemon) stepOrdered(ctx context.Context, m stepping, now time.Time) error {
+	order := m.order
 	v, why := d.loop.view, ""
 	if v.Doing == order {
 		return nil
+	}
+	if err := m.asker.Err(); err != nil {
+		return err
 	}
 	switch a := order.(type) {
 	case failover.StepDown:
@@ -103,19 +108,19 @@ func (d *Daemon) stepDown(ctx context.Context, cfg *conf.Config, a failover.Step
 		return err
 	}
 	own := d.ownServer()
-	end, err := d.stopWhole(ctx, cfg, own)
+	end, err := d.stopArmed(ctx, cfg, own)
 	if err == nil {
 		err = d.catchUp(ctx, cfg, theirs, a.To, end)
 	}
-	if err == nil { // from here on whatever starts the directory, it comes up read-only
-		err = own.Arm()
+	if err == nil {
+		err = ended(ctx, own, end)
 	}
 	if err != nil {
-		return d.standAgain(ctx, own, err)
+		return d.standAgain(ctx, own, to, err)
 	}
 	d.notice(fmt.Sprintf("the own server is stopped, and node %d has everything up to %s", a.To, end))
 	if err := client.StepUp(ctx, d.cfg.NodeID, end); notBegun(err) {
-		return d.standAgain(ctx, own, fault.Wrap(err, fault.SwitchoverFail, "node %d is not promoted", a.To))
+		return d.standAgain(ctx, own, to, fault.Wrap(err, fault.SwitchoverFail, "node %d is not promoted", a.To))
 	} else if err != nil {
 		d.complain(slog.LevelWarn, fault.Wrap(err, fault.SwitchoverFail, "whether node %d has begun its promotion is not known: it is looked at", a.To))
 	}
@@ -129,8 +134,13 @@ func (d *Daemon) stepDown(ctx context.Context, cfg *conf.Config, a failover.Step
 	return nil
 }
 
-// stopWhole stops the own server in order, and waits until its last record is written and no process is left.
-func (d *Daemon) stopWhole(ctx context.Context, cfg *conf.Config, own server.Own) (cluster.LSN, error) {
+// stopArmed stops the own server in order, and waits until its last record is written.
+// Before that it sees to it that whatever starts the directory from here on, a supervisor or
+// a boot, makes it come up read-only.
+func (d *Daemon) stopArmed(ctx context.Context, cfg *conf.Config, own server.Own) (cluster.LSN, error) {
+	if err := own.Arm(); err != nil {
+		return 0, err
+	}
 	limit, cancel := context.WithTimeout(ctx, cfg.ShutdownCheckTimeout)
 	defer cancel()
 	postmaster, end, err := own.ShutDown(limit)
@@ -138,6 +148,14 @@ func (d *Daemon) stopWhole(ctx context.Context, cfg *conf.Config, own server.Own
 		return 0, err
 	}
 	return end.LSN, postmaster.Close()
+}
+
+// ended makes sure that the own server is still as it was stopped, and comes up read-only.
+func ended(ctx context.Context, own server.Own, end cluster.LSN) error {
+	if same, err := own.Ended(ctx, end); err != nil || !same {
+		return fault.Wrap(err, fault.SwitchoverFail, "the own server's WAL does not end at %s any more: something has started it", end)
+	}
+	return nil
 }
 
 // notBegun reports whether that is a daemon's word that it does not begin, or the question did
@@ -149,18 +167,21 @@ func notBegun(err error) bool {
 
 // standAgain starts the own server as the primary that it was, and says why. Nobody else was
 // asked to be promoted.
-func (d *Daemon) standAgain(ctx context.Context, own server.Own, why error) error {
-	bound, cancel := context.WithTimeout(ctx, killBound)
-	defer cancel()
-	err := own.Kill(bound) // what did not end in time is ended, and the directory armed
+func (d *Daemon) standAgain(ctx context.Context, own server.Own, to cluster.Node, why error) error {
+	err := endServer(ctx, own) // what did not end in time is ended, and the directory armed
 	if err == nil {
-		err = d.nobodyElse(ctx)
+		err = d.nobodyElse(ctx, to)
 	}
 	if err == nil {
 		err = own.Disarm()
 	}
 	if err == nil {
 		err = own.Start(ctx)
+	}
+	if err == nil { // a recovery takes its time, in which a pause may have ended
+		if err = d.nobodyElse(ctx, to); err != nil {
+			err = errors.Join(err, endServer(ctx, own))
+		}
 	}
 	if err != nil {
 		return fault.Wrap(errors.Join(why, err), fault.SwitchoverFail, "the switchover was broken off, and the primary is not started again").
@@ -171,9 +192,25 @@ func (d *Daemon) standAgain(ctx context.Context, own server.Own, why error) erro
 		WithDetail("%s Node %d was started again, and is the primary as before.", f.Detail, d.cfg.NodeID).WithHint("%s", f.Hint)
 }
 
-// nobodyElse makes sure that no daemon that is heard of has promoted its server meanwhile, or
+// endServer ends what is left of the own server, whatever became of the order.
+func endServer(ctx context.Context, own server.Own) error {
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBound)
+	defer cancel()
+	return own.Kill(bound)
+}
+
+// nobodyElse makes sure that the server that was to be the primary takes no writes, by its own
+// word if it answers, and that no daemon that is heard of has promoted its server meanwhile, or
 // may: somebody may have ended the pause.
-func (d *Daemon) nobodyElse(ctx context.Context) error {
+func (d *Daemon) nobodyElse(ctx context.Context, to cluster.Node) error {
+	look, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if c, err := registry.Connect(look, to); err == nil {
+		defer registry.Close(c)
+		if p, err := c.Progress(look); err == nil && !p.InRecovery {
+			return fault.New(fault.SwitchoverFail, "node %d takes writes", to.ID)
+		}
+	}
 	d.peers.askAll(ctx)
 	for _, p := range (backend{d}).View().Peers {
 		r := p.Report

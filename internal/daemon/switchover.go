@@ -123,13 +123,14 @@ func (d *Daemon) comeNear(ctx context.Context, cfg *conf.Config, theirs *pg.Conn
 			return err
 		}
 		lag := failover.Lag(here.Written, there.Received)
-		if there.InRecovery && there.Receiving && lag <= failover.SwitchoverLag {
+		if there.InRecovery && there.Receiving && lag <= failover.SwitchoverLag && (there.Timeline == here.Timeline || there.ReceiverStatus == "") {
 			return nil
 		}
 		select {
 		case <-limit.Done():
 			return fault.New(fault.SwitchoverFail, "node %d is not near enough to become the primary", to).
-				WithDetail("It is a standby: %v, receives: %v, and lacks %d bytes; %d are allowed.", there.InRecovery, there.Receiving, lag, failover.SwitchoverLag)
+				WithDetail("It is a standby: %v, receives: %v, on timeline %d (the primary: %d), and lacks %d bytes; %d are allowed.",
+					there.InRecovery, there.Receiving, there.Timeline, here.Timeline, lag, failover.SwitchoverLag)
 		case <-time.After(nearEvery):
 		}
 	}

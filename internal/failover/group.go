@@ -155,15 +155,15 @@ func (v *View) adopt(r *record.Record) {
 	for c, a := range v.Asked {
 		switch c := c.(type) {
 		case record.Claim:
-			if c.Term == r.Term && c.Incarnation == r.Lease.Incarnation {
+			if c.Term == r.Term && c.Incarnation == r.Lease.Incarnation && c.TTL == r.Lease.TTL {
 				v.extend(a.First, c.TTL)
 			}
 		case record.Regrant:
-			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation {
+			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation && c.TTL == r.Lease.TTL {
 				v.extend(a.First, c.TTL)
 			}
 		case record.Succeed:
-			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation {
+			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation && c.TTL == r.Lease.TTL {
 				v.extend(a.First, c.TTL)
 			}
 		}

@@ -474,7 +474,7 @@ var leaderCases = []ruleCase{
 	}},
 	{"describe-member", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Barred = "recovery_target_time is set" }},
 	{"describe-member", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Torn = true }},
-	{"no-winner", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Torn, v.Doing = true, Rejoin{1, 2} }}, // it is rewound just now
+	{"no-winner", leaderView, []record.Change{expired}, func(v *View) { announced(v); v.Local.Torn, v.Doing = true, Rejoin{Upstream: 1, Term: 2} }}, // it is rewound just now
 	{"no-winner", leaderView, []record.Change{expired, barred2, bidOf2}, func(v *View) { announced(v); v.Local.Barred = "recovery_target_time is set" }},
 	{"no-winner", leaderView, []record.Change{expired}, func(v *View) { v.Local.Barred = "recovery_target_time is set" }}, // others would not understand that
 	// While nobody can be granted the lease, what is missing may be a node that is to

@@ -139,6 +139,24 @@ func TestTheLeaseOfASuccessor(t *testing.T) {
 	}
 }
 
+// A first try for a short time is accepted, its answer is lost, and a reload makes the
+// second try one for a long time: the lease is as long as the group thinks.
+func TestTheLeaseIsTheOneThatWasAccepted(t *testing.T) {
+	v, later := quorumView(), t0.Add(successionWindow/2)
+	change(t, v, ask2)
+	change(t, v, handed(2))
+	succeeding(100)(v)
+	first := Decide(v, t0).Actions[0].(Propose)
+	v.Observe(Asked(first), t0)
+	v.Policy.LeaseTTL *= 6
+	v.Observe(Asked(Decide(v, later).Actions[0].(Propose)), later)
+	change(t, v, first.Change)
+	v.Observe(GroupSeen{v.Group}, later)
+	if want := t0.Add(Hold(first.Change.(record.Succeed).TTL)); !v.Tenure.Deadline.Equal(want) {
+		t.Errorf("the lease counts to %v, want %v", v.Tenure.Deadline.Sub(t0), want.Sub(t0))
+	}
+}
+
 func TestLag(t *testing.T) {
 	if Lag(100, 100) != 0 || Lag(100, 120) != 0 || Lag(120, 100) != 20 {
 		t.Error("the lag is what is missing")
