@@ -322,6 +322,10 @@ var quorumCases = []ruleCase{
 	{"vacancy-is-manual", quorumView, []record.Change{ask2, handed(2)}, func(v *View) { succeeding(100)(v); v.Policy.Automatic = false }},
 	{"await-succession", quorumView, []record.Change{ask3, handed(3)}, succeeding(0)},
 	{"seal", quorumView, []record.Change{ask3, handed(3)}, func(v *View) { succeeding(0)(v); delete(v.Peers, 3) }},
+	{"seal", quorumView, []record.Change{ask3, handed(3)}, func(v *View) { // the new primary's first commit waits for it
+		succeeding(0)(v)
+		v.Group.Record.Sync.Sets = []record.Set{record.SetOf(1, 2, 3)}
+	}},
 	{"seal", quorumView, []record.Change{ask3, handed(3)}, func(v *View) { succeeding(0)(v); v.Group.LeaseAt = t0.Add(-successionWindow) }},
 	{"seal", quorumView, []record.Change{expired}, nil},
 	{"place-bid", quorumView, []record.Change{expired}, sealed},

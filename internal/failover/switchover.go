@@ -251,6 +251,7 @@ var successionRules = []rule{
 	{"await-succession", "The lease was handed over to another node, which takes it up in a moment: this one is not sealed for that.",
 		func(f facts) (string, bool) {
 			to := f.lease().Successor
-			return f.say("it was handed over to node %d", to), f.succession() && to != f.Self && f.inRecovery() && f.mayBid(to)
+			waits := f.Group.Record.Sync.Waits() // the first commit would wait until this one is measured
+			return f.say("it was handed over to node %d", to), f.succession() && to != f.Self && f.inRecovery() && f.mayBid(to) && !waits
 		}, nil},
 }
