@@ -229,9 +229,23 @@ func (v *View) observeAsked(c record.Change, now time.Time) {
 		v.Tenure.TriedAt = now
 		if known := v.Group.Record; r.Timed && !v.Tenure.Timed && !v.Tenure.Given && known != nil && known.Lease.State == record.Indefinite {
 			v.Tenure.Timed = true
-			v.extend(v.Tenure.AskedAt, r.TTL)
+			v.count(r.TTL)
 		}
 	}
+}
+
+// count begins to count a timed lease that is asked for where there was no limit. Where
+// the guard has a deadline that no renewal of this life can have set, an earlier one has
+// asked before, may have been given it, and this record not know: then it runs by that,
+// and only an answer moves it.
+func (v *View) count(ttl time.Duration) {
+	if end := v.Guard.Deadline; !end.IsZero() && v.Group.Record.Lease.Life != v.Life {
+		if v.Tenure.Deadline.IsZero() && v.runsOn() {
+			v.Tenure.Deadline, v.Tenure.Inherited = end, true
+		}
+		return
+	}
+	v.extend(v.Tenure.AskedAt, ttl)
 }
 
 // observeAnswer notes what came of a proposal. Where it gave or kept the lease,

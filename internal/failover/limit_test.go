@@ -36,6 +36,39 @@ func TestEndOfAPauseIsCountedFromTheProposal(t *testing.T) {
 	}
 }
 
+// An earlier life of the daemon asked for a timed lease, was given it and did not hear
+// of that. The next one finds the old record, and a guard with the deadline: that it asks
+// again, in vain, gives the server no more time.
+func TestAskingAgainMovesNoInheritedDeadline(t *testing.T) {
+	for name, runs := range map[string]bool{"the server runs": true, "the server is seen to run later": false} {
+		v := viewOf(1, func(v *View) { v.Local.Role, v.Local.Armed = cluster.Primary, true })
+		change(t, v, paused, record.SetPause{})
+		v.Tenure, v.Life = Tenure{}, 2
+		v.Group.Record.Lease.Life = 1
+		end := t0.Add(time.Second)
+		running := v.Local
+		if !runs {
+			v.Local.State = ServerStarting
+		}
+		v.Observe(GuardSeen{Alive: true, Deadline: end}, t0)
+		v.Tenure.Term = v.Group.Record.Term
+		r, due := Renewal(v, t0)
+		if !due || !r.Timed {
+			t.Fatalf("%s: asks for %+v, %v", name, r, due)
+		}
+		v.Observe(Asked{Change: r}, t0)
+		v.Local = running
+		v.Observe(GuardSeen{Alive: true, Deadline: end}, t0)
+		if at, limited := Deadline(v); !limited || !at.Equal(end) || MayWrite(v, end) {
+			t.Errorf("%s: the server may live until %s, %v, want %s", name, at.Sub(t0), limited, end.Sub(t0))
+		}
+		v.Observe(Answered{Change: r}, t0)
+		if at, _ := Deadline(v); !at.Equal(t0.Add(Hold(r.TTL))) {
+			t.Errorf("%s: answered, it may live until %s", name, at.Sub(t0))
+		}
+	}
+}
+
 // A shorter time to live must not begin while a deadline of the longer one is
 // counted here: the others would not wait for it.
 func TestShorterTimeToLiveWaitsForTheLongerDeadline(t *testing.T) {
