@@ -68,7 +68,7 @@ func TestConnectAcceptsEveryParameterOfLibpq(t *testing.T) {
 			c, err := ParseConninfo(text)
 			check(t, err)
 			connect(t, c)
-			if r := Ping(within(t, 10*time.Second), c); r != Accepting {
+			if r := Ping(within(t, time.Minute), c); r != Accepting {
 				t.Errorf("ping: %s", r)
 			}
 		})
@@ -150,7 +150,7 @@ func TestEachHostHasItsOwnPassword(t *testing.T) {
 	check(t, os.WriteFile(passfile, []byte(fmt.Sprintf("127.0.0.1:%d:*:monitor:wrong\n127.0.0.1:%d:*:monitor:%s\n", dead, p.port, escaped)), 0o600))
 	c := p.tcp("monitor", "").With("host", "127.0.0.1,127.0.0.1").With("port", fmt.Sprintf("%d,%d", dead, p.port)).With("passfile", passfile)
 	connect(t, c)
-	if r := Ping(within(t, 10*time.Second), c); r != Accepting {
+	if r := Ping(within(t, time.Minute), c); r != Accepting {
 		t.Errorf("ping of two hosts, of which one lives: %s", r)
 	}
 }
@@ -163,14 +163,14 @@ func TestTargetSessionAttributes(t *testing.T) {
 		"any": false, "primary": false, "read-write": false, "standby": true, "read-only": true, "prefer-standby": true,
 	} {
 		c := connect(t, both.With("target_session_attrs", attrs))
-		got, err := c.Progress(within(t, 5*time.Second))
+		got, err := c.Progress(within(t, time.Minute))
 		check(t, err)
 		if got.InRecovery != inRecovery {
 			t.Errorf("%s: in recovery %v, want %v", attrs, got.InRecovery, inRecovery)
 		}
 	}
 	connect(t, p.tcp("monitor", scramPassword).With("target_session_attrs", "prefer-standby"))
-	if _, err := Connect(within(t, 5*time.Second), p.tcp("monitor", scramPassword).With("target_session_attrs", "standby")); err == nil {
+	if _, err := Connect(within(t, time.Minute), p.tcp("monitor", scramPassword).With("target_session_attrs", "standby")); err == nil {
 		t.Error("a primary was taken for a standby")
 	}
 }
@@ -205,14 +205,14 @@ func TestTLS(t *testing.T) {
 		"no TLS":             strict.With("sslmode", "disable"),
 		"encryption by GSS":  strict.With("gssencmode", "require"),
 	} {
-		if conn, err := Connect(within(t, 5*time.Second), bad); err == nil {
+		if conn, err := Connect(within(t, time.Minute), bad); err == nil {
 			conn.Close(context.Background())
 			t.Errorf("%s: the connection was made", name)
 		} else if fault.CodeOf(err) != fault.DBConn || strings.Contains(err.Error(), tlsPassword) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if r := Ping(within(t, 5*time.Second), strict); r != Accepting {
+	if r := Ping(within(t, time.Minute), strict); r != Accepting {
 		t.Errorf("ping over TLS: %s", r)
 	}
 }
@@ -222,7 +222,7 @@ func TestRequirePeer(t *testing.T) {
 	t.Parallel()
 	p := primary(t)
 	connect(t, p.socket().With("requirepeer", serverUser()))
-	if _, err := Connect(within(t, 5*time.Second), p.socket().With("requirepeer", "nobody")); err == nil {
+	if _, err := Connect(within(t, time.Minute), p.socket().With("requirepeer", "nobody")); err == nil {
 		t.Error("another user's server was accepted")
 	}
 }
@@ -260,7 +260,7 @@ func TestConnectionErrors(t *testing.T) {
 			if !errors.As(err, &f) || f.Code != fault.DBConn {
 				t.Fatalf("error %v, want a fault of code DBConn", err)
 			}
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > 30*time.Second {
 				t.Errorf("it took %s", took)
 			}
 			if !strings.Contains(f.Hint, one.hint) || Code(err) != one.state {
@@ -283,7 +283,7 @@ func TestConnectionErrors(t *testing.T) {
 func TestSocketOptions(t *testing.T) {
 	t.Parallel()
 	p := primary(t)
-	ctx := within(t, 5*time.Second)
+	ctx := within(t, time.Minute)
 	list, err := targets(ctx, p.tcp("monitor", scramPassword).With("keepalives_count", "7"))
 	check(t, err)
 	conn, err := list[0].config.DialFunc(ctx, "tcp", pgAddress("127.0.0.1", uint16(p.port)))
@@ -328,7 +328,7 @@ func TestHostAddresses(t *testing.T) {
 		"not as many":  c.With("hostaddr", "127.0.0.1,127.0.0.1"),
 		"unknown peer": p.socket().With("requirepeer", "no-such-user"),
 	} {
-		if _, err := Connect(within(t, 5*time.Second), bad); fault.CodeOf(err) != fault.DBConn {
+		if _, err := Connect(within(t, time.Minute), bad); fault.CodeOf(err) != fault.DBConn {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

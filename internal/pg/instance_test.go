@@ -201,7 +201,7 @@ func connect(t testing.TB, c Conninfo) *Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close(within(t, 5*time.Second)) })
+	t.Cleanup(func() { conn.Close(within(t, time.Minute)) })
 	return conn
 }
 
@@ -223,12 +223,12 @@ func within(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-// until waits for a condition, for at most 20 seconds.
+// until waits for a condition, for at most two minutes.
 func until(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("20 s have passed without: %s", what)
+			t.Fatalf("two minutes have passed without: %s", what)
 		}
 	}
 }

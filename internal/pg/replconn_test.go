@@ -12,22 +12,22 @@ import (
 func TestReplicationSession(t *testing.T) {
 	t.Parallel()
 	p := primary(t)
-	server, err := connect(t, p.socket()).Server(within(t, 5*time.Second))
+	server, err := connect(t, p.socket()).Server(within(t, time.Minute))
 	check(t, err)
-	r, err := ConnectReplication(within(t, 5*time.Second), p.tcp("streamer", scramPassword).With("target_session_attrs", "primary"), "")
+	r, err := ConnectReplication(within(t, time.Minute), p.tcp("streamer", scramPassword).With("target_session_attrs", "primary"), "")
 	check(t, err)
-	defer r.Close(within(t, 5*time.Second))
-	got, err := r.IdentifySystem(within(t, 5*time.Second))
+	defer r.Close(within(t, time.Minute))
+	got, err := r.IdentifySystem(within(t, time.Minute))
 	if err != nil || got.SystemID != server.SystemID || got.Timeline != 1 || got.Position == 0 {
 		t.Errorf("%+v (%v)", got, err)
 	}
-	if history, err := r.TimelineHistory(within(t, 5*time.Second), 1); err != nil || history != nil {
+	if history, err := r.TimelineHistory(within(t, time.Minute), 1); err != nil || history != nil {
 		t.Errorf("timeline 1 has ancestors: %v (%v)", history, err)
 	}
-	if _, err := r.TimelineHistory(within(t, 5*time.Second), 7); fault.CodeOf(err) != fault.DBQuery || Code(err) == "" {
+	if _, err := r.TimelineHistory(within(t, time.Minute), 7); fault.CodeOf(err) != fault.DBQuery || Code(err) == "" {
 		t.Errorf("timeline 7: %v", err)
 	}
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	check(t, r.CreateSlot(ctx, "from_protocol"))
 	if err := r.CreateSlot(ctx, "from_protocol"); Code(err) != "42710" {
 		t.Errorf("twice: %v", err)
@@ -43,16 +43,16 @@ func TestReplicationSession(t *testing.T) {
 func TestReplicationUser(t *testing.T) {
 	t.Parallel()
 	p := primary(t)
-	if _, err := ConnectReplication(within(t, 5*time.Second), p.tcp("monitor", scramPassword), "streamer"); Code(err) != "28P01" {
+	if _, err := ConnectReplication(within(t, time.Minute), p.tcp("monitor", scramPassword), "streamer"); Code(err) != "28P01" {
 		t.Errorf("the password of another user: %v", err)
 	}
-	if _, err := ConnectReplication(within(t, 5*time.Second), p.tcp("monitor", scramPassword), ""); Code(err) == "" {
+	if _, err := ConnectReplication(within(t, time.Minute), p.tcp("monitor", scramPassword), ""); Code(err) == "" {
 		t.Errorf("a role without REPLICATION: %v", err)
 	}
-	if _, err := ConnectReplication(within(t, 5*time.Second), p.tcp("streamer", scramPassword).With("target_session_attrs", "standby"), ""); err == nil {
+	if _, err := ConnectReplication(within(t, time.Minute), p.tcp("streamer", scramPassword).With("target_session_attrs", "standby"), ""); err == nil {
 		t.Error("a primary was taken for a standby")
 	}
-	if _, err := ConnectReplication(within(t, 5*time.Second), p.tcp("streamer", "x").With("sslmode", "maybe"), ""); fault.CodeOf(err) != fault.DBConn {
+	if _, err := ConnectReplication(within(t, time.Minute), p.tcp("streamer", "x").With("sslmode", "maybe"), ""); fault.CodeOf(err) != fault.DBConn {
 		t.Errorf("a bad sslmode: %v", err)
 	}
 }
@@ -108,26 +108,26 @@ func TestCanFollowAPromotedServer(t *testing.T) {
 	s := p.clone(t, "")
 	s.start(t)
 	c := connect(t, s.socket())
-	server, err := c.Server(within(t, 5*time.Second))
+	server, err := c.Server(within(t, time.Minute))
 	check(t, err)
-	before, err := c.Progress(within(t, 5*time.Second))
+	before, err := c.Progress(within(t, time.Minute))
 	check(t, err)
-	check(t, c.Promote(within(t, 5*time.Second)))
-	until(t, "a primary", func() bool { got, err := c.Progress(within(t, 5*time.Second)); check(t, err); return !got.InRecovery })
-	r, err := ConnectReplication(within(t, 5*time.Second), s.socket(), "")
+	check(t, c.Promote(within(t, time.Minute)))
+	until(t, "a primary", func() bool { got, err := c.Progress(within(t, time.Minute)); check(t, err); return !got.InRecovery })
+	r, err := ConnectReplication(within(t, time.Minute), s.socket(), "")
 	check(t, err)
-	defer r.Close(within(t, 5*time.Second))
+	defer r.Close(within(t, time.Minute))
 	for name, one := range map[string]struct {
 		position cluster.LSN
 		ok       bool
 	}{"before": {before.Replayed, true}, "beyond": {before.Replayed + 1<<30, false}} {
-		ok, reason, err := r.CanFollow(within(t, 5*time.Second), Local{server.SystemID, 1, one.position})
+		ok, reason, err := r.CanFollow(within(t, time.Minute), Local{server.SystemID, 1, one.position})
 		if err != nil || ok != one.ok {
 			t.Errorf("%s: %v, %q (%v)", name, ok, reason, err)
 		}
 	}
 	s.stop(t, "immediate")
-	if _, _, err := r.CanFollow(within(t, 5*time.Second), Local{server.SystemID, 1, 1}); fault.CodeOf(err) != fault.DBQuery {
+	if _, _, err := r.CanFollow(within(t, time.Minute), Local{server.SystemID, 1, 1}); fault.CodeOf(err) != fault.DBQuery {
 		t.Errorf("a dead target: %v", err)
 	}
 }

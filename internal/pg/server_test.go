@@ -28,7 +28,7 @@ func TestServer(t *testing.T) {
 		"plain":     {connect(t, p.tcp("plain", "plain")), "", false},
 		"standby":   {connect(t, s.tcp("monitor", scramPassword)), s.dir, true},
 	} {
-		got, err := one.c.Server(within(t, 5*time.Second))
+		got, err := one.c.Server(within(t, time.Minute))
 		check(t, err)
 		if got.Major() != testMajor(t) || got.Version != one.c.version() || !strings.HasPrefix(got.VersionText, strconv.Itoa(testMajor(t))) ||
 			got.SystemID != control.SystemID || got.Timeline != 1 || got.InRecovery != one.inRecovery ||
@@ -41,10 +41,10 @@ func TestServer(t *testing.T) {
 func TestProgressOfAPrimary(t *testing.T) {
 	t.Parallel()
 	c := connect(t, primary(t).tcp("plain", "plain"))
-	before, err := c.Progress(within(t, 5*time.Second))
+	before, err := c.Progress(within(t, time.Minute))
 	check(t, err)
 	primary(t).exec(t, "SELECT pg_logical_emit_message(false, 'x', 'y')", "SELECT pg_switch_wal()")
-	after, err := c.Progress(within(t, 5*time.Second))
+	after, err := c.Progress(within(t, time.Minute))
 	check(t, err)
 	if after.InRecovery || after.Timeline != 1 || after.Written <= before.Written || after.Position() != after.Written ||
 		after.Received != 0 || after.Replayed != 0 || after.Receiving || after.LagSeconds != 0 || !after.LastReplayAt.IsZero() {
@@ -59,13 +59,13 @@ func TestProgressOfAStandby(t *testing.T) {
 	s.start(t)
 	c, plain := connect(t, s.tcp("monitor", scramPassword)), connect(t, s.tcp("plain", "plain"))
 	progress := func(c *Conn) Progress {
-		got, err := c.Progress(within(t, 5*time.Second))
+		got, err := c.Progress(within(t, time.Minute))
 		check(t, err)
 		return got
 	}
 	until(t, "streaming", func() bool { return progress(c).ReceiverStatus == "streaming" })
 	p.exec(t, "CREATE TABLE IF NOT EXISTS public.progress_a (i int)")
-	target, err := connect(t, p.socket()).Progress(within(t, 5*time.Second))
+	target, err := connect(t, p.socket()).Progress(within(t, time.Minute))
 	check(t, err)
 	until(t, "caught up", func() bool { return progress(c).Replayed >= target.Written })
 	got := progress(c)
@@ -86,7 +86,7 @@ func TestProgressOfAStandby(t *testing.T) {
 	if !got.ReplayPaused || got.Position() != got.Received || got.LagSeconds <= 0 {
 		t.Errorf("paused: %+v", got)
 	}
-	check(t, super.ResumeReplay(within(t, 5*time.Second)))
+	check(t, super.ResumeReplay(within(t, time.Minute)))
 	until(t, "replayed", func() bool { got = progress(c); return !got.ReplayPaused && got.LagSeconds == 0 })
 
 	// After a restart without an upstream the receive position is NULL (safety notes, A5).
@@ -106,31 +106,31 @@ func TestTimelineAfterAPromotion(t *testing.T) {
 	s := primary(t).clone(t, "checkpoint_completion_target = 0.9\n")
 	s.start(t)
 	c := connect(t, s.socket())
-	if may, err := c.CanPromote(within(t, 5*time.Second)); err != nil || !may {
+	if may, err := c.CanPromote(within(t, time.Minute)); err != nil || !may {
 		t.Errorf("the superuser may promote: %v (%v)", may, err)
 	}
 	monitor := connect(t, s.tcp("monitor", scramPassword))
-	if may, err := monitor.CanPromote(within(t, 5*time.Second)); err != nil || may {
+	if may, err := monitor.CanPromote(within(t, time.Minute)); err != nil || may {
 		t.Errorf("the monitor may promote: %v (%v)", may, err)
 	}
-	if err := monitor.Promote(within(t, 5*time.Second)); fault.CodeOf(err) != fault.PromotionFail || Code(err) != "42501" {
+	if err := monitor.Promote(within(t, time.Minute)); fault.CodeOf(err) != fault.PromotionFail || Code(err) != "42501" {
 		t.Errorf("a promotion without the right: %v", err)
 	}
-	check(t, c.Promote(within(t, 5*time.Second)))
+	check(t, c.Promote(within(t, time.Minute)))
 	var got Progress
 	until(t, "a primary", func() bool {
 		var err error
-		got, err = monitor.Progress(within(t, 5*time.Second)) // a session from before
+		got, err = monitor.Progress(within(t, time.Minute)) // a session from before
 		check(t, err)
 		return !got.InRecovery
 	})
 	if got.Timeline != 2 || got.Written == 0 {
 		t.Errorf("%+v", got)
 	}
-	if err := c.Promote(within(t, 5*time.Second)); fault.CodeOf(err) != fault.PromotionFail {
+	if err := c.Promote(within(t, time.Minute)); fault.CodeOf(err) != fault.PromotionFail {
 		t.Errorf("the promotion of a primary: %v", err)
 	}
-	if err := c.ResumeReplay(within(t, 5*time.Second)); fault.CodeOf(err) != fault.DBQuery {
+	if err := c.ResumeReplay(within(t, time.Minute)); fault.CodeOf(err) != fault.DBQuery {
 		t.Errorf("the resumption of a primary: %v", err)
 	}
 }
@@ -139,12 +139,12 @@ func TestSettings(t *testing.T) {
 	t.Parallel()
 	p := primary(t)
 	names := []string{"wal_level", "max_wal_senders", "data_directory", "shared_buffers", "no_such_setting"}
-	got, err := connect(t, p.tcp("monitor", scramPassword)).Settings(within(t, 5*time.Second), names...)
+	got, err := connect(t, p.tcp("monitor", scramPassword)).Settings(within(t, time.Minute), names...)
 	check(t, err)
 	if len(got) != 4 || got["wal_level"] != "replica" || got["max_wal_senders"] != "8" || got["data_directory"] != p.dir || got["shared_buffers"] != "2048" {
 		t.Errorf("%v", got)
 	}
-	got, err = connect(t, p.tcp("plain", "plain")).Settings(within(t, 5*time.Second), names...)
+	got, err = connect(t, p.tcp("plain", "plain")).Settings(within(t, time.Minute), names...)
 	check(t, err)
 	if _, seen := got["data_directory"]; seen || len(got) != 3 {
 		t.Errorf("a plain role sees %v", got)
@@ -157,7 +157,7 @@ func TestAttached(t *testing.T) {
 	monitor, plain := connect(t, p.tcp("monitor", scramPassword)), connect(t, p.tcp("plain", "plain"))
 	var state string
 	until(t, "attached", func() bool {
-		a, st, err := monitor.Attached(within(t, 5*time.Second), s.name())
+		a, st, err := monitor.Attached(within(t, time.Minute), s.name())
 		check(t, err)
 		state = st
 		return a == Attached
@@ -165,29 +165,29 @@ func TestAttached(t *testing.T) {
 	if state != "streaming" {
 		t.Errorf("state %q", state)
 	}
-	if a, st, err := plain.Attached(within(t, 5*time.Second), s.name()); err != nil || a != Attached || st != "" {
+	if a, st, err := plain.Attached(within(t, time.Minute), s.name()); err != nil || a != Attached || st != "" {
 		t.Errorf("a plain role sees %s, %q, %v", a, st, err)
 	}
-	if a, _, err := monitor.Attached(within(t, 5*time.Second), "absent"); err != nil || a != Detached {
+	if a, _, err := monitor.Attached(within(t, time.Minute), "absent"); err != nil || a != Detached {
 		t.Errorf("an absent one is %s (%v)", a, err)
 	}
 	// A session that does not stream yet, and then two of the same name.
 	name := p.socket().With("application_name", "idle")
 	open := func() *ReplConn {
-		r, err := ConnectReplication(within(t, 5*time.Second), name, "")
+		r, err := ConnectReplication(within(t, time.Minute), name, "")
 		check(t, err)
 		t.Cleanup(func() { r.Close(within(t, time.Second)) })
 		return r
 	}
 	open()
-	if a, st, err := monitor.Attached(within(t, 5*time.Second), "idle"); err != nil || a != NotAttached || st != "startup" {
+	if a, st, err := monitor.Attached(within(t, time.Minute), "idle"); err != nil || a != NotAttached || st != "startup" {
 		t.Errorf("one that does not stream is %s, %q, %v", a, st, err)
 	}
 	open()
-	if a, _, err := monitor.Attached(within(t, 5*time.Second), "idle"); err != nil || a != AttachmentUnknown {
+	if a, _, err := monitor.Attached(within(t, time.Minute), "idle"); err != nil || a != AttachmentUnknown {
 		t.Errorf("two are %s (%v)", a, err)
 	}
-	used, limit, err := plain.WalSenders(within(t, 5*time.Second))
+	used, limit, err := plain.WalSenders(within(t, time.Minute))
 	if err != nil || used < 3 || limit != 8 {
 		t.Errorf("%d of %d senders (%v)", used, limit, err)
 	}
@@ -199,7 +199,7 @@ func TestSlots(t *testing.T) {
 	check(t, RemoveStandbySignal(p.dir))
 	p.start(t)
 	c := connect(t, p.socket())
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	check(t, c.CreateSlot(ctx, "repmgr_slot_1"))
 	check(t, c.CreateSlot(ctx, "repmgr_slot_1")) // there already, and free
 	slots, err := c.Slots(ctx)
@@ -253,22 +253,22 @@ func TestPrivileges(t *testing.T) {
 		"streamer": {Role: "streamer", Replication: true},
 	} {
 		c := connect(t, p.socket().With("user", name))
-		got, err := c.Privileges(within(t, 5*time.Second))
+		got, err := c.Privileges(within(t, time.Minute))
 		check(t, err)
 		if got != want {
 			t.Errorf("%s: %+v, want %+v", name, got, want)
 		}
 	}
 	plain := connect(t, p.tcp("plain", "plain"))
-	if err := plain.Checkpoint(within(t, 5*time.Second)); Code(err) != "42501" && fault.CodeOf(err) != fault.DBQuery {
+	if err := plain.Checkpoint(within(t, time.Minute)); Code(err) != "42501" && fault.CodeOf(err) != fault.DBQuery {
 		t.Errorf("a plain role's checkpoint: %v", err)
 	}
-	if err := plain.ReloadConf(within(t, 5*time.Second)); Code(err) != "42501" {
+	if err := plain.ReloadConf(within(t, time.Minute)); Code(err) != "42501" {
 		t.Errorf("a plain role's reload: %v", err)
 	}
 	super := connect(t, p.socket())
-	check(t, super.Checkpoint(within(t, 20*time.Second)))
-	check(t, super.ReloadConf(within(t, 5*time.Second)))
+	check(t, super.Checkpoint(within(t, time.Minute)))
+	check(t, super.ReloadConf(within(t, time.Minute)))
 }
 
 func TestSizeAndTablespaces(t *testing.T) {
@@ -280,12 +280,12 @@ func TestSizeAndTablespaces(t *testing.T) {
 	mustRun(t, "mkdir", dir)
 	p.exec(t, "CREATE TABLESPACE fast LOCATION "+literal(dir))
 	c := connect(t, p.tcp("monitor", scramPassword))
-	spaces, err := c.Tablespaces(within(t, 5*time.Second))
+	spaces, err := c.Tablespaces(within(t, time.Minute))
 	check(t, err)
 	if len(spaces) != 1 || spaces[0].Name != "fast" || spaces[0].Location != dir || spaces[0].OID == 0 {
 		t.Errorf("%+v", spaces)
 	}
-	size, err := c.DatabaseSize(within(t, 5*time.Second))
+	size, err := c.DatabaseSize(within(t, time.Minute))
 	if err != nil || size < 1<<20 {
 		t.Errorf("%d bytes (%v)", size, err)
 	}
@@ -316,7 +316,7 @@ func TestQuestionsToADeadServer(t *testing.T) {
 	}
 	p.stop(t, "immediate")
 	for name, f := range ask {
-		if err := f(within(t, 5*time.Second), conns[name]); fault.CodeOf(err) != fault.DBQuery {
+		if err := f(within(t, time.Minute), conns[name]); fault.CodeOf(err) != fault.DBQuery {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
