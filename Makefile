@@ -25,10 +25,13 @@ postgres:
 majors:
 	@scripts/install-majors $(MAJORS) >/dev/null
 
+# The labs of all packages use the programs that were just built, instead of linking their own.
+test test-majors: export REPMGR_BIN = $(CURDIR)/bin
+
 test: postgres build ## every test, on the distribution's PostgreSQL
 	$(GO) test -timeout 60m -parallel 3 $(TESTARGS) ./...
 
-test-majors: postgres majors ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
+test-majors: postgres majors build ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
 	@for major in $(MAJORS); do \
 		echo "PostgreSQL $$major"; \
 		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 60m -parallel 3 -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \

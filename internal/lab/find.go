@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -133,7 +134,9 @@ var built struct {
 // the compiler's cache. REPMGR_BIN names a folder with programs to use instead.
 func Build(ctx context.Context) (bindir string, err error) {
 	if dir := os.Getenv("REPMGR_BIN"); dir != "" {
-		return dir, nil
+		_, noCommand := os.Stat(filepath.Join(dir, "repmgr"))
+		_, noDaemon := os.Stat(filepath.Join(dir, "repmgrd"))
+		return dir, errors.Join(noCommand, noDaemon)
 	}
 	built.Do(func() { built.dir, built.err = build(ctx) })
 	return built.dir, built.err
