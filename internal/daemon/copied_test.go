@@ -25,11 +25,11 @@ func TestQuorumCopiedState(t *testing.T) {
 	for _, args := range [][]string{{"mv", state, state + ".copy"}, {"mv", state + ".original", state}} { // moved within its file system
 		must(t, exec.CommandContext(ctx, args[0], args[1:]...).Run())
 	}
-	before, err := report(ctx, one)
+	before, err := one.Report(ctx)
 	must(t, err)
 	must(t, three.StartDaemon(ctx))
 	waitGoverned(t, ctx, l, one)
-	if after, err := report(ctx, one); err != nil || after.Term != before.Term {
+	if after, err := one.Report(ctx); err != nil || after.Term != before.Term {
 		t.Errorf("term %d, %v; it was %d", after.Term, err, before.Term)
 	}
 

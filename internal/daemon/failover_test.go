@@ -131,7 +131,7 @@ func TestCoreCascade(t *testing.T) {
 	waitFor(t, ctx, "node 4 below node 3", func() error { return recordedUpstream(ctx, l.Node(1), l.Node(4), l.Node(3)) })
 	waitFor(t, ctx, "node 2 to watch", func() error { return watches(ctx, l.Node(2)) })
 	waitFor(t, ctx, "the daemon of node 4 to know its new upstream", func() error {
-		r, err := report(ctx, l.Node(4))
+		r, err := l.Node(4).Report(ctx)
 		if err == nil && r.Upstream != 3 {
 			err = fmt.Errorf("it says %d", r.Upstream)
 		}
@@ -153,7 +153,7 @@ func TestCorePause(t *testing.T) {
 	must(t, l.Node(2).KillDaemon(ctx))
 	must(t, l.Node(2).StartDaemon(ctx))
 	waitFor(t, ctx, "the daemon of node 2 to answer", func() error {
-		r, err := report(ctx, l.Node(2))
+		r, err := l.Node(2).Report(ctx)
 		if err == nil && r.PID != l.Node(2).DaemonPID() {
 			err = fmt.Errorf("process %d answers", r.PID)
 		}

@@ -33,7 +33,7 @@ func TestGateRestart(t *testing.T) {
 	}
 	rows, err := one.SQL(ctx, "SELECT count(*) FROM u")
 	must(t, err)
-	if r, err := report(ctx, one); rows != "1" || err != nil || r.Term != 1 {
+	if r, err := one.Report(ctx); rows != "1" || err != nil || r.Term != 1 {
 		t.Errorf("%s rows in the unlogged table, want 1; term %d, want 1 (%v)", rows, r.Term, err)
 	}
 	// It is armed again, so whoever starts it now, this or its daemon, starts no primary.
@@ -57,7 +57,7 @@ func TestGateRestartByHand(t *testing.T) {
 	must(t, one.Stop(ctx, "fast"))
 	must(t, one.Start(ctx))
 	waitFor(t, ctx, "a new term", func() error {
-		r, err := report(ctx, one)
+		r, err := one.Report(ctx)
 		if err == nil && r.Term < 2 {
 			err = fmt.Errorf("term %d", r.Term)
 		}

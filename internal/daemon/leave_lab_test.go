@@ -27,7 +27,7 @@ func TestQuorumHostShutsDown(t *testing.T) {
 	must(t, logged(old.DaemonLog(), "the lease is given back"))
 	primary := newPrimary(t, ctx, l, old)
 	must(t, says(t, primary, "cluster explain", "node1 (ID: 1) gave its lease back", "the host is shut down")())
-	if r, err := report(ctx, primary); err != nil || r.Paused {
+	if r, err := primary.Report(ctx); err != nil || r.Paused {
 		t.Errorf("paused: %v, %v", r.Paused, err)
 	}
 	must(t, old.Start(ctx)) // as its init does

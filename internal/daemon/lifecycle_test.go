@@ -147,7 +147,7 @@ func inBackground(t *testing.T, ctx context.Context, n *lab.Node, daemon func(..
 	waitFor(t, ctx, "the daemon to wait", func() error { return logged(log, "repmgrd waits for it") })
 	must(t, n.Start(ctx))
 	waitFor(t, ctx, "the daemon to watch", func() error { return watches(ctx, n) })
-	r, err := report(ctx, n)
+	r, err := n.Report(ctx)
 	must(t, err)
 	must(t, syscall.Kill(r.PID, syscall.SIGTERM))
 	waitFor(t, ctx, "its end", func() error { return logged(log, "repmgrd ends") })

@@ -2,7 +2,6 @@ package daemon_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"repmgr/internal/daemon"
-	"repmgr/internal/failover"
 	"repmgr/internal/lab"
 )
 
@@ -80,36 +78,13 @@ func watches(ctx context.Context, n *lab.Node) error {
 	}
 }
 
-// decision is the rule that applies on a node, and why, as `service status` tells.
+// decision is the rule that applies on a node, and why.
 func decision(ctx context.Context, n *lab.Node) (rule, why string) {
-	r, err := report(ctx, n)
+	r, err := n.Report(ctx)
 	if err != nil {
 		return "", err.Error()
 	}
 	return r.Rule, r.Why
-}
-
-// report is what a node's daemon says of itself, as `service status` tells.
-func report(ctx context.Context, n *lab.Node) (failover.Report, error) { return reportAt(ctx, n, n) }
-
-// reportAt is report, asked for on another node: one's own server may be down.
-func reportAt(ctx context.Context, at, n *lab.Node) (failover.Report, error) {
-	r := at.Repmgr(ctx, "service", "status", "--format", "json")
-	var out struct {
-		Nodes []struct {
-			ID     int             `json:"node_id"`
-			Report failover.Report `json:"report"`
-		} `json:"nodes"`
-	}
-	if err := json.Unmarshal([]byte(r.Stdout), &out); err != nil {
-		return failover.Report{}, fmt.Errorf("%w: %s", err, r.Stderr)
-	}
-	for _, row := range out.Nodes {
-		if row.ID == n.ID {
-			return row.Report, nil
-		}
-	}
-	return failover.Report{}, errors.New("not listed")
 }
 
 func must(t *testing.T, err error) {

@@ -42,7 +42,7 @@ func TestQuorumPause(t *testing.T) {
 	must(t, says(t, one, "service pause", "the whole cluster is paused")()) // though no server answers there
 	must(t, one.Start(ctx))
 	waitPrimary(t, ctx, l, one)
-	if r, err := report(ctx, one); err != nil || r.Term != 1 || r.Position.Timeline != 1 {
+	if r, err := one.Report(ctx); err != nil || r.Term != 1 || r.Position.Timeline != 1 {
 		t.Errorf("the restart cost a term or a timeline: %+v, %v", r, err)
 	}
 	must(t, says(t, two, "service unpause", "the whole cluster is unpaused")())
@@ -82,7 +82,7 @@ func TestQuorumEndsAndBegins(t *testing.T) {
 	must(t, three.Repmgr(ctx, "standby", "unregister").Err())
 	for _, n := range l.Nodes[:2] {
 		waitFor(t, ctx, n.Name+" to be under the visibility rule in a group of two", func() error {
-			r, err := report(ctx, n)
+			r, err := n.Report(ctx)
 			if err == nil && (r.PromotionRule != record.Visibility || r.Voters != 2) {
 				err = fmt.Errorf("rule %s, %d voters", r.PromotionRule, r.Voters)
 			}

@@ -19,7 +19,7 @@ func TestQuorumStateLost(t *testing.T) {
 		t.Errorf("beside a daemon: %v", r.Err())
 	}
 	for _, damage := range []bool{false, true} {
-		before, err := report(ctx, three)
+		before, err := three.Report(ctx)
 		must(t, err)
 		must(t, three.KillDaemon(ctx))
 		if damage {
@@ -29,7 +29,7 @@ func TestQuorumStateLost(t *testing.T) {
 		must(t, says(t, three, "cluster reset-quorum --this-node", "this node's part in the group is forgotten")())
 		must(t, three.StartDaemon(ctx))
 		waitGoverned(t, ctx, l, one)
-		if after, err := report(ctx, three); err != nil || after.RaftID == before.RaftID {
+		if after, err := three.Report(ctx); err != nil || after.RaftID == before.RaftID {
 			t.Errorf("damaged: %v: its raft id was %x, and is %x (%v)", damage, before.RaftID, after.RaftID, err)
 		}
 		waitFor(t, ctx, "three voters again", says(t, one, "cluster show", "3 of 3 seen", "would succeed"))
@@ -43,7 +43,7 @@ func TestQuorumStateLost(t *testing.T) {
 		if primary, err = l.Primary(ctx); err != nil {
 			return err
 		}
-		r, err := report(ctx, primary)
+		r, err := primary.Report(ctx)
 		if err == nil && r.Rule != "primary-holds" {
 			err = errors.New(r.Rule)
 		}

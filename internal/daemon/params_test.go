@@ -130,7 +130,7 @@ func TestAlwaysPromote(t *testing.T) {
 	_, err := primary.SQL(ctx, "UPDATE repmgr.nodes SET upstream_node_id = NULL WHERE node_id = 2")
 	must(t, err)
 	waitFor(t, ctx, "the record to arrive", func() error {
-		r, err := report(ctx, standby)
+		r, err := standby.Report(ctx)
 		if err == nil && r.Upstream != 0 {
 			err = fmt.Errorf("its upstream is %d", r.Upstream)
 		}

@@ -36,7 +36,7 @@ func waitGoverned(t *testing.T, ctx context.Context, l *lab.Lab, primary *lab.No
 			want = "primary-holds"
 		}
 		waitFor(t, ctx, n.Name+" to be at rest under the quorum rule", func() error {
-			r, err := report(ctx, n)
+			r, err := n.Report(ctx)
 			if err == nil && (r.Rule != want || r.PromotionRule != record.Quorum || r.Voters < 3) {
 				err = fmt.Errorf("rule %q (%s), promotion by %s, %d voters", r.Rule, r.Why, r.PromotionRule, r.Voters)
 			}
@@ -176,7 +176,7 @@ func TestQuorumDaemonKilled(t *testing.T) {
 		must(t, one.StartDaemon(ctx))
 		waitGoverned(t, ctx, l, one)
 	}
-	if r, err := report(ctx, one); err != nil || r.Term != 1 {
+	if r, err := one.Report(ctx); err != nil || r.Term != 1 {
 		t.Errorf("term %d (%v), want 1: the lease changed hands", r.Term, err)
 	}
 	must(t, one.KillDaemon(ctx))
@@ -215,13 +215,13 @@ func TestQuorumDaemonRestart(t *testing.T) {
 	must(t, one.StartDaemon(ctx))
 	comesBack(t, ctx, l, one)
 	waitFor(t, ctx, "the pause to be over", func() error {
-		r, err := report(ctx, l.Node(2))
+		r, err := l.Node(2).Report(ctx)
 		if err == nil && r.Paused {
 			err = errors.New(r.PauseReason)
 		}
 		return err
 	})
-	if r, err := report(ctx, one); err != nil || r.Term != 1 {
+	if r, err := one.Report(ctx); err != nil || r.Term != 1 {
 		t.Errorf("term %d (%v), want 1", r.Term, err)
 	}
 }
@@ -286,7 +286,7 @@ func TestQuorumCrowdedServer(t *testing.T) {
 	defer crowd()
 	waitLog(t, ctx, one, "has no connection left for repmgrd")
 	staysPrimary(t, ctx, l, one)
-	if r, err := report(ctx, one); err == nil && r.Term != 1 {
+	if r, err := one.Report(ctx); err == nil && r.Term != 1 {
 		t.Errorf("term %d, want 1: the lease changed hands", r.Term)
 	}
 }
@@ -336,11 +336,11 @@ func TestQuorumRejoinWithoutRewind(t *testing.T) {
 		},
 		"rewind": func(t *testing.T, ctx context.Context, _ *lab.Lab, old, primary *lab.Node) {
 			waitEvent(t, ctx, primary, "repmgrd_rejoin", old, false)
-			waitFor(t, ctx, "the reason to be shown", func() error { return staysDown(ctx, primary, old, "rejoin") })
+			waitFor(t, ctx, "the reason to be shown", func() error { return staysDown(ctx, old, "rejoin") })
 			waitLog(t, ctx, old, "wal_log_hints")
 		},
-		"off": func(t *testing.T, ctx context.Context, _ *lab.Lab, old, primary *lab.Node) {
-			waitFor(t, ctx, "it to be left alone", func() error { return staysDown(ctx, primary, old, "rejoin-is-off") })
+		"off": func(t *testing.T, ctx context.Context, _ *lab.Lab, old, _ *lab.Node) {
+			waitFor(t, ctx, "it to be left alone", func() error { return staysDown(ctx, old, "rejoin-is-off") })
 		},
 	} {
 		t.Run(mode, func(t *testing.T) {
@@ -360,9 +360,9 @@ func TestQuorumRejoinWithoutRewind(t *testing.T) {
 }
 
 // staysDown reports whether a node's server does not run, by a rule of that name's
-// beginning, as another node tells.
-func staysDown(ctx context.Context, at, n *lab.Node, rule string) error {
-	r, err := reportAt(ctx, at, n)
+// beginning.
+func staysDown(ctx context.Context, n *lab.Node, rule string) error {
+	r, err := n.Report(ctx)
 	if err == nil && (n.Running() || !strings.HasPrefix(r.Rule, rule)) {
 		err = fmt.Errorf("running: %v, rule %q: %s", n.Running(), r.Rule, r.Why)
 	}

@@ -65,7 +65,7 @@ func TestCoreSwitchover(t *testing.T) {
 			if len(missing) > 0 {
 				t.Errorf("%d acknowledged rows are missing: %v", len(missing), missing)
 			}
-			if r, err := report(ctx, three); err != nil || r.Term != 3 {
+			if r, err := three.Report(ctx); err != nil || r.Term != 3 {
 				t.Errorf("term %d (%v), want 3", r.Term, err)
 			}
 			lost, err := three.SQL(ctx, "SELECT count(*) FROM repmgr.events WHERE event IN ('repmgrd_commits_discarded', 'repmgrd_failover_promote')")
@@ -110,7 +110,7 @@ func TestSwitchoverIsRefused(t *testing.T) {
 	_, err = three.Rows(ctx, "SELECT pg_catalog.pg_wal_replay_resume()")
 	must(t, err)
 	staysPrimary(t, ctx, l, one)
-	if r, err := report(ctx, one); err != nil || r.Term != 1 {
+	if r, err := one.Report(ctx); err != nil || r.Term != 1 {
 		t.Errorf("term %d (%v), want 1", r.Term, err)
 	}
 }
@@ -160,7 +160,7 @@ func TestCoreSwitchoverIsUndone(t *testing.T) {
 	must(t, syscall.Kill(process, syscall.SIGCONT))
 	must(t, two.StartDaemon(ctx))
 	comesBack(t, ctx, l, one)
-	if r, err := report(ctx, one); err != nil || r.Term != 1 || r.Position.Timeline != 1 {
+	if r, err := one.Report(ctx); err != nil || r.Term != 1 || r.Position.Timeline != 1 {
 		t.Errorf("term %d, timeline %d (%v), want 1 and 1", r.Term, r.Position.Timeline, err)
 	}
 	if rows, err := one.SQL(ctx, "SELECT count(*) FROM t"); err != nil || rows != "1" {
@@ -197,7 +197,7 @@ func TestNodeRejoinUnderQuorum(t *testing.T) {
 	two, three := l.Node(2), l.Node(3)
 	must(t, three.Stop(ctx, "fast"))
 	waitFor(t, ctx, "its daemon to leave it alone", func() error {
-		r, err := reportAt(ctx, two, three)
+		r, err := three.Report(ctx)
 		if err == nil && r.Rule != "standby-down" {
 			err = fmt.Errorf("%s: %s", r.Rule, r.Why)
 		}

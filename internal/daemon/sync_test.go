@@ -2,7 +2,6 @@ package daemon_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,16 +54,14 @@ func waitSettled(t *testing.T, ctx context.Context, primary *lab.Node, want stri
 
 // setsOf is what may be in force, as the record on a node says.
 func setsOf(ctx context.Context, n *lab.Node) ([]record.Set, error) {
-	r := n.Repmgr(ctx, "service", "status", "--format", "json")
-	var out struct {
-		Promotion struct {
-			Synchronous record.Sync `json:"synchronous"`
-		} `json:"promotion"`
+	view, err := n.View(ctx)
+	if err == nil && (view.Promotion == nil || view.Promotion.Record == nil) {
+		err = fmt.Errorf("%s has no record", n.Name)
 	}
-	if err := json.Unmarshal([]byte(r.Stdout), &out); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, r.Stderr)
+	if err != nil {
+		return nil, err
 	}
-	return out.Promotion.Synchronous.Sets, nil
+	return view.Promotion.Record.Sync.Sets, nil
 }
 
 // syncLab is a group of three with the mode, and a table for commits.

@@ -33,7 +33,7 @@ func waitVoting(t *testing.T, ctx context.Context, l *lab.Lab, primary *lab.Node
 			want = "witness-votes"
 		}
 		waitFor(t, ctx, n.Name+" to be at rest under the quorum rule", func() error {
-			r, err := report(ctx, n)
+			r, err := n.Report(ctx)
 			if err == nil && (r.Rule != want || r.PromotionRule != record.Quorum || r.Voters != 3) {
 				err = fmt.Errorf("rule %q (%s), promotion by %s, %d voters", r.Rule, r.Why, r.PromotionRule, r.Voters)
 			}

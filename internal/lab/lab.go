@@ -38,7 +38,7 @@ type Options struct {
 	NodeConf   map[int]map[string]string     // the same for one node
 	Upstream   map[int]int                   // of a cascaded standby: its upstream; others follow node 1
 	Unchecked  bool                          // without data checksums
-	Unsynced   bool                          // fsync=off: faster, for tests that no power failure is part of
+	Unsynced   bool                          // saves what a server's safety and the lab's questions cost: for tests that no power failure is part of
 	Quorum     bool                          // promotion_rule=auto: the quorum rule, once there are three voters; else visibility
 	Software   *Software                     // nil: ours, built from this repository
 	Echo       func(n *Node, command string) // called before each command under test; may be nil
@@ -235,6 +235,9 @@ func (l *Lab) Close() error {
 		reservation.Close()
 	}
 	l.cancel()
+	for _, n := range l.Nodes {
+		n.closeSession()
+	}
 	if l.kept || l.Dir == "" {
 		return nil
 	}

@@ -60,7 +60,8 @@ func TestCoreEveryWayToProveOneself(t *testing.T) {
 }
 
 func TestCoreTheClientSeesTheGapAndTheLoss(t *testing.T) {
-	l, ctx := open(t, Options{Nodes: 2})
+	t.Parallel()
+	l, ctx := open(t, Options{Nodes: 2, Unsynced: true})
 	plain(t, ctx, l)
 	n1, n2 := l.Node(1), l.Node(2)
 	c, err := l.NewClient(ctx)
@@ -110,7 +111,7 @@ func TestCoreTheClientSeesTheGapAndTheLoss(t *testing.T) {
 
 func TestAServerThatHangsGoesOnAfterwards(t *testing.T) {
 	t.Parallel()
-	l, ctx := open(t, Options{Nodes: 1})
+	l, ctx := open(t, Options{Nodes: 1, Unsynced: true})
 	n := l.Node(1)
 	must(t, n.InitPrimary(ctx))
 	must(t, n.Pause(ctx))
@@ -136,7 +137,8 @@ func TestAServerThatHangsGoesOnAfterwards(t *testing.T) {
 }
 
 func TestCloseLeavesNothing(t *testing.T) {
-	l, ctx := open(t, Options{Nodes: 1})
+	t.Parallel()
+	l, ctx := open(t, Options{Nodes: 1, Unsynced: true})
 	must(t, l.Node(1).InitPrimary(ctx))
 	found, err := l.Node(1).Processes()
 	must(t, err)
@@ -197,7 +199,8 @@ func segmentsOf(t *testing.T, pid int) (n int) {
 }
 
 func TestTheReaperClearsWhatAKilledRunLeft(t *testing.T) {
-	l, ctx := open(t, Options{Nodes: 1})
+	t.Parallel()
+	l, ctx := open(t, Options{Nodes: 1, Unsynced: true})
 	must(t, l.Node(1).InitPrimary(ctx))
 	who, err := unprivileged()
 	must(t, err)
@@ -216,7 +219,8 @@ func TestTheReaperClearsWhatAKilledRunLeft(t *testing.T) {
 }
 
 func TestAKeptLabOutlivesClose(t *testing.T) {
-	l, ctx := open(t, Options{Nodes: 1})
+	t.Parallel()
+	l, ctx := open(t, Options{Nodes: 1, Unsynced: true})
 	must(t, l.Node(1).InitPrimary(ctx))
 	must(t, l.Keep())
 	must(t, l.Close())

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Node is one host of the lab: a PostgreSQL server, its repmgr.conf and its daemon.
@@ -31,6 +33,7 @@ type Node struct {
 
 	mu       sync.Mutex
 	services map[string]*service // those that run, by name
+	kept     *pgx.Conn           // a session of the superuser that nobody uses now; may be nil
 }
 
 // serverTimeout bounds the start and the stop of a server, in seconds.

@@ -21,7 +21,9 @@ func (l *Lab) serverSettings() map[string]string {
 		"include_if_exists": "../server.conf",
 	}
 	if l.options.Unsynced {
-		settings["fsync"] = "off"
+		// A checkpoint that nobody hurries is spread over minutes, and a base backup without
+		// -c and a rewind from a new primary wait for one.
+		settings["fsync"], settings["checkpoint_completion_target"] = "off", "0"
 	}
 	if l.options.Auth == TLS {
 		settings["ssl"] = "on"
@@ -92,6 +94,15 @@ func (l *Lab) conninfo(hosts, ports, role string) string {
 // ConfFile is the path of this node's repmgr.conf.
 func (n *Node) ConfFile() string { return filepath.Join(n.Dir, "repmgr.conf") }
 
+// StateDir is where this node's daemon, if it is ours, keeps its state, unless an
+// addition to repmgr.conf says otherwise.
+func (n *Node) StateDir() string {
+	if n.Plain {
+		return filepath.Join(n.Dir, "state")
+	}
+	return n.DataDir + ".repmgr"
+}
+
 // WriteConf writes repmgr.conf: what the node needs, then the lab's additions,
 // then extra; the later wins.
 func (n *Node) WriteConf(extra map[string]string) error {
@@ -105,7 +116,7 @@ func (n *Node) WriteConf(extra map[string]string) error {
 		"repmgrd_pid_file": filepath.Join(n.Dir, "repmgrd.pid"),
 	}
 	if n.Plain {
-		settings = map[string]string{"node_id": fmt.Sprint(n.ID), "node_name": n.Name, "state_directory": filepath.Join(n.Dir, "state")}
+		settings = map[string]string{"node_id": fmt.Sprint(n.ID), "node_name": n.Name, "state_directory": n.StateDir()}
 	}
 	if n.lab.options.Slots {
 		settings["use_replication_slots"] = "true"

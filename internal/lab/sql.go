@@ -47,11 +47,11 @@ func (n *Node) AppExec(ctx context.Context, statements string) error {
 func (n *Node) Rows(ctx context.Context, query string, args ...any) ([][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, sqlTimeout)
 	defer cancel()
-	conn, err := n.superuser(ctx, repmgrRole)
+	conn, err := n.session(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", n.Name, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer n.keepSession(ctx, conn)
 	rows, err := conn.Query(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", n.Name, err)
@@ -69,6 +69,44 @@ func (n *Node) Rows(ctx context.Context, query string, args ...any) ([][]string,
 		return nil, fmt.Errorf("ask %s: %w", n.Name, err)
 	}
 	return answer, nil
+}
+
+// session is a session of the superuser in the database repmgr: the one that was kept,
+// if its server still has it, or a new one. To be given to keepSession.
+func (n *Node) session(ctx context.Context) (*pgx.Conn, error) {
+	n.mu.Lock()
+	kept := n.kept
+	n.kept = nil
+	n.mu.Unlock()
+	if kept != nil {
+		if err := kept.Ping(ctx); err == nil {
+			return kept, nil
+		}
+		discard(kept)
+	}
+	return n.superuser(ctx, repmgrRole)
+}
+
+// keepSession keeps a session for the next question, in a lab that saves what it can:
+// a session is a process of the server, and who waits for something asks often.
+func (n *Node) keepSession(ctx context.Context, conn *pgx.Conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.lab.options.Unsynced || n.kept != nil || conn.IsClosed() || n.lab.ctx.Err() != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return
+	}
+	n.kept = conn
+}
+
+// closeSession closes the session that was kept.
+func (n *Node) closeSession() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.kept != nil {
+		discard(n.kept)
+	}
+	n.kept = nil
 }
 
 // SQL is Rows for a single value: the first of the first row, empty if there is none.
@@ -91,7 +129,7 @@ func (n *Node) InRecovery(ctx context.Context) (bool, error) {
 func (l *Lab) Primaries(ctx context.Context) []*Node {
 	var found []*Node
 	for _, n := range l.Nodes {
-		if n.Witness || !n.Running() {
+		if n.Witness {
 			continue
 		}
 		if standby, err := n.InRecovery(ctx); err == nil && !standby {
@@ -106,7 +144,7 @@ func (l *Lab) Primary(ctx context.Context) (*Node, error) {
 	var found *Node
 	var problems []error
 	for _, n := range l.Nodes {
-		if n.Witness || !n.Running() {
+		if n.Witness {
 			continue
 		}
 		standby, err := n.InRecovery(ctx)

@@ -2,13 +2,14 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
 	"repmgr/internal/record"
 )
@@ -102,22 +103,20 @@ func (l *Lab) governed(ctx context.Context, primary *Node) error {
 
 // Report is what the node's daemon, which has to be ours, says of itself.
 func (n *Node) Report(ctx context.Context) (failover.Report, error) {
-	status := n.Repmgr(ctx, "service", "status", "--format", "json")
-	var out struct {
-		Nodes []struct {
-			ID     int             `json:"node_id"`
-			Report failover.Report `json:"report"`
-		} `json:"nodes"`
+	view, err := n.View(ctx)
+	return view.Own, err
+}
+
+// View is what the node's daemon, which has to be ours, knows of the cluster. It is asked
+// by its socket: a command would start a program and open sessions for each question.
+func (n *Node) View(ctx context.Context) (api.ClusterView, error) {
+	daemon := api.DialUnix(n.StateDir())
+	defer daemon.Close()
+	view, err := daemon.Status(ctx)
+	if err == nil && view.Own.Node != cluster.NodeID(n.ID) {
+		err = fmt.Errorf("ask the daemon of %s: node %d answers", n.Name, view.Own.Node)
 	}
-	if err := json.Unmarshal([]byte(status.Stdout), &out); err != nil {
-		return failover.Report{}, fmt.Errorf("%w: %s", err, status.Stderr)
-	}
-	for _, row := range out.Nodes {
-		if row.ID == n.ID {
-			return row.Report, nil
-		}
-	}
-	return failover.Report{}, errors.New("it is not listed")
+	return view, err
 }
 
 // PrimaryBut is the one primary when a node is left out of account.
