@@ -18,7 +18,11 @@ const attachTimeout = 2 * time.Minute
 // test: the primary, each standby cloned, started and registered, the witness,
 // and a daemon on every node.
 func (l *Lab) BringUp(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{l.BringUpPrimary, l.BringUpStandbys, l.BringUpWitness, l.StartDaemons} {
+	steps := []func(context.Context) error{l.BringUpPrimary, l.BringUpStandbys, l.BringUpWitness, l.StartDaemons}
+	if l.copies() {
+		steps = []func(context.Context) error{l.copyCluster, l.BringUpWitness, l.StartDaemons}
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
 		}

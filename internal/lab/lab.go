@@ -39,6 +39,7 @@ type Options struct {
 	Upstream   map[int]int                   // of a cascaded standby: its upstream; others follow node 1
 	Unchecked  bool                          // without data checksums
 	Unsynced   bool                          // saves what a server's safety and the lab's questions cost: for tests that no power failure is part of
+	Copied     bool                          // BringUp may copy a cluster that it made before: for tests, with Unsynced, that are not about how one is made
 	Quorum     bool                          // promotion_rule=auto: the quorum rule, once there are three voters; else visibility
 	Software   *Software                     // nil: ours, built from this repository
 	Echo       func(n *Node, command string) // called before each command under test; may be nil
@@ -135,13 +136,14 @@ func (l *Lab) prepare() (err error) {
 
 // reachable proves that the unprivileged user can run the server programs, and
 // learns their version: a checkout in a closed folder is a common surprise.
-func (l *Lab) reachable() error {
-	result := l.run(l.ctx, "", filepath.Join(l.Bindir, "postgres"), "--version")
-	if err := result.Err(); err != nil {
-		return fmt.Errorf("run PostgreSQL's programs in %s as user %s: %w", l.Bindir, l.account.name, err)
-	}
-	var err error
-	l.Major, err = parseMajor(result.Stdout)
+func (l *Lab) reachable() (err error) {
+	l.Major, err = versions.once(l.Bindir, func(ctx context.Context) (int, error) {
+		result := l.run(ctx, "", filepath.Join(l.Bindir, "postgres"), "--version")
+		if err := result.Err(); err != nil {
+			return 0, fmt.Errorf("run PostgreSQL's programs in %s as user %s: %w", l.Bindir, l.account.name, err)
+		}
+		return parseMajor(result.Stdout)
+	})
 	return err
 }
 

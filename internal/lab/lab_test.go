@@ -278,3 +278,29 @@ func TestServersAreFoundBehindALink(t *testing.T) {
 		t.Errorf("servers behind the link .pg: got %s, want the folder that it leads to", got)
 	}
 }
+
+// A cluster that was copied is one that the commands could have made: each node's
+// finds nothing wrong with it, and its record is that node's.
+func TestACopiedCluster(t *testing.T) {
+	t.Parallel()
+	for range 2 { // the second is not the one that was made first
+		l, ctx := open(t, Options{Nodes: 2, Unsynced: true, Copied: true, NodeConf: map[int]map[string]string{2: {"priority": "7", "location": "oslo"}}})
+		if !l.copies() {
+			t.Fatal("it would not be copied")
+		}
+		must(t, l.BringUp(ctx))
+		must(t, l.DaemonsWatch(ctx))
+		for _, n := range l.Nodes {
+			must(t, Wait(ctx, time.Minute, "cluster show to find nothing wrong", func() error { return n.Repmgr(ctx, "cluster", "show").Err() }))
+		}
+		got, err := l.Node(1).Rows(ctx, "SELECT conninfo, config_file, priority, location, host, port FROM repmgr.nodes JOIN repmgr.endpoints USING (node_id) ORDER BY node_id")
+		must(t, err)
+		want := fmt.Sprint([][]string{
+			{l.Node(1).Conninfo(), l.Node(1).ConfFile(), "100", "default", l.Node(1).Host, fmt.Sprint(l.Node(1).DaemonPort)},
+			{l.Node(2).Conninfo(), l.Node(2).ConfFile(), "7", "oslo", l.Node(2).Host, fmt.Sprint(l.Node(2).DaemonPort)},
+		})
+		if fmt.Sprint(got) != want {
+			t.Errorf("the records are\n%s\nwant\n%s", got, want)
+		}
+	}
+}

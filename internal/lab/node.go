@@ -55,24 +55,41 @@ var Privileges = []string{
 // roles and databases: repmgr for the programs, app for the client.
 func (n *Node) InitPrimary(ctx context.Context) error {
 	l := n.lab
-	if err := n.initdb(ctx); err != nil {
+	copied := n.ID == 1 && l.served()
+	if copied {
+		from, err := l.server()
+		if err == nil {
+			err = n.copyFrom(ctx, from.DataDir)
+		}
+		if err != nil {
+			return err
+		}
+	} else if err := n.initdb(ctx); err != nil {
 		return err
 	}
-	if err := appendFile(filepath.Join(n.DataDir, "postgresql.conf"), assignments(l.serverSettings())); err != nil {
-		return fmt.Errorf("configure the server: %w", err)
+	if err := n.configure(ctx); err != nil {
+		return err
 	}
-	if err := l.account.write(filepath.Join(n.DataDir, "pg_hba.conf"), l.hba()); err != nil {
-		return fmt.Errorf("configure the server: %w", err)
-	}
-	if err := n.Start(ctx); err != nil {
+	if err := n.Start(ctx); err != nil || copied {
 		return err
 	}
 	return n.CreateRoles(ctx)
 }
 
+// configure writes the server's configuration for this lab.
+func (n *Node) configure(context.Context) error {
+	err := appendFile(filepath.Join(n.DataDir, "postgresql.conf"), assignments(n.lab.serverSettings()))
+	if err == nil {
+		err = n.lab.account.write(filepath.Join(n.DataDir, "pg_hba.conf"), n.lab.hba())
+	}
+	if err != nil {
+		return fmt.Errorf("configure the server: %w", err)
+	}
+	return nil
+}
+
 // initdb makes the data directory. Node 1 of an unsynced lab gets a copy of one that
-// was made once in this process: most of a test's time on a processor was this. All
-// others have a system identifier of their own.
+// was made once in this process. All others have a system identifier of their own.
 func (n *Node) initdb(ctx context.Context) error {
 	if n.lab.options.Unchecked {
 		return n.program(ctx, "initdb", slices.DeleteFunc(initdbArgs(n.DataDir), func(arg string) bool { return arg == "--data-checksums" })...).Err()
@@ -84,44 +101,11 @@ func (n *Node) initdb(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.Run(ctx, "cp", "-a", from, n.DataDir).Err()
+	return n.copyFrom(ctx, from)
 }
 
 func initdbArgs(dir string) []string {
 	return []string{"-D", dir, "-U", "postgres", "--auth=trust", "--locale=C", "--encoding=UTF8", "--data-checksums", "--no-sync"}
-}
-
-// templates are data directories as initdb leaves them, by the folder of its programs.
-var templates struct {
-	sync.Mutex
-	made map[string]string
-}
-
-// template is a data directory of this lab's PostgreSQL that no server ever ran on.
-func (l *Lab) template() (string, error) {
-	templates.Lock()
-	defer templates.Unlock()
-	if dir := templates.made[l.Bindir]; dir != "" {
-		return dir, nil
-	}
-	parent, err := makeOwned(buildPrefix)
-	if err != nil {
-		return "", err
-	}
-	atExit(func() { os.RemoveAll(parent) })
-	if err := l.account.own(parent); err != nil {
-		return "", err
-	}
-	dir := filepath.Join(parent, "data")
-	cmd := l.command(l.ctx, filepath.Join(l.Bindir, "initdb"), initdbArgs(dir)...)
-	if err := l.finish(l.ctx, "", cmd).Err(); err != nil {
-		return "", err
-	}
-	if templates.made == nil {
-		templates.made = map[string]string{}
-	}
-	templates.made[l.Bindir] = dir
-	return dir, nil
 }
 
 // CreateRoles creates the roles and databases that a lab has: repmgr for the

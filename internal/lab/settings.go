@@ -132,9 +132,7 @@ func (n *Node) WriteConf(extra map[string]string) error {
 		settings["promote_command"] = fmt.Sprintf("%s standby promote -f %s --log-to-file", repmgr, n.ConfFile())
 		settings["follow_command"] = fmt.Sprintf("%s standby follow -f %s --log-to-file --upstream-node-id=%%n", repmgr, n.ConfFile())
 	}
-	for _, more := range []map[string]string{n.lab.options.Conf, n.lab.options.NodeConf[n.ID], extra} {
-		maps.Copy(settings, more)
-	}
+	maps.Copy(settings, n.additions(extra))
 	return n.lab.account.write(n.ConfFile(), assignments(settings))
 }
 
