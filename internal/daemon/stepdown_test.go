@@ -21,11 +21,11 @@ func bringUpVisible(t *testing.T, o lab.Options) (*lab.Lab, context.Context) {
 	return l, ctx
 }
 
-// unpaused makes sure that nobody is left paused, as node 1 tells: another's server may be down.
+// unpaused makes sure that nobody is left paused.
 func unpaused(t *testing.T, ctx context.Context, l *lab.Lab) {
 	t.Helper()
 	for _, n := range l.Nodes {
-		if r, err := reportAt(ctx, l.Node(1), n); err != nil || r.Paused {
+		if r, err := n.Report(ctx); err != nil || r.Paused {
 			t.Errorf("%s is paused: %v (%v)", n.Name, r.Paused, err)
 		}
 	}
@@ -66,7 +66,7 @@ func TestCoreSwitchoverByVisibility(t *testing.T) {
 		t.Errorf("%d acknowledged rows are missing: %v", len(missing), missing)
 	}
 	for _, n := range l.Nodes {
-		if r, err := report(ctx, n); err != nil || !r.Paused {
+		if r, err := n.Report(ctx); err != nil || !r.Paused {
 			t.Errorf("%s was paused before, and is not any more (%v)", n.Name, err)
 		}
 	}
