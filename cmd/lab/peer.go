@@ -109,7 +109,7 @@ func peers(ctx context.Context, wanted []who, network bool) (found []peer, missi
 	var other *lab.Patroni
 	old, absent[repmgr5] = lab.Repmgr5(0)
 	if other, absent[patroni] = lab.FindPatroni(ctx); !network && absent[patroni] == nil {
-		absent[patroni] = errors.New("Patroni's ports are the same on each node, which needs network namespaces, and they need root")
+		absent[patroni] = errors.New("its ports are the same on each node, which needs network namespaces, and they need root")
 	}
 	for _, w := range wanted {
 		switch err := absent[w.program]; {
