@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"time"
 )
@@ -11,6 +12,9 @@ import (
 // whole cluster whose primary's server dies serves its client again, and is whole again.
 func TestPatroniServesAgain(t *testing.T) {
 	t.Parallel()
+	if os.Getenv("REPMGR_TEST_PEERS") == "" {
+		t.Skip("SKIPPED, NOT TESTED HERE: another system's cluster takes minutes to start; REPMGR_TEST_PEERS=1 has it tested")
+	}
 	// Three programs in Python, and a primary, take minutes to start on a busy machine.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*testTimeout)
 	defer cancel()
