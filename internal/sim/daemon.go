@@ -298,7 +298,7 @@ func (d *daemon) speak() {
 	d.sequence++
 	self, _ := cluster.Find(v.Nodes, d.n.id)
 	r := failover.Report{Node: d.n.id, Name: d.n.String(), Incarnation: d.life, Sequence: d.sequence, Type: self.Role, Priority: d.n.priority, Automatic: true,
-		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule, Level: record.Level, Barred: v.Barred()}
+		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Receiving: v.Local.Receiving, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule, Level: record.Level, Barred: v.Barred()}
 	if d.rec != nil {
 		r.PromotionRule, r.Term, r.Voters = d.rec.Rule, d.rec.Term, d.rec.Voters()
 	}
