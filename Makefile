@@ -29,12 +29,12 @@ majors:
 test test-majors: export REPMGR_BIN = $(CURDIR)/bin
 
 test: postgres build ## every test, on the distribution's PostgreSQL
-	$(GO) test -timeout 60m -parallel 3 $(TESTARGS) ./...
+	$(GO) test -timeout 60m -parallel 2 $(TESTARGS) ./...
 
 test-majors: postgres majors build ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
 	@for major in $(MAJORS); do \
 		echo "PostgreSQL $$major"; \
-		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 60m -parallel 3 -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
+		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 60m -parallel 2 -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
 	done
 
 # A test binary, since raft's random numbers can be made repeatable in a test only; it starts itself once for every core.

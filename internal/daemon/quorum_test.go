@@ -137,7 +137,9 @@ func TestQuorumDivergedPrimaryIsRewound(t *testing.T) {
 	})
 	details, err := primary.SQL(ctx, "SELECT details FROM repmgr.events WHERE event = 'repmgrd_commits_discarded'")
 	must(t, err)
-	if !strings.HasPrefix(details, "3 commits") {
+	// The daemon that was cut off may have recorded events meanwhile.
+	var n int
+	if _, err := fmt.Sscanf(details, "%d commits", &n); err != nil || n < 3 {
 		t.Errorf("told: %s", details)
 	}
 }

@@ -61,7 +61,8 @@ func TestSights(t *testing.T) {
 
 	must(t, three.Stop(ctx, "fast"))
 	nodes, how, err := shown(ctx, two)
-	if must(t, err); how != lacking || nodes[2]["status"] != "? unreachable" {
+	// On a busy machine its record says so by now.
+	if must(t, err); how != lacking || nodes[2]["status"] != "? unreachable" && nodes[2]["status"] != "- failed" {
 		t.Errorf("the server of node 3 was stopped, and is shown as %v, asked by %s", nodes[2]["status"], how)
 	}
 	waitFor(t, ctx, "a server that is stopped", agrees(ctx, two, lacking))

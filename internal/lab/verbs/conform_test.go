@@ -130,7 +130,8 @@ func (c *conforming) note(command, what, value string) {
 	c.seen = append(c.seen, sight{command, what, value})
 }
 
-// newEvents are those that were recorded since it was called last.
+// newEvents are those that were recorded since it was called last, but for what daemons
+// notice by themselves, in their own time.
 func (c *conforming) newEvents() string {
 	rows, err := c.l.Node(c.primary).Rows(c.ctx, events)
 	if err != nil {
@@ -138,7 +139,9 @@ func (c *conforming) newEvents() string {
 	}
 	var lines []string
 	for _, row := range rows[min(c.events, len(rows)):] {
-		lines = append(lines, strings.Join(row, " "))
+		if event := strings.Join(row, " "); !strings.Contains(event, " child_node_") {
+			lines = append(lines, event)
+		}
 	}
 	c.events = len(rows)
 	return strings.Join(lines, ", ")
