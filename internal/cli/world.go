@@ -16,6 +16,7 @@ import (
 	"repmgr/internal/pg"
 	"repmgr/internal/plan"
 	"repmgr/internal/registry"
+	"repmgr/internal/server"
 )
 
 // world is the real world, as this session may change it.
@@ -38,6 +39,7 @@ func (s *Session) worldWith(change func(*registry.WorldOptions)) *registry.World
 		Superuser:  s.Opt.Superuser,
 		Password:   s.Getenv("PGPASSWORD"),
 		Lost:       cluster.NodeID(lost),
+		EndOfWAL:   server.Own{Config: &cfg}.EndOfWAL,
 		NewAuthority: func() (certificate, key []byte, err error) {
 			a, err := api.NewAuthority()
 			return a.CertPEM, a.KeyPEM, err

@@ -1,10 +1,12 @@
 package daemon_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"repmgr/internal/lab"
 )
@@ -167,9 +169,12 @@ func TestCorePause(t *testing.T) {
 }
 
 // failover=manual: nothing is promoted and nobody follows by itself; a promotion
-// by hand is accepted.
+// by hand is accepted. The primary dies within a record whose beginning the
+// standbys have: what they received reaches beyond where the new timeline begins,
+// and what they can replay does not.
 func TestManualFailover(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 3, Conf: map[string]string{"failover": "manual"}})
+	waitFor(t, ctx, "half a record on the standbys", func() error { return halfRecord(ctx, l) })
 	must(t, l.Node(1).Kill9(ctx))
 	waitLog(t, ctx, l.Node(2), "upstream-lost-is-manual")
 	must(t, l.Node(2).Repmgr(ctx, "standby", "promote").Err())
@@ -178,6 +183,25 @@ func TestManualFailover(t *testing.T) {
 	waitEvent(t, ctx, l.Node(2), "standby_disconnect_manual", l.Node(3), true)
 	must(t, l.Node(3).Repmgr(ctx, "standby", "follow").Err())
 	waitFollows(t, ctx, l.Node(3), l.Node(2))
+}
+
+// halfRecord has the primary write a long record in a transaction that stays open.
+// Its WAL writer flushes whole pages only meanwhile, and so much is sent.
+func halfRecord(ctx context.Context, l *lab.Lab) error {
+	go func() {
+		_, _ = l.Node(1).SQL(ctx, "SELECT pg_logical_emit_message(false, 'lab', repeat('x', 20000)), pg_sleep(10)")
+	}()
+	time.Sleep(time.Second) // the WAL writer comes by every 200 ms
+	for _, n := range l.Nodes[1:] {
+		half, err := n.SQL(ctx, "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()")
+		if err != nil {
+			return err
+		}
+		if half != "t" {
+			return fmt.Errorf("%s has replayed all that it received", n.Name)
+		}
+	}
+	return nil
 }
 
 // A promotion by hand, by PostgreSQL's own means, is recorded and followed.

@@ -66,7 +66,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 // world is what the plans act on. Nobody connects to a node that is lost.
 // The own server streams under that application_name; empty: the node's.
 func (d *Daemon) world(cfg *conf.Config, lost cluster.NodeID, name string) *registry.World {
-	return registry.NewWorld(cfg, registry.WorldOptions{ConfigFile: d.opt.ConfigFile, Lost: lost, StandbyName: name,
+	return registry.NewWorld(cfg, registry.WorldOptions{ConfigFile: d.opt.ConfigFile, Lost: lost, StandbyName: name, EndOfWAL: d.ownServer().EndOfWAL,
 		Warn: func(err error) { d.complain(slog.LevelWarn, err) }})
 }
 

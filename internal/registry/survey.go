@@ -519,6 +519,10 @@ func (w *World) diverged(ctx context.Context, n cluster.Node, s ops.Survey) (str
 		if ok {
 			return "", nil
 		}
+		if end := w.endOfRecords(ctx, local); end < local.Position {
+			local.Position = end
+			continue
+		}
 		if !time.Now().Before(deadline) {
 			return reason, nil
 		}
@@ -553,6 +557,24 @@ func (w *World) localHistory(ctx context.Context, seen ops.Server) pg.Local {
 	}
 	local.Timeline, local.Position = max(local.Timeline, id.Timeline), max(local.Position, id.Position)
 	return local
+}
+
+// endOfRecords is where the local server's last whole record ends. A primary that
+// dies has often sent the beginning of another one, up to the end of a page: what
+// was received reaches there, and a sibling that is promoted goes on before it. Of
+// that piece nothing is ever replayed. What cannot be read ends where SQL says.
+func (w *World) endOfRecords(ctx context.Context, local pg.Local) cluster.LSN {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	p, err := w.local.conn.Progress(ctx)
+	if err != nil || p.Replayed == 0 || w.opt.EndOfWAL == nil {
+		return local.Position
+	}
+	end, err := w.opt.EndOfWAL(ctx, local.Timeline, p.Replayed)
+	if err != nil {
+		return local.Position
+	}
+	return end
 }
 
 // Promote promotes the local standby and records it, as `standby promote` does.

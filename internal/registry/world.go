@@ -29,6 +29,11 @@ type WorldOptions struct {
 	// Lost is a node that is known to be dead: nobody connects to it.
 	Lost cluster.NodeID
 
+	// EndOfWAL reads where the last whole record of the local server ends, on a timeline
+	// and from the end of a record on. Without it, WAL that was received counts to the
+	// last byte, though it may end within a record.
+	EndOfWAL func(context.Context, cluster.Timeline, cluster.LSN) (cluster.LSN, error)
+
 	// NewAuthority makes a certificate authority, in PEM.
 	NewAuthority func() (certificate, key []byte, err error)
 
