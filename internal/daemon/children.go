@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -97,6 +98,11 @@ func (d *Daemon) takeChildren(m childrenSeen, now time.Time) {
 		return
 	case v.Local.State != failover.ServerRunning || v.Local.Role != cluster.Primary:
 		return // it was a primary when the look began
+	}
+	if !w.memory.Looked() {
+		for _, c := range m.seen {
+			d.log.Info(fmt.Sprintf("child node %q (ID: %d): attached is %t", c.Node.Name, c.Node.ID, c.Attached))
+		}
 	}
 	events, run, why := w.memory.Look(m.seen, childPolicy(d.cfg, v.Paused), now)
 	for _, e := range events {

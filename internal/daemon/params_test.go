@@ -21,6 +21,14 @@ func TestChildNodes(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 2, Witness: true, Conf: map[string]string{"failover": "manual"}})
 	primary, standby, witness := l.Node(1), l.Node(2), l.Node(3)
 	said := filepath.Join(primary.Dir, "said")
+	// One that was never seen attached does not count as gone.
+	waitFor(t, ctx, "the standby to be seen attached", func() error {
+		err := logged(primary.DaemonLog(), `child node "node2" (ID: 2): attached is true`)
+		if err != nil {
+			err = logged(primary.DaemonLog(), `standby node "node2" (ID: 2) has connected`)
+		}
+		return err
+	})
 	must(t, primary.WriteConf(map[string]string{
 		"failover": "manual", "child_nodes_check_interval": "1", "child_nodes_disconnect_timeout": "2",
 		"child_nodes_disconnect_command": fmt.Sprintf("echo 'gone from %%p' >> %s", said),

@@ -82,6 +82,10 @@ const (
 	childDetached
 )
 
+// Looked reports whether there has been a look since this node became the primary.
+// What is attached by then is what can be missed later.
+func (c *Children) Looked() bool { return c.looked }
+
 // Look folds one look in. It returns the events to record, and whether
 // child_nodes_disconnect_command is to be run now, with the reason.
 func (c *Children) Look(seen []ChildSeen, p ChildPolicy, now time.Time) (events []ChildEvent, run bool, why string) {
