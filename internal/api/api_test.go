@@ -28,7 +28,7 @@ type memory struct {
 	view     ClusterView
 	seen     cluster.Sight
 	received []failover.Report
-	paused   []pauseRequest
+	paused   []Pause
 	faults   []Fault
 	asked    []string // switchovers
 	rejoined int
@@ -93,10 +93,10 @@ func (m *memory) Sights(context.Context) (Sights, error) {
 
 func (m *memory) Fenced(context.Context, cluster.NodeID) error { return nil }
 
-func (m *memory) Pause(_ context.Context, paused bool, reason string) error {
+func (m *memory) Pause(_ context.Context, order Pause) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.paused = append(m.paused, pauseRequest{paused, reason})
+	m.paused = append(m.paused, order)
 	return m.err
 }
 
@@ -313,7 +313,7 @@ func TestDaemonsErrorsArriveWhole(t *testing.T) {
 	a := authority(t)
 	three := serve(t, a, 3)
 	three.err = fault.New(fault.RepmgrdPause, "can't pause").WithDetail("a switchover runs").WithHint("wait for it")
-	err := client(t, three.target, identity(t, a, 1).ClientTLS()).Pause(within(t), true, "maintenance")
+	err := client(t, three.target, identity(t, a, 1).ClientTLS()).Pause(within(t), Pause{Paused: true, Reason: "maintenance"})
 	var f *fault.Error
 	if !errors.As(err, &f) || f.Code != fault.RepmgrdPause || f.Detail != "a switchover runs" || f.Hint != "wait for it" {
 		t.Errorf("the error is %#v", err)

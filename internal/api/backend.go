@@ -35,7 +35,7 @@ type Backend interface {
 	// Sights has every daemon that can be reached ask its server now.
 	Sights(ctx context.Context) (Sights, error)
 	// Pause stops or resumes automatic failover on this node.
-	Pause(ctx context.Context, paused bool, reason string) error
+	Pause(ctx context.Context, order Pause) error
 	// Fenced ends that node's lease, which has no time limit: an operator says that its
 	// server cannot write any more.
 	Fenced(ctx context.Context, node cluster.NodeID) error

@@ -200,8 +200,8 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 }
 
 // Pause stops automatic failover on the daemon's node, or resumes it.
-func (c *Client) Pause(ctx context.Context, paused bool, reason string) error {
-	return c.call(ctx, http.MethodPost, PathPause, pauseRequest{Paused: paused, Reason: reason}, nil)
+func (c *Client) Pause(ctx context.Context, order Pause) error {
+	return c.call(ctx, http.MethodPost, PathPause, order, nil)
 }
 
 // Fenced ends the lease without a time limit of a node that is fenced.

@@ -329,18 +329,20 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var p struct {
-		Paused *bool  `json:"paused"`
-		Reason string `json:"reason"`
+		Paused  *bool  `json:"paused"`
+		Reason  string `json:"reason"`
+		Seconds int    `json:"seconds"`
 	}
-	if err := json.Unmarshal(body, &p); err != nil || p.Paused == nil || len(p.Reason) > maxReasonLength {
-		fail(w, http.StatusBadRequest, fault.New(fault.RepmgrdPause, `expected {"paused": true or false, "reason": "..."}`))
+	if err := json.Unmarshal(body, &p); err != nil || p.Paused == nil || len(p.Reason) > maxReasonLength || p.Seconds < 0 {
+		fail(w, http.StatusBadRequest, fault.New(fault.RepmgrdPause, `expected {"paused": true or false, "reason": "...", "seconds": ...}, the latter two optional`))
 		return
 	}
-	if err := s.backend.Pause(r.Context(), *p.Paused, p.Reason); err != nil {
+	order := Pause{*p.Paused, p.Reason, p.Seconds}
+	if err := s.backend.Pause(r.Context(), order); err != nil {
 		fail(w, http.StatusServiceUnavailable, err)
 		return
 	}
-	answer(w, http.StatusOK, pauseRequest{Paused: *p.Paused, Reason: p.Reason})
+	answer(w, http.StatusOK, order)
 }
 
 func (s *Server) fenced(w http.ResponseWriter, r *http.Request) {

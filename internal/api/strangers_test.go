@@ -486,7 +486,7 @@ func TestReaderMayReadOnly(t *testing.T) {
 	_, exchange := c.Exchange(within(t), sampleReport(1))
 	_, switched := c.Switchover(within(t), 2, "a reader")
 	for name, err := range map[string]error{
-		"exchange": exchange, "pause": c.Pause(within(t), true, ""), "wake": c.Wake(within(t)), "fault": c.Fault(within(t), 3, FaultCrash), "switchover": switched, "rejoin": c.Rejoin(within(t)),
+		"exchange": exchange, "pause": c.Pause(within(t), Pause{Paused: true}), "wake": c.Wake(within(t)), "fault": c.Fault(within(t), 3, FaultCrash), "switchover": switched, "rejoin": c.Rejoin(within(t)),
 		"step down": c.StepDown(within(t), 2), "step up": c.StepUp(within(t), 1, 1),
 	} {
 		if !errors.Is(err, ErrDenied) {

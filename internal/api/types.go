@@ -253,10 +253,13 @@ type stepUpRequest struct {
 	End  cluster.LSN    `json:"end"`
 }
 
-// pauseRequest is the body of PathPause.
-type pauseRequest struct {
+// Pause is an order to stop or to resume automatic failover: the body of PathPause.
+type Pause struct {
 	Paused bool   `json:"paused"`
 	Reason string `json:"reason,omitempty"`
+	// Seconds is when a pause ends by itself, counted from when the daemon takes it up;
+	// zero: only by an order. An older release does not know it, and goes on being paused.
+	Seconds int `json:"seconds,omitempty"`
 }
 
 // followRequest is the body of PathFollow.

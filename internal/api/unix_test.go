@@ -75,7 +75,7 @@ func TestCommandLineActsOnTheSocket(t *testing.T) {
 		if v, err := c.Status(within(t)); err != nil || v.Own.Node != 3 || v.Version != ViewVersion {
 			t.Errorf("%s: status %+v, %v", name, v, err)
 		}
-		if err := c.Pause(within(t), true, "maintenance"); err != nil || n.paused[0] != (pauseRequest{true, "maintenance"}) {
+		if err := c.Pause(within(t), Pause{true, "maintenance", 60}); err != nil || n.paused[0] != (Pause{true, "maintenance", 60}) {
 			t.Errorf("%s: pause: %v, %v", name, n.paused, err)
 		}
 		if err := c.Wake(within(t)); err != nil || n.woken != 1 {

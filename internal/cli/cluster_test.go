@@ -312,10 +312,10 @@ func (b *backend) Sights(context.Context) (api.Sights, error) {
 
 func (b *backend) Fenced(context.Context, cluster.NodeID) error { return nil }
 
-func (b *backend) Pause(_ context.Context, paused bool, reason string) error {
+func (b *backend) Pause(_ context.Context, order api.Pause) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.report.Paused, b.report.PauseReason = paused, reason
+	b.report.Paused, b.report.PauseReason = order.Paused, order.Reason
 	return nil
 }
 

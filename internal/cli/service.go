@@ -382,7 +382,7 @@ func servicePause(ctx context.Context, s *Session, pause bool) error {
 				_, err := c.Status(ctx)
 				return err
 			}
-			return c.Pause(ctx, pause, reason)
+			return c.Pause(ctx, api.Pause{Paused: pause, Reason: reason})
 		})
 	})
 	failed := 0
@@ -435,7 +435,7 @@ func (s *Session) pauseCluster(ctx context.Context, f fleet, by cluster.NodeID, 
 		return err
 	}
 	defer client.Close()
-	if err := client.Pause(ctx, pause, reason); err != nil {
+	if err := client.Pause(ctx, api.Pause{Paused: pause, Reason: reason}); err != nil {
 		e := fault.New(fault.RepmgrdPause, "the cluster could not be %s", did).WithDetail("%v", err)
 		var said *fault.Error
 		if errors.As(err, &said) {

@@ -16,18 +16,23 @@ import (
 // stepEvery is the time between two looks at how a step down goes.
 const stepEvery = 50 * time.Millisecond
 
+// pausedFor is when a pause for a switchover ends by itself: nobody ends that of a command
+// that was killed. It is more than all that a switchover waits for; one that outlasts it
+// goes on as when an operator ends the pause.
+const pausedFor = 10 * time.Minute
+
 // pause stops automatic failover on every node whose daemon is there, and returns what
 // makes it as it was. Without it a daemon could promote its server while the primary is
 // stopped, and the primary could not be started again.
 func (w *switching) pause(ctx context.Context) (restore func(), err error) {
 	var paused []cluster.Node
-	reason := fmt.Sprintf("switchover from node %d to node %d", w.from.ID, w.to.ID)
+	order := api.Pause{Paused: true, Reason: fmt.Sprintf("switchover from node %d to node %d", w.from.ID, w.to.ID), Seconds: int(pausedFor.Seconds())}
 	answers := registry.AskAll(ctx, w.nodes, func(ctx context.Context, n cluster.Node) (was bool, err error) {
 		a := w.fleet.report(ctx, n.ID)
 		if a.Err != nil || a.Report.Paused {
 			return true, nil // one that is silent was told of by the checks
 		}
-		return false, w.fleet.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error { return c.Pause(ctx, true, reason) })
+		return false, w.fleet.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error { return c.Pause(ctx, order) })
 	})
 	var failed []string
 	for _, a := range answers {
@@ -84,7 +89,7 @@ func (w *switching) awaitOver(ctx context.Context) error {
 // unpause lets those go on that were paused for the switchover.
 func (w *switching) unpause(ctx context.Context, nodes []cluster.Node) {
 	for _, a := range registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (struct{}, error) {
-		return struct{}{}, w.fleet.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error { return c.Pause(ctx, false, "") })
+		return struct{}{}, w.fleet.ask(ctx, n.ID, func(ctx context.Context, c *api.Client) error { return c.Pause(ctx, api.Pause{}) })
 	}) {
 		if a.Err != nil && !errors.Is(a.Err, api.ErrNotRunning) && !errors.Is(a.Err, errNoEndpoint) {
 			w.s.warn(fault.Wrap(a.Err, fault.RepmgrdPause, "failover may still be paused on %s", named(a.Node)).WithHint("\"repmgr service unpause\" ends it"))

@@ -7,6 +7,7 @@ import (
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
+	"repmgr/internal/fault"
 	"repmgr/internal/record"
 )
 
@@ -53,12 +54,16 @@ func (b backend) View() api.ClusterView {
 
 // Pause stops or resumes automatic failover: under the quorum rule of the whole
 // cluster, by an entry that a majority has; else on this node, over restarts.
-func (b backend) Pause(ctx context.Context, paused bool, reason string) error {
+func (b backend) Pause(ctx context.Context, order api.Pause) error {
 	if p := b.View().Promotion; p != nil && p.Rule == record.Quorum {
-		return b.d.pauseCluster(ctx, paused, reason)
+		if order.Seconds > 0 {
+			return fault.New(fault.RepmgrdPause, "the pause of a whole cluster has no end of its own").
+				WithHint("pause without a time, and end it by \"repmgr service unpause\"")
+		}
+		return b.d.pauseCluster(ctx, order.Paused, order.Reason)
 	}
 	reply := make(chan error, 1)
-	if err := b.ask(ctx, pausing{paused, reason, reply}); err != nil {
+	if err := b.ask(ctx, pausing{order, reply}); err != nil {
 		return err
 	}
 	err, late := await(ctx, reply)

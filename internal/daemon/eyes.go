@@ -84,7 +84,7 @@ func (e *eyes) first(ctx context.Context) error {
 	e.d.peers.adopt(known)
 	now := bootTime()
 	e.d.loop.view.Observe(failover.PauseSet{Paused: known.Paused}, now)
-	e.d.loop.pauseReason = known.PauseReason
+	e.d.loop.pauseReason, e.d.loop.pausedUntil = known.PauseReason, known.PausedUntil
 	e.nodes, e.endpoints = known.Nodes, known.Endpoints
 	e.d.loop.view.Observe(failover.NodesRead{Nodes: known.Nodes}, now)
 	if e.d.cfg.WithoutServer() {

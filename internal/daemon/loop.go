@@ -38,9 +38,8 @@ type (
 	}
 	// pausing is an operator's order.
 	pausing struct {
-		paused bool
-		reason string
-		reply  chan error
+		order api.Pause
+		reply chan error
 	}
 	// following is an operator's order too.
 	following struct {
@@ -69,6 +68,7 @@ type loopState struct {
 	recent      []api.Decision
 	sequence    uint64
 	pauseReason string
+	pausedUntil time.Time // by the wall clock, since it is kept over restarts; zero: by an order
 
 	looking  bool           // the last look before a promotion is under way
 	lookedAt time.Time      // when it ended
@@ -168,6 +168,7 @@ func (d *Daemon) runLoop(ctx context.Context, fail context.CancelCauseFunc) {
 			}
 		}
 		now := bootTime()
+		d.endPause(time.Now(), now)
 		fast := d.turn(ctx, now)
 		d.checkDegraded(now, fail)
 		if fast {
@@ -200,11 +201,7 @@ func (d *Daemon) take(ctx context.Context, m message) {
 		d.loop.view.Observe(failover.PeerReported{Report: m.report}, now)
 		m.reply <- d.publish(now)
 	case pausing:
-		d.loop.pauseReason = m.reason
-		d.loop.view.Observe(failover.PauseSet{Paused: m.paused}, now)
-		_ = d.peers.note(func(r *remembered) { r.Paused, r.PauseReason = m.paused, m.reason }) // fails for an authority only
-		d.goes(func() { m.reply <- d.peers.keep() })
-		d.notice(map[bool]string{true: "failover is paused", false: "failover is no longer paused"}[m.paused], "detail", m.reason)
+		d.pauseNode(m, now)
 	case following:
 		m.reply <- d.followOrdered(ctx, m.upstream, now)
 	case stepping:

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
@@ -33,12 +34,13 @@ type remembered struct {
 	Key         string                               `json:"private_key"`
 	Paused      bool                                 `json:"paused"`
 	PauseReason string                               `json:"pause_reason"`
-	FencedBy    cluster.NodeID                       `json:"fenced_by"`           // zero: not fenced
-	Ended       bool                                 `json:"ended"`               // this daemon ended its server, and it has not run since
-	Rejoins     int                                  `json:"rejoins,omitempty"`   // tries to bring it back that came to nothing
-	Quorum      bool                                 `json:"quorum"`              // the quorum rule was in force
-	Disowned    string                               `json:"disowned,omitempty"`  // a group that an operator gave up for lost
-	PeerKeys    api.Keys                             `json:"peer_keys,omitempty"` // of the other daemons
+	PausedUntil time.Time                            `json:"paused_until,omitzero"` // zero: until an order ends it
+	FencedBy    cluster.NodeID                       `json:"fenced_by"`             // zero: not fenced
+	Ended       bool                                 `json:"ended"`                 // this daemon ended its server, and it has not run since
+	Rejoins     int                                  `json:"rejoins,omitempty"`     // tries to bring it back that came to nothing
+	Quorum      bool                                 `json:"quorum"`                // the quorum rule was in force
+	Disowned    string                               `json:"disowned,omitempty"`    // a group that an operator gave up for lost
+	PeerKeys    api.Keys                             `json:"peer_keys,omitempty"`   // of the other daemons
 	Withheld    withheld                             `json:"withheld"`
 	Operators   operatorsSync                        `json:"synchronous_standby_names"`
 }

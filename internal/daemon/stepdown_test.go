@@ -3,11 +3,13 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"repmgr/internal/api"
 	"repmgr/internal/lab"
 )
 
@@ -165,6 +167,31 @@ func TestSwitchoverByVisibilityAndTheEndOfThePause(t *testing.T) {
 	if one.Running() {
 		t.Error("the former primary runs beside the new one")
 	}
+}
+
+// A pause with an end, as a switchover takes it, is ended by the daemons themselves, also by
+// one that was started again meanwhile: whoever asked for it may have been killed.
+func TestPauseThatEnds(t *testing.T) {
+	l, ctx := bringUpVisible(t, lab.Options{Nodes: 2})
+	standby := l.Node(2)
+	for _, n := range l.Nodes {
+		c := api.DialUnix(n.StateDir())
+		must(t, c.Pause(ctx, api.Pause{Paused: true, Reason: "switchover", Seconds: 25}))
+		c.Close()
+	}
+	must(t, standby.KillDaemon(ctx))
+	must(t, standby.StartDaemon(ctx))
+	must(t, l.Node(1).Kill9(ctx))
+	waitFor(t, ctx, "the new daemon to be paused", func() error {
+		r, err := standby.Report(ctx)
+		if err == nil && (r.PID != standby.DaemonPID() || !r.Paused || !strings.HasPrefix(r.PauseReason, "switchover, until ")) {
+			err = fmt.Errorf("process %d, paused: %t, %q", r.PID, r.Paused, r.PauseReason)
+		}
+		return err
+	})
+	waitLog(t, ctx, standby, "paused: failover is paused")
+	waitPrimary(t, ctx, l, standby)
+	waitLog(t, ctx, standby, "the pause ends by itself")
 }
 
 // staysWritable makes sure that a server takes writes.
