@@ -21,6 +21,12 @@ const (
 	retryEvery     = 10 * time.Millisecond  // between two tries
 )
 
+// How often, in a lab that saves what it can and measures nothing: a session is a process.
+const (
+	writeSeldom = 25 * time.Millisecond
+	retrySeldom = 100 * time.Millisecond
+)
+
 // Write is one row that the cluster acknowledged.
 type Write struct {
 	Value int64
@@ -99,6 +105,10 @@ func (c *Client) Close() {
 // write is the client's goroutine; it ends with ctx.
 func (c *Client) write(ctx context.Context, value int64) {
 	defer close(c.done)
+	every := writeEvery
+	if c.lab.options.Unsynced {
+		every = writeSeldom
+	}
 	for ctx.Err() == nil {
 		node, conn, err := c.connect(ctx)
 		if err != nil {
@@ -109,7 +119,7 @@ func (c *Client) write(ctx context.Context, value int64) {
 			err = c.insert(ctx, conn, value)
 			if err == nil {
 				c.acknowledged(Write{Value: value, Node: node, At: time.Now()}, began)
-				pause(ctx, writeEvery)
+				pause(ctx, every)
 			}
 			value++
 		}
@@ -181,7 +191,11 @@ func (c *Client) insist(ctx context.Context, n *Node) *pgx.Conn {
 		if ctx.Err() == nil {
 			c.failed(fmt.Errorf("%s: %w", n.Name, err))
 		}
-		pause(ctx, retryEvery)
+		every := retryEvery
+		if c.lab.options.Unsynced {
+			every = retrySeldom
+		}
+		pause(ctx, every)
 	}
 	return nil
 }

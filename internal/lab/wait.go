@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// How long Wait lets pass between two questions: as long as the last took, so that who
-// asks by a program leaves half of a processor to what is waited for, within these.
+// How long Wait lets pass between two questions: twice as long as the last took, so that
+// who asks by a program leaves most of a processor to what is waited for, within these.
 const (
 	pollInterval = 20 * time.Millisecond
 	longestPause = 250 * time.Millisecond
@@ -30,7 +30,7 @@ func Wait(ctx context.Context, timeout time.Duration, what string, cond func() e
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w; last: %w", what, ctx.Err(), err)
-		case <-time.After(min(max(took, pollInterval), longestPause)):
+		case <-time.After(min(max(2*took, pollInterval), longestPause)):
 		}
 	}
 }
