@@ -54,37 +54,34 @@ func (d *Daemon) watchChildren(ctx context.Context, now time.Time) {
 		return
 	}
 	w.looking, w.at = true, now
-	cfg, children := d.cfg, failover.ChildrenOf(v, now)
+	children := failover.ChildrenOf(v, now)
 	d.goes(func() {
-		seen, err := d.lookAtChildren(ctx, cfg, children)
+		seen, err := d.lookAtChildren(ctx, children)
 		d.send(childrenSeen{seen, err})
 	})
 }
 
 // lookAtChildren asks the own server which of the standbys are attached. One
 // whose connection is there counts, whether it streams or catches up.
-func (d *Daemon) lookAtChildren(ctx context.Context, cfg *conf.Config, children []failover.ChildSeen) ([]failover.ChildSeen, error) {
+func (d *Daemon) lookAtChildren(ctx context.Context, children []failover.ChildSeen) ([]failover.ChildSeen, error) {
 	if len(children) == 0 {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	conn, err := d.own(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer registry.Close(conn)
-	for i, c := range children {
-		if c.Node.Role == cluster.Witness {
-			continue
+	return children, d.lend(ctx, func(conn *pg.Conn) error {
+		for i, c := range children {
+			if c.Node.Role == cluster.Witness {
+				continue
+			}
+			how, _, err := conn.Attached(ctx, c.Node.Name)
+			if err != nil {
+				return err
+			}
+			children[i].Attached = how != pg.Detached
 		}
-		how, _, err := conn.Attached(ctx, c.Node.Name)
-		if err != nil {
-			return nil, err
-		}
-		children[i].Attached = how != pg.Detached
-	}
-	return children, nil
+		return nil
+	})
 }
 
 // takeChildren records what has changed since the last look, and has the command

@@ -82,6 +82,8 @@ func (d *Daemon) keepReady(ctx context.Context) {
 			registry.Close(d.asked.take())
 			continue
 		}
-		d.asked.see(ctx, func(ctx context.Context) (*pg.Conn, error) { return d.own(ctx, d.eyes.cfg.Load()) })
+		limit, cancel := context.WithTimeout(ctx, lookTimeout)
+		_ = d.lend(limit, func(conn *pg.Conn) error { _, err := conn.Progress(limit); return err }) // the eyes tell what is wrong
+		cancel()
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/host"
+	"repmgr/internal/pg"
 	"repmgr/internal/registry"
 )
 
@@ -83,31 +84,49 @@ func (d *Daemon) see(ctx context.Context) ([]cluster.Node, cluster.Sight, error)
 	if host.Postmaster(cfg.DataDirectory) == 0 || host.PostmasterStopped(cfg.DataDirectory) {
 		return nil, cluster.Sight{}, fault.New(fault.DBConn, "the postmaster of the own server is gone or stopped")
 	}
+	var nodes []cluster.Node
+	var seen cluster.Sight
+	err := d.lend(ctx, func(conn *pg.Conn) (err error) {
+		if nodes, err = registry.Nodes(ctx, conn); err != nil {
+			return err
+		}
+		own, found := cluster.Find(nodes, cfg.NodeID)
+		same := found && own.Conninfo == cfg.Conninfo // else others are led elsewhere by the record
+		own.Conninfo = registry.WithoutPassword(own.Conninfo)
+		seen = registry.LookBy(ctx, conn, own, func(context.Context) (cluster.Node, error) { return own, nil })
+		if !same || seen.Recovery == cluster.RecoveryUnknown || seen.Senders == nil {
+			return fault.New(fault.DBQuery, "the own server did not show all").WithDetail("%s", seen.Failure)
+		}
+		return nil
+	})
+	return nodes, seen, err
+}
+
+// lend has something asked in the session that is kept for questions. Where there is none, or
+// where it has ended, as with a restart of the server, another is opened and kept.
+func (d *Daemon) lend(ctx context.Context, ask func(*pg.Conn) error) error {
 	select {
 	case d.asking <- struct{}{}:
 		defer func() { <-d.asking }()
 	case <-ctx.Done():
-		return nil, cluster.Sight{}, ctx.Err()
+		return ctx.Err()
 	}
-	conn := d.asked.take()
-	if conn == nil {
-		return nil, cluster.Sight{}, fault.New(fault.DBConn, "no session with the own server is open")
+	if conn := d.asked.take(); conn != nil {
+		err := ask(conn)
+		if !conn.IsClosed() {
+			registry.Close(d.asked.put(conn))
+			return err
+		}
+		if ctx.Err() != nil {
+			return err
+		}
 	}
-	nodes, err := registry.Nodes(ctx, conn)
+	conn, err := d.own(ctx, d.eyes.cfg.Load())
 	if err != nil {
-		registry.Close(conn)
-		return nil, cluster.Sight{}, err
+		return err
 	}
-	own, found := cluster.Find(nodes, cfg.NodeID)
-	same := found && own.Conninfo == cfg.Conninfo // else others are led elsewhere by the record
-	own.Conninfo = registry.WithoutPassword(own.Conninfo)
-	seen := registry.LookBy(ctx, conn, own, func(context.Context) (cluster.Node, error) { return own, nil })
-	if conn.IsClosed() {
-		conn = nil
+	if err = ask(conn); !conn.IsClosed() {
+		registry.Close(d.asked.put(conn))
 	}
-	registry.Close(d.asked.put(conn))
-	if conn == nil || !same || seen.Recovery == cluster.RecoveryUnknown || seen.Senders == nil {
-		return nil, cluster.Sight{}, fault.New(fault.DBQuery, "the own server did not show all").WithDetail("%s", seen.Failure)
-	}
-	return nodes, seen, nil
+	return err
 }
