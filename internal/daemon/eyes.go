@@ -153,7 +153,7 @@ func (e *eyes) watchLocal(ctx context.Context) {
 		if e.state != failover.ServerRunning {
 			every = min(every, downEvery)
 		}
-		wait := time.NewTimer(every)
+		wait := time.NewTimer(e.d.until(every))
 		select {
 		case <-ctx.Done():
 			wait.Stop()

@@ -150,8 +150,7 @@ func (q *group) join(id raftstore.Identity, stored quorum.Stored) error {
 
 // run is the goroutine of the group, until ctx ends.
 func (q *group) run(ctx context.Context) {
-	pace := q.pace()
-	tick := time.NewTicker(pace)
+	tick := time.NewTimer(q.untilTick())
 	defer tick.Stop()
 	trial := time.NewTicker(measureEvery)
 	defer trial.Stop()
@@ -163,8 +162,11 @@ func (q *group) run(ctx context.Context) {
 			return
 		case <-tick.C:
 			if q.member != nil && q.unsaved == nil {
-				q.member.Tick()
+				for range heartbeatTicks {
+					q.member.Tick()
+				}
 			}
+			tick.Reset(q.untilTick())
 		case <-trial.C:
 			q.tryDisk()
 		case a := <-q.frames:
@@ -178,14 +180,15 @@ func (q *group) run(ctx context.Context) {
 		if q.pump() || q.moved() {
 			q.publish()
 		}
-		if next := q.pace(); next != pace {
-			pace = next
-			tick.Reset(pace)
-		}
 	}
 }
 
-// pace is how often the group ticks: by the lease that is in force, which all members
+// untilTick is how long it is until the group ticks again: as often as there is a
+// heartbeat, and then once for each tick since. Nothing is due in between but an
+// election, which is that much later at most.
+func (q *group) untilTick() time.Duration { return q.d.until(heartbeatTicks * q.pace()) }
+
+// pace is how long a tick is: by the lease that is in force, which all members
 // know, so that an election costs no lease after the primary's lease_ttl was changed.
 func (q *group) pace() time.Duration {
 	ttl := q.d.eyes.cfg.Load().LeaseTTL

@@ -149,6 +149,8 @@ func (d *Daemon) send(m message) { d.in <- m }
 func (d *Daemon) runLoop(ctx context.Context, fail context.CancelCauseFunc) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	busyAt := bootTime()
+	defer process.use(d, false)
 	for {
 		select {
 		case <-ctx.Done():
@@ -172,10 +174,12 @@ func (d *Daemon) runLoop(ctx context.Context, fail context.CancelCauseFunc) {
 		fast := d.turn(ctx, now)
 		d.checkDegraded(now, fail)
 		if fast {
+			busyAt = now
 			timer.Reset(turnEveryFast)
 		} else {
-			timer.Reset(min(turnEvery, d.cfg.LeaseTTL/25))
+			timer.Reset(d.until(min(turnEvery, d.cfg.LeaseTTL/25)))
 		}
+		process.use(d, now.Sub(busyAt) < restAfter)
 	}
 }
 

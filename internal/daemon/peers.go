@@ -249,7 +249,7 @@ func (p *peers) keepTold(ctx context.Context, l *link) {
 	p.exchange(ctx, l, exchangeTimeout)
 	for {
 		every := max(250*time.Millisecond, min(time.Second, p.d.eyes.cfg.Load().MonitorInterval/2))
-		heartbeat := time.NewTimer(every)
+		heartbeat := time.NewTimer(p.d.until(every))
 		told := false
 		select {
 		case <-ctx.Done():

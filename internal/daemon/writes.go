@@ -34,7 +34,7 @@ func (d *Daemon) watchWrites(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(time.Second, cfg.MonitorInterval)):
+		case <-time.After(d.until(max(time.Second, cfg.MonitorInterval))):
 		}
 		report := d.shared.load().report
 		governs := cfg.PrimaryWriteTimeout != 0 && report.Server == failover.ServerRunning && report.Role == cluster.Primary && report.PromotionRule == record.Quorum

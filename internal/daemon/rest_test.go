@@ -1,0 +1,44 @@
+package daemon
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// What is periodic falls together, and is never late by more than it is periodic.
+func TestUntil(t *testing.T) {
+	d := &Daemon{began: bootTime().Add(-1350 * time.Millisecond)}
+	for every, most := range map[time.Duration]time.Duration{200 * time.Millisecond: 50 * time.Millisecond, time.Second: 650 * time.Millisecond, time.Minute: 58650 * time.Millisecond} {
+		got := d.until(every)
+		at := bootTime().Add(got).Sub(d.began) % every
+		if got <= 0 || got > most || min(at, every-at) > 10*time.Millisecond {
+			t.Errorf("until a multiple of %s: %s, want at most %s", every, got, most)
+		}
+	}
+}
+
+// A process is at rest when all its daemons are.
+func TestProcessors(t *testing.T) {
+	t.Setenv("GOMAXPROCS", "")
+	all := runtime.GOMAXPROCS(3)
+	defer runtime.GOMAXPROCS(all)
+	p := processors{all: 3, used: 3, busy: map[*Daemon]bool{}}
+	one, two := &Daemon{}, &Daemon{}
+	for i, step := range []struct {
+		d    *Daemon
+		busy bool
+		want int
+	}{{one, true, 3}, {two, true, 3}, {one, false, 3}, {two, false, 1}, {one, true, 3}, {one, false, 1}} {
+		if p.use(step.d, step.busy); runtime.GOMAXPROCS(0) != step.want {
+			t.Errorf("step %d: %d processors are used, want %d", i, runtime.GOMAXPROCS(0), step.want)
+		}
+	}
+	t.Setenv("GOMAXPROCS", "3")
+	if p.use(one, true); runtime.GOMAXPROCS(0) != 3 {
+		t.Error("GOMAXPROCS was set")
+	}
+	if p.use(one, false); runtime.GOMAXPROCS(0) != 3 {
+		t.Error("GOMAXPROCS was set, and is not kept")
+	}
+}
