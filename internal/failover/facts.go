@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/record"
 )
 
 // facts is a View digested once, so that rules read like sentences.
@@ -112,6 +113,13 @@ func (f facts) runsAsPrimary(id cluster.NodeID) (Position, bool) {
 // as different. A witness has a server of its own, with an identifier of its own.
 func (f facts) sameCluster(id string) bool {
 	return id == "" || f.local.SystemID == "" || id == f.local.SystemID || f.self.Role == cluster.Witness
+}
+
+// vouched reports whether, under the quorum rule, a node's daemon answers and says that its
+// server runs.
+func (f facts) vouched(id cluster.NodeID) bool {
+	rec := f.Group.Record
+	return rec != nil && rec.Rule == record.Quorum && f.alive(id) && !f.Peers[id].Silent
 }
 
 // dead reports whether a node's own daemon says that nothing of its server is

@@ -156,8 +156,9 @@ const silentEvery = 5 * time.Second
 
 // Looks returns which servers to look at: the upstream and the primary at the
 // monitor interval, at the reconnect interval while they fail (the first time at
-// once), and the servers of silent daemons
-// now and then, closer while an election is on.
+// once), and the servers of silent daemons now and then, closer while an election is on.
+// Under the quorum rule no look decides anything, and each is a process on that server's
+// host: what its own daemon says goes for it, and a look is rare.
 func Looks(v *View, now time.Time) []Look {
 	f := newFacts(v, now)
 	if v.Local.State == ServerNone {
@@ -171,11 +172,15 @@ func Looks(v *View, now time.Time) []Look {
 		every := silentEvery
 		switch {
 		case !f.leads() && (n.ID == f.upstream || n.ID == f.primary):
-			every = v.Policy.MonitorInterval
-			if fails := v.Probes[n.ID].Failures; fails == 1 {
+			switch fails := v.Probes[n.ID].Failures; {
+			case fails == 1:
 				every = 0
-			} else if fails > 1 && !f.exhausted(n.ID) {
+			case fails > 1 && !f.exhausted(n.ID):
 				every = v.Policy.ReconnectInterval
+			case fails > 1 || !f.vouched(n.ID):
+				every = v.Policy.MonitorInterval
+			default:
+				every = max(v.Policy.MonitorInterval, silentEvery)
 			}
 		case f.fresh(n.ID) && !v.Peers[n.ID].Silent:
 			continue

@@ -778,3 +778,33 @@ func TestSmoothed(t *testing.T) {
 		t.Errorf("%d, %d", got, took)
 	}
 }
+
+// TestLooks: a look at the primary is rare only while the rule needs none and the primary's
+// daemon vouches for its server.
+func TestLooks(t *testing.T) {
+	peer := func(v *View, set func(*Peer)) {
+		p := v.Peers[1]
+		set(&p)
+		v.Peers[1] = p
+	}
+	for what, c := range map[string]struct {
+		set  func(*View)
+		want time.Duration
+	}{
+		"all is well":                {func(*View) {}, silentEvery},
+		"a longer monitor interval":  {func(v *View) { v.Policy.MonitorInterval = time.Minute }, time.Minute},
+		"the visibility rule":        {func(v *View) { v.Group.Record.Rule = record.Visibility }, time.Second},
+		"no record":                  {func(v *View) { v.Group.Record = nil }, time.Second},
+		"a silent daemon":            {func(v *View) { peer(v, func(p *Peer) { p.Silent = true }) }, time.Second},
+		"an old report":              {func(v *View) { peer(v, func(p *Peer) { p.At = t0.Add(-time.Minute) }) }, time.Second},
+		"a server that is not there": {func(v *View) { peer(v, func(p *Peer) { p.Report.Server = ServerCrashed }) }, time.Second},
+		"a look that failed":         {func(v *View) { v.Observe(Probed{Node: 1}, t0) }, 0},
+	} {
+		v := quorumView()
+		c.set(v)
+		looks := Looks(v, t0)
+		if len(looks) != 1 || looks[0] != (Look{Node: 1, Every: c.want}) {
+			t.Errorf("%s: %v, want node 1 every %s", what, looks, c.want)
+		}
+	}
+}

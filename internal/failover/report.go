@@ -140,6 +140,12 @@ func Tell(v *View, now time.Time) Report {
 	r.Group, r.PromotionRule, r.Term, r.Voters = g.Group, g.Rule, g.Term, g.Voters()
 	if g.Rule == record.Quorum { // what the node was told before that rule began does not count
 		r.Paused, r.PauseReason = g.Pause.On, g.Pause.Reason
+		f := newFacts(v, now)
+		for i, s := range r.Saw {
+			if f.vouched(s.Node) && s.Ago >= 0 {
+				r.Saw[i].Ago = min(s.Ago, now.Sub(v.Peers[s.Node].At))
+			}
+		}
 	}
 	return r
 }
