@@ -318,7 +318,7 @@ var Params = []Param{
 		Name: "monitor_interval_secs", Group: groupMonitoring, Kind: Duration, Unit: second, Default: "1s", Min: "100ms", Max: oneDay,
 		Repmgr5: "2s", Why: "a failure is noticed sooner; a look costs next to nothing",
 		Reader: ByDaemon, Reload: AtReload,
-		Brief: "time between two looks at the servers",
+		Brief: "time between two looks at the servers; under the quorum rule every 5 s at another node's, while its daemon vouches for it",
 		at:    func(c *Config) any { return &c.MonitorInterval },
 	},
 	{
