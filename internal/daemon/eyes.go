@@ -52,6 +52,7 @@ type eyes struct {
 	crowdedAt time.Time // when it was last told that there is no connection left
 	barred    string    // what of the server's settings forbids a promotion
 	barredAt  time.Time // when that was asked
+	slotsAt   time.Time // when a former primary's logical slots were looked for
 
 	process *host.Handle // the postmaster, if it was found
 	downPID int          // what postmaster.pid named when the server was found down
@@ -238,6 +239,10 @@ func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
 			return failover.Local{}, err
 		}
 	}
+	if p.InRecovery && time.Since(e.slotsAt) >= barredEvery {
+		e.slotsAt = time.Now()
+		e.dropFormerSlots(ctx)
+	}
 	local := failover.Local{At: began, State: failover.ServerRunning, Role: cluster.Primary, SystemID: e.last.SystemID,
 		Position: failover.Position{Timeline: p.Timeline, LSN: p.Position()}, Replayed: p.Replayed, Receiving: p.Receiving,
 		Held: e.d.peers.withheld().Held, Session: e.session, Barred: e.barred}
@@ -272,7 +277,7 @@ func (e *eyes) connect(ctx context.Context) error {
 		return err
 	}
 	e.session++
-	e.last.SystemID, e.readAt = server.SystemID, time.Time{}
+	e.last.SystemID, e.readAt, e.slotsAt = server.SystemID, time.Time{}, time.Time{}
 	e.last.Position.Timeline = 0 // a server that was started anew may have another history
 	e.watchProcess()
 	return e.askBarred(ctx)
@@ -294,6 +299,23 @@ func (e *eyes) askBarred(ctx context.Context) error {
 		e.barred = strings.Join(names, ", ") + map[bool]string{true: " is set", false: " are set"}[len(names) == 1]
 	}
 	return nil
+}
+
+// dropFormerSlots drops the logical slots for failover that this standby has from when it
+// was the primary: they are the primary's now, which goes on with them, and keep this
+// server from taking over what becomes of them there. Each costs nothing but that, so a
+// refusal is told and tried again.
+func (e *eyes) dropFormerSlots(ctx context.Context) {
+	names, err := e.conn.FormerSlots(ctx)
+	for _, name := range names {
+		if err = e.conn.DropSlot(ctx, name); err != nil {
+			break
+		}
+		e.d.notice(fmt.Sprintf("the logical slot %q, from when this server was the primary, is dropped: it is the primary's now", name))
+	}
+	if err != nil {
+		e.d.complain(slog.LevelWarn, err)
+	}
 }
 
 // ownDirectory refuses a data_directory that is not the server's: processes that

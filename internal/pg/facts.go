@@ -86,6 +86,26 @@ func (c *Conn) Slots(ctx context.Context) ([]Slot, error) {
 	return out, nil
 }
 
+// FormerSlots are the logical slots of a standby that it had when it was the primary and that
+// were made for failover; empty before PostgreSQL 17, and on a primary. While one is there,
+// the slot of that name is not taken over from the primary (manual, "Replication Slot
+// Synchronization").
+func (c *Conn) FormerSlots(ctx context.Context) ([]string, error) {
+	var out []string
+	err := c.each(ctx, formerSlotsSQL, nil, func(rows pgx.Rows) error {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return err
+		}
+		out = append(out, name)
+		return nil
+	})
+	if err != nil {
+		return nil, queryFault(err, "logical slots of a former primary")
+	}
+	return out, nil
+}
+
 // CreateSlot makes a physical slot that keeps WAL from now on. One that is there
 // already, physical and unused, is taken as it is.
 func (c *Conn) CreateSlot(ctx context.Context, name string) error {

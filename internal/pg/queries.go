@@ -74,6 +74,15 @@ WHERE application_name = $1 OR pg_catalog.regexp_replace(application_name, '@[0-
 SELECT slot_name::text, slot_type, active, COALESCE(restart_lsn::text, ''), COALESCE(wal_status, '')
 FROM pg_catalog.pg_replication_slots ORDER BY slot_name`}}
 
+	// A standby's own logical slot that was made for failover is from when it was the primary.
+	// PostgreSQL 17 has such slots first.
+	formerSlotsSQL = queries{
+		{since: 170000, sql: `
+SELECT slot_name::text FROM pg_catalog.pg_replication_slots
+WHERE pg_catalog.pg_is_in_recovery() AND slot_type = 'logical' AND failover AND NOT synced AND NOT active ORDER BY slot_name`},
+		{until: 170000, sql: `SELECT ''::text WHERE false`},
+	}
+
 	createSlotSQL = queries{{sql: `SELECT pg_catalog.pg_create_physical_replication_slot($1, true)`}}
 	dropSlotSQL   = queries{{sql: `SELECT pg_catalog.pg_drop_replication_slot($1)`}}
 

@@ -331,12 +331,14 @@ func (w *World) passwordFor() string {
 // PrimaryConninfo is how node reaches its upstream for replication, without a
 // password: what the upstream's own conninfo says, less what is only meant for
 // sessions, with the upstream's replication user and the application_name given.
+// Streaming ignores the database; from PostgreSQL 17 on the worker that keeps logical
+// slots in step logs in there (manual, "Replication Slot Synchronization").
 func PrimaryConninfo(upstream cluster.Node, name, passfile string) (string, error) {
 	info, err := pg.ParseConninfo(upstream.Conninfo)
 	if err != nil {
 		return "", fmt.Errorf("conninfo of node %q: %w", upstream.Name, err)
 	}
-	info = info.Without("dbname", "replication", "password", "passfile", "servicefile", "options",
+	info = info.Without("replication", "password", "passfile", "servicefile", "options",
 		"application_name", "fallback_application_name", "target_session_attrs", "load_balance_hosts", "client_encoding")
 	if upstream.ReplUser != "" {
 		info = info.With("user", upstream.ReplUser)
