@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"repmgr/internal/api"
@@ -28,7 +28,7 @@ func serviceVerbs() []verb {
 		name:  "service status",
 		short: "show the daemon of every node",
 		long: `Asks every registered node and its daemon at the same time and prints one line for
-each; the daemons ask their servers, as for "repmgr cluster show", and where one does not, all are asked from here, as with --direct. A daemon whose state cannot be told is n/a. Below the table stands by which rule a standby would be promoted, as in "repmgr cluster show".
+each; the daemons ask their servers, as for "repmgr cluster show", and those that do not are asked from here, as all are with --direct. A daemon whose state cannot be told is n/a. Below the table stands by which rule a standby would be promoted, as in "repmgr cluster show".
 
 csv: node_id, node_name, type, pg_running (1 or 0), repmgrd_running (1, 0, -1 unknown),
 repmgrd_pid (-1 unknown), paused (1, 0, -1 unknown), priority, upstream_last_seen
@@ -272,18 +272,11 @@ type reached struct {
 	daemon DaemonAnswer
 }
 
-// reachAll asks every node's server and daemon. Where each daemon asks its server now,
-// what it says of itself comes with that.
+// reachAll asks every node's server and daemon. What a daemon that asks its server now says
+// of itself comes with that; the others are asked from here, servers and daemons at the same time.
 func (s *Session) reachAll(ctx context.Context) ([]cluster.Node, []registry.Answer[reached], error) {
-	if quick := s.quickly(ctx); quick != nil && !slices.ContainsFunc(quick.Nodes, func(n cluster.Node) bool { _, seen := quick.Seen[n.ID]; return !seen }) {
-		return quick.Nodes, registry.AskAll(ctx, quick.Nodes, func(_ context.Context, n cluster.Node) (reached, error) {
-			seen := quick.Seen[n.ID]
-			said := DaemonAnswer{Report: &seen.Report}
-			if n.ID == s.Conf.NodeID {
-				said.Promotion = quick.Promotion
-			}
-			return reached{byDaemon(n, seen.Server), said}, nil
-		}), nil
+	if quick := s.quickly(ctx); quick != nil {
+		return quick.Nodes, s.reachRest(ctx, quick), nil
 	}
 	c, nodes, f, err := s.everybody(ctx)
 	if err != nil {
@@ -293,11 +286,47 @@ func (s *Session) reachAll(ctx context.Context) ([]cluster.Node, []registry.Answ
 	from := s.startFrom(c, nodes)
 	from.daemons = f
 	return nodes, registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) (reached, error) {
-		asked := make(chan DaemonAnswer, 1)
-		go func() { asked <- f.report(ctx, n.ID) }()
-		sight := from.lookAt(ctx, n)
-		return reached{sight, <-asked}, nil
+		return from.reach(ctx, n, func(ctx context.Context) DaemonAnswer { return f.report(ctx, n.ID) }), nil
 	}), nil
+}
+
+// reachRest adds those to what the daemons have seen who are missing there. The way to their
+// daemons is read while their servers are tried.
+func (s *Session) reachRest(ctx context.Context, quick *api.Sights) []registry.Answer[reached] {
+	way := sync.OnceValues(func() (fleet, error) {
+		c, err := s.Connect(ctx)
+		if err != nil {
+			return fleet{}, err
+		}
+		defer registry.Close(c)
+		return s.daemons(ctx, c)
+	})
+	from := start{seen: quick.Seen}
+	return registry.AskAll(ctx, quick.Nodes, func(ctx context.Context, n cluster.Node) (reached, error) {
+		if seen, found := quick.Seen[n.ID]; found {
+			said := DaemonAnswer{Report: &seen.Report}
+			if n.ID == s.Conf.NodeID {
+				said.Promotion = quick.Promotion
+			}
+			return reached{byDaemon(n, seen.Server), said}, nil
+		}
+		return from.reach(ctx, n, func(ctx context.Context) DaemonAnswer {
+			ctx, cancel := context.WithTimeout(ctx, daemonTimeout) // reading the way is part of it
+			defer cancel()
+			f, err := way()
+			if err != nil {
+				return DaemonAnswer{Err: err}
+			}
+			return f.report(ctx, n.ID)
+		}), nil
+	})
+}
+
+// reach asks a node's server and, at the same time, its daemon.
+func (f start) reach(ctx context.Context, n cluster.Node, daemon func(context.Context) DaemonAnswer) reached {
+	asked := make(chan DaemonAnswer, 1)
+	go func() { asked <- daemon(ctx) }()
+	return reached{f.lookAt(ctx, n), <-asked}
 }
 
 func serviceStatus(ctx context.Context, s *Session) error {
