@@ -153,21 +153,31 @@ func (v *View) adopt(r *record.Record) {
 		return
 	}
 	for c, a := range v.Asked {
-		switch c := c.(type) {
-		case record.Claim:
-			if c.Term == r.Term && c.Incarnation == r.Lease.Incarnation && c.TTL == r.Lease.TTL {
-				v.extend(a.First, c.TTL)
-			}
-		case record.Regrant:
-			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation && c.TTL == r.Lease.TTL {
-				v.extend(a.First, c.TTL)
-			}
-		case record.Succeed:
-			if c.Term+1 == r.Term && c.Incarnation == r.Lease.Incarnation && c.TTL == r.Lease.TTL {
-				v.extend(a.First, c.TTL)
-			}
+		if l, asks := leaseAsked(c); asks && l == (leaseAsk{r.Term, r.Lease.Incarnation, r.Lease.TTL}) {
+			v.extend(a.First, l.ttl)
 		}
 	}
+}
+
+// leaseAsk is a lease that is asked for: in which term, for which life of a data
+// directory, and its time to live.
+type leaseAsk struct {
+	term        uint64
+	incarnation string
+	ttl         time.Duration
+}
+
+// leaseAsked is the lease that a change asks for; false: it asks for none.
+func leaseAsked(c record.Change) (leaseAsk, bool) {
+	switch c := c.(type) {
+	case record.Claim:
+		return leaseAsk{c.Term, c.Incarnation, c.TTL}, true
+	case record.Regrant:
+		return leaseAsk{c.Term + 1, c.Incarnation, c.TTL}, true
+	case record.Succeed:
+		return leaseAsk{c.Term + 1, c.Incarnation, c.TTL}, true
+	}
+	return leaseAsk{}, false
 }
 
 // askAgain has everything that waits for an answer proposed again: the leader that
