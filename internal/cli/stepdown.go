@@ -68,19 +68,33 @@ func (w *switching) awaitOver(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, overBound)
 	defer cancel()
+	if err := w.watch(ctx, func(step *api.StepDown, err error) bool {
+		return errors.Is(err, api.ErrNotRunning) || err == nil && (step == nil || step.Over)
+	}); err != nil {
+		return fault.New(fault.RepmgrdPause, "%s may still be at work, and failover stays paused", named(w.from)).
+			WithHint("when \"repmgr cluster show\" shows one primary: \"repmgr service unpause\"")
+	}
+	return nil
+}
+
+// watch looks at what the former primary's daemon says of its step down, or why it says
+// nothing, until that is enough. An error says that ctx has ended before.
+func (w *switching) watch(ctx context.Context, enough func(*api.StepDown, error) bool) error {
+	c, err := w.fleet.client(w.from.ID)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	for {
-		var view api.ClusterView
-		err := w.fleet.ask(ctx, w.from.ID, func(ctx context.Context, c *api.Client) (err error) {
-			view, err = c.Status(ctx)
-			return err
-		})
-		if errors.Is(err, api.ErrNotRunning) || err == nil && (view.StepDown == nil || view.StepDown.Over) {
+		look, cancel := context.WithTimeout(ctx, daemonTimeout)
+		view, err := c.Status(look)
+		cancel()
+		if enough(view.StepDown, err) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fault.New(fault.RepmgrdPause, "%s may still be at work, and failover stays paused", named(w.from)).
-				WithHint("when \"repmgr cluster show\" shows one primary: \"repmgr service unpause\"")
+			return errors.Join(ctx.Err(), err)
 		case <-time.After(stepEvery):
 		}
 	}
@@ -114,29 +128,19 @@ func (w *switching) stepDown(ctx context.Context, c *api.Client, to cluster.Node
 
 // awaitStepDown waits until the former primary's daemon says how it went.
 func (w *switching) awaitStepDown(ctx context.Context) error {
-	c, err := w.fleet.client(w.from.ID)
-	if err != nil {
-		return err
+	var went *api.StepDown
+	err := w.watch(ctx, func(step *api.StepDown, err error) bool {
+		went = step
+		return err == nil && (step == nil || step.Over)
+	})
+	switch {
+	case err != nil:
+		return fault.Wrap(err, fault.SwitchoverFail, "the switchover has not come to an end").WithHint("\"repmgr cluster show\" tells how it stands")
+	case went == nil:
+		return fault.New(fault.SwitchoverFail, "the daemon of %s was restarted, and does not know how far the switchover came", named(w.from)).
+			WithHint("\"repmgr cluster show\" tells who is the primary; where nobody is, start the former primary without standby.signal, if node %d was not promoted", w.to.ID)
 	}
-	defer c.Close()
-	for {
-		look, cancel := context.WithTimeout(ctx, daemonTimeout)
-		view, err := c.Status(look)
-		cancel()
-		switch {
-		case err != nil:
-		case view.StepDown == nil:
-			return fault.New(fault.SwitchoverFail, "the daemon of %s was restarted, and does not know how far the switchover came", named(w.from)).
-				WithHint("\"repmgr cluster show\" tells who is the primary; where nobody is, start the former primary without standby.signal, if node %d was not promoted", w.to.ID)
-		case view.StepDown.Over:
-			return view.StepDown.Err()
-		}
-		select {
-		case <-ctx.Done():
-			return fault.Wrap(errors.Join(ctx.Err(), err), fault.SwitchoverFail, "the switchover has not come to an end").WithHint("\"repmgr cluster show\" tells how it stands")
-		case <-time.After(stepEvery):
-		}
-	}
+	return went.Err()
 }
 
 // Follow has a node's daemon point its server at another.
