@@ -258,7 +258,10 @@ func (d *Daemon) finish(m finished, now time.Time) {
 	} else {
 		d.notice(failover.Describe(m.action) + " is done")
 	}
+	stale := true
 	switch a := m.action.(type) {
+	case failover.Seal, failover.Reach, failover.GiveUp, failover.Arm, failover.HandOver: // they change no record, and what comes next is urgent
+		stale = false
 	case failover.Fence, failover.Demote:
 		d.loop.fencing = false
 	case failover.LetStart:
@@ -267,9 +270,7 @@ func (d *Daemon) finish(m finished, now time.Time) {
 		d.stepped(a, m.err)
 	}
 	d.loop.view.Observe(done, now)
-	switch m.action.(type) {
-	case failover.Seal, failover.Reach, failover.GiveUp, failover.Arm, failover.HandOver: // they change no record, and what comes next is urgent
-	default:
+	if stale {
 		d.eyes.stale.Store(true)
 	}
 	d.eyes.kick()
