@@ -212,18 +212,18 @@ func StandbySwitchover(s SwitchoverSurvey, force bool) (plan.Plan[SwitchoverWorl
 		}
 		return p, e
 	}
-	p.Steps = []plan.Step[SwitchoverWorld]{AskForPrimary{From: s.From, To: s.To}, AwaitPrimary{To: s.To}}
+	p.Steps = []plan.Step[SwitchoverWorld]{askForPrimary(s.From, s.To), awaitPrimary(s.To)}
 	siblings := s.siblings()
 	if s.Record == nil {
 		for _, n := range siblings {
-			p.Steps = append(p.Steps, TellSibling{Node: n, Upstream: s.To})
+			p.Steps = append(p.Steps, tellSibling(n, s.To))
 		}
 	}
 	if n, found := cluster.Find(s.Nodes, s.From); found {
-		p.Steps = append(p.Steps, AwaitFollower{Node: n, Upstream: s.To})
+		p.Steps = append(p.Steps, awaitFollower(n, s.To))
 	}
 	for _, n := range siblings {
-		p.Steps = append(p.Steps, AwaitFollower{Node: n, Upstream: s.To})
+		p.Steps = append(p.Steps, awaitFollower(n, s.To))
 	}
 	return p, nil
 }
@@ -242,93 +242,50 @@ func (s SwitchoverSurvey) siblings() (out []cluster.Node) {
 	return out
 }
 
-// AskForPrimary has the switchover begin.
-type AskForPrimary struct{ From, To cluster.NodeID }
+// switchoverStep is a step of a switchover. The survey has found nothing to say against
+// it, and the daemons undo what they cannot finish.
+type switchoverStep struct {
+	what string
+	do   func(context.Context, SwitchoverWorld) error
+}
 
 // Describe says what the step does.
-func (s AskForPrimary) Describe() string {
-	return fmt.Sprintf("ask the daemons to make node %d the primary in place of node %d", s.To, s.From)
-}
-
-// Check finds nothing to say against it: the survey did.
-func (s AskForPrimary) Check(context.Context, SwitchoverWorld) (plan.Status, error) {
-	return plan.Status{}, nil
-}
-
-// Do asks.
-func (s AskForPrimary) Do(ctx context.Context, w SwitchoverWorld) error { return w.Request(ctx, s.To) }
-
-// Undo leaves it: the daemons undo what they cannot finish.
-func (s AskForPrimary) Undo(context.Context, SwitchoverWorld) error { return plan.ErrFinal }
-
-// AwaitPrimary waits for the promotion.
-type AwaitPrimary struct{ To cluster.NodeID }
-
-// Describe says what the step does.
-func (s AwaitPrimary) Describe() string {
-	return fmt.Sprintf("wait until the primary has stopped and node %d takes writes", s.To)
-}
+func (s switchoverStep) Describe() string { return s.what }
 
 // Check finds nothing to say against it.
-func (s AwaitPrimary) Check(context.Context, SwitchoverWorld) (plan.Status, error) {
+func (s switchoverStep) Check(context.Context, SwitchoverWorld) (plan.Status, error) {
 	return plan.Status{}, nil
 }
 
-// Do waits.
-func (s AwaitPrimary) Do(ctx context.Context, w SwitchoverWorld) error {
-	return w.AwaitPrimary(ctx, s.To)
-}
+// Do does it.
+func (s switchoverStep) Do(ctx context.Context, w SwitchoverWorld) error { return s.do(ctx, w) }
 
 // Undo leaves it.
-func (s AwaitPrimary) Undo(context.Context, SwitchoverWorld) error { return plan.ErrFinal }
+func (s switchoverStep) Undo(context.Context, SwitchoverWorld) error { return plan.ErrFinal }
 
-// TellSibling has a standby of the former primary follow the new one.
-type TellSibling struct {
-	Node     cluster.Node
-	Upstream cluster.NodeID
+// askForPrimary has the switchover begin.
+func askForPrimary(from, to cluster.NodeID) switchoverStep {
+	return switchoverStep{fmt.Sprintf("ask the daemons to make node %d the primary in place of node %d", to, from),
+		func(ctx context.Context, w SwitchoverWorld) error { return w.Request(ctx, to) }}
 }
 
-// Describe says what the step does.
-func (s TellSibling) Describe() string {
-	return fmt.Sprintf("tell the daemon of %s to follow node %d", called(s.Node), s.Upstream)
+// awaitPrimary waits for the promotion.
+func awaitPrimary(to cluster.NodeID) switchoverStep {
+	return switchoverStep{fmt.Sprintf("wait until the primary has stopped and node %d takes writes", to),
+		func(ctx context.Context, w SwitchoverWorld) error { return w.AwaitPrimary(ctx, to) }}
 }
 
-// Check finds nothing to say against it.
-func (s TellSibling) Check(context.Context, SwitchoverWorld) (plan.Status, error) {
-	return plan.Status{}, nil
+// tellSibling has a standby of the former primary follow the new one.
+func tellSibling(n cluster.Node, upstream cluster.NodeID) switchoverStep {
+	return switchoverStep{fmt.Sprintf("tell the daemon of %s to follow node %d", called(n), upstream),
+		func(ctx context.Context, w SwitchoverWorld) error { return w.Follow(ctx, n, upstream) }}
 }
 
-// Do tells it.
-func (s TellSibling) Do(ctx context.Context, w SwitchoverWorld) error {
-	return w.Follow(ctx, s.Node, s.Upstream)
+// awaitFollower waits until a node streams from the new primary.
+func awaitFollower(n cluster.Node, upstream cluster.NodeID) switchoverStep {
+	return switchoverStep{fmt.Sprintf("wait until %s streams from node %d", called(n), upstream),
+		func(ctx context.Context, w SwitchoverWorld) error { return w.AwaitFollows(ctx, n, upstream) }}
 }
-
-// Undo leaves it.
-func (s TellSibling) Undo(context.Context, SwitchoverWorld) error { return plan.ErrFinal }
-
-// AwaitFollower waits until a node streams from the new primary.
-type AwaitFollower struct {
-	Node     cluster.Node
-	Upstream cluster.NodeID
-}
-
-// Describe says what the step does.
-func (s AwaitFollower) Describe() string {
-	return fmt.Sprintf("wait until %s streams from node %d", called(s.Node), s.Upstream)
-}
-
-// Check finds nothing to say against it.
-func (s AwaitFollower) Check(context.Context, SwitchoverWorld) (plan.Status, error) {
-	return plan.Status{}, nil
-}
-
-// Do waits.
-func (s AwaitFollower) Do(ctx context.Context, w SwitchoverWorld) error {
-	return w.AwaitFollows(ctx, s.Node, s.Upstream)
-}
-
-// Undo leaves it.
-func (s AwaitFollower) Undo(context.Context, SwitchoverWorld) error { return plan.ErrFinal }
 
 // Asked is a switchover that was asked for.
 type Asked struct {
