@@ -57,7 +57,7 @@ func (b backend) step(ctx context.Context, order failover.Action) error {
 // not begun a second time: the question may have come twice.
 func (d *Daemon) stepOrdered(ctx context.Context, m stepping, now time.Time) error {
 	order := m.order
-	v, why := d.loop.view, ""
+	v, no := d.loop.view, failover.Refusal{}
 	if v.Doing == order {
 		return nil
 	}
@@ -66,14 +66,14 @@ func (d *Daemon) stepOrdered(ctx context.Context, m stepping, now time.Time) err
 	}
 	switch a := order.(type) {
 	case failover.StepDown:
-		if why = failover.WhyNotStepDown(v, a, now); why == "" {
+		if no = failover.WhyNotStepDown(v, a, now); no.Why == "" {
 			d.loop.stepDown = &api.StepDown{To: a.To}
 		}
 	case failover.StepUp:
-		why = failover.WhyNotStepUp(v, a, now)
+		no = failover.WhyNotStepUp(v, a, now)
 	}
-	if why != "" {
-		return fault.New(fault.SwitchoverFail, "node %d does not begin: %s", d.cfg.NodeID, why)
+	if no.Why != "" {
+		return fault.New(fault.SwitchoverFail, "node %d does not begin: %s", d.cfg.NodeID, no.Why).WithHint("%s", no.Hint)
 	}
 	d.notice("an operator's switchover: " + failover.Describe(order))
 	d.order(ctx, order, now)

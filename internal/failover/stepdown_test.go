@@ -73,12 +73,12 @@ func TestWhyNotStep(t *testing.T) {
 	} {
 		v := steppable(tt.self, now)
 		tt.set(v)
-		why := WhyNotStepDown(v, StepDown{To: 2}, now)
+		no := WhyNotStepDown(v, StepDown{To: 2}, now)
 		if tt.self == 2 {
-			why = WhyNotStepUp(v, StepUp{From: 1, End: 500}, now)
+			no = WhyNotStepUp(v, StepUp{From: 1, End: 500}, now)
 		}
-		if (why == "") != (tt.says == "") || !strings.Contains(why, tt.says) {
-			t.Errorf("%s: %q, want %q", name, why, tt.says)
+		if (no.Why == "") != (tt.says == "") || !strings.Contains(no.Why, tt.says) || (no.Hint == "") != (no.Why == "") {
+			t.Errorf("%s: %q, want %q, and a hint: %q", name, no.Why, tt.says, no.Hint)
 		}
 	}
 }
