@@ -35,11 +35,12 @@ type bench struct {
 const (
 	atRest   = "rest"
 	showTime = "show"
+	wideTime = "wide"
 )
 
 // everything is all that --only can name.
 func everything() []string {
-	names := []string{atRest, showTime}
+	names := []string{atRest, showTime, wideTime}
 	for _, f := range faults() {
 		names = append(names, f.name)
 	}
@@ -91,7 +92,7 @@ func (b *bench) run(ctx context.Context, names []string) error {
 	}
 	var columns []*column
 	for _, p := range found {
-		c := &column{who: p.who(), outcomes: map[string][]outcome{}}
+		c := &column{who: p.who(), outcomes: map[string][]outcome{}, wide: map[string][]time.Duration{}}
 		columns = append(columns, c)
 		if err := b.measure(ctx, p, c); err != nil {
 			if ctx.Err() != nil {
@@ -152,6 +153,11 @@ func (b *bench) measure(ctx context.Context, p peer, c *column) (err error) {
 		}
 	}
 	var errs []error
+	if slices.Contains(b.only, wideTime) && b.network && p.who().ours() {
+		if err := b.wide(ctx, c); err != nil {
+			errs = append(errs, fmt.Errorf("measure %s: %w", wideTime, err))
+		}
+	}
 	for _, f := range faults() {
 		if !slices.Contains(b.only, f.name) || f.network && !b.network || f.ours && !p.who().ours() {
 			continue

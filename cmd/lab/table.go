@@ -11,8 +11,9 @@ type column struct {
 	who      who
 	outcomes map[string][]outcome // by the fault's name
 	show     []time.Duration
-	cpu      []float64 // percent of a core, one per daemon
-	resident []float64 // MiB, one per daemon
+	wide     map[string][]time.Duration // by the command
+	cpu      []float64                  // percent of a core, one per daemon
+	resident []float64                  // MiB, one per daemon
 	failure  error
 }
 
@@ -24,12 +25,12 @@ type row struct {
 	figure func(c *column) (float64, bool)
 }
 
-var rows = []row{
+var rows = append([]row{
 	{"daemon at rest (Patroni: and etcd): CPU, hungriest of three", 1.0, "%.2f %%", func(c *column) (float64, bool) { return largest(c.cpu) }},
 	{"daemon at rest (Patroni: and etcd): resident, largest", 40, "%.1f MiB", func(c *column) (float64, bool) { return largest(c.resident) }},
 	{"switchover: the whole command, median", 3, "%.2f s", func(c *column) (float64, bool) { return median(commands(c.outcomes["switchover"])) }},
 	{"cluster show (Patroni: patronictl list): median", 0.060, "%.3f s", func(c *column) (float64, bool) { return median(c.show) }},
-}
+}, wideRows()...)
 
 func median(d []time.Duration) (float64, bool) { return medianOf(d2s(d)) }
 

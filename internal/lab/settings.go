@@ -83,7 +83,7 @@ func (n *Node) conninfoFor(role string) string {
 
 // conninfo is how a role reaches its database on one of several hosts.
 func (l *Lab) conninfo(hosts, ports, role string) string {
-	s := fmt.Sprintf("host=%s port=%s user=%s dbname=%[3]s connect_timeout=2", hosts, ports, role)
+	s := fmt.Sprintf("host=%s port=%s user=%s dbname=%[3]s connect_timeout=%d", hosts, ports, role, int(ConnectTimeout.Seconds()))
 	if l.options.Auth == TLS {
 		s += fmt.Sprintf(" sslmode=verify-full sslrootcert=%s sslcert=%s sslkey=%s",
 			l.certificate("root"), l.certificate(role), l.key(role))
