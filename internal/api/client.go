@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -78,9 +79,10 @@ const (
 
 // Target is where a node's daemon listens.
 type Target struct {
-	ID   cluster.NodeID
-	Host string
-	Port int
+	ID       cluster.NodeID
+	Host     string
+	Port     int
+	Patience time.Duration // with which a connection is tried; zero: 2 s
 }
 
 // Address is host:port.
@@ -115,12 +117,14 @@ func Dial(t Target, config *tls.Config) *Client {
 		}
 		return nil
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout}
+	patience := cmp.Or(t.Patience, dialTimeout)
+	dialer := &net.Dialer{Timeout: patience}
 	return newClient(fmt.Sprintf("node %d", t.ID), t.Address(), "https://repmgrd", &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", t.Address())
 		},
-		TLSClientConfig: config,
+		TLSClientConfig:     config,
+		TLSHandshakeTimeout: patience,
 	})
 }
 
@@ -144,7 +148,6 @@ func DialUnix(stateDir string) *Client {
 func newClient(asked, address, base string, t *http.Transport) *Client {
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP1(true)
-	t.TLSHandshakeTimeout = dialTimeout
 	t.DisableCompression = true
 	t.MaxIdleConns = maxIdleConns
 	t.MaxIdleConnsPerHost = maxIdleConns

@@ -192,7 +192,7 @@ func TestShutdownEndsStreams(t *testing.T) {
 	server, id := NewServer(Options{Backend: m}), identity(t, a, 3)
 	ended := make(chan error, 1)
 	go func() { ended <- server.ServeTCP(l, id.ServerTLS) }()
-	s := stream(t, client(t, Target{3, "127.0.0.1", l.Addr().(*net.TCPAddr).Port}, identity(t, a, 1).ClientTLS()))
+	s := stream(t, client(t, Target{ID: 3, Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}, identity(t, a, 1).ClientTLS()))
 	await(t, "the stream", func() bool { _, open := m.count(); return open == 1 })
 	if err := server.Shutdown(within(t)); err != nil {
 		t.Error(err)
@@ -216,7 +216,7 @@ func TestOpenStreamEndsWithItsContext(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	c := client(t, Target{3, "127.0.0.1", l.Addr().(*net.TCPAddr).Port}, identity(t, authority(t), 1).ClientTLS())
+	c := client(t, Target{ID: 3, Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}, identity(t, authority(t), 1).ClientTLS())
 	if _, err := c.OpenStream(ctx, 77); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("the error is %v", err)
 	}

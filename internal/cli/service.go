@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,8 +19,7 @@ import (
 	"repmgr/internal/registry"
 )
 
-// daemonTimeout bounds one question to one daemon, as connect_timeout does one
-// connection to a server.
+// daemonTimeout bounds one question to one daemon.
 const daemonTimeout = 2 * time.Second
 
 // serviceVerbs are the actions on the daemons.
@@ -66,13 +66,26 @@ type fleet struct {
 	stateDir  string
 	endpoints map[cluster.NodeID]registry.Endpoint
 	identity  *api.Identity // nil: there is no authority, and only the local daemon can be asked
+	patience  time.Duration // with which a connection is tried
+}
+
+// patience is connect_timeout of the conninfo that the command starts from, where that is
+// shorter than a question to a daemon may take: a host that drops packets shall cost a
+// command the same whether it tries the server there or the daemon.
+func (s *Session) patience() time.Duration {
+	if from, err := s.Conninfo(); err == nil {
+		if seconds, err := strconv.Atoi(from.Get("connect_timeout")); err == nil && seconds > 0 {
+			return min(daemonTimeout, time.Duration(seconds)*time.Second)
+		}
+	}
+	return daemonTimeout
 }
 
 // daemons reads where the daemons listen and makes this run a certificate.
 func (s *Session) daemons(ctx context.Context, c *pg.Conn) (fleet, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	f := fleet{local: s.Conf.NodeID, stateDir: s.Conf.StateDir()}
+	f := fleet{local: s.Conf.NodeID, stateDir: s.Conf.StateDir(), patience: s.patience()}
 	var err error
 	if f.endpoints, err = registry.Endpoints(ctx, c); err != nil {
 		return f, err
@@ -102,7 +115,7 @@ func (f fleet) client(id cluster.NodeID) (*api.Client, error) {
 	if !known || f.identity == nil {
 		return nil, errNoEndpoint
 	}
-	return api.Dial(api.Target{ID: id, Host: e.Host, Port: e.Port}, f.identity.ClientTLS()), nil
+	return api.Dial(api.Target{ID: id, Host: e.Host, Port: e.Port, Patience: f.patience}, f.identity.ClientTLS()), nil
 }
 
 // ask calls one daemon within daemonTimeout.

@@ -79,7 +79,8 @@ func (b backend) Reach(ctx context.Context, others bool) ([]api.Outlook, error) 
 }
 
 // outlooks asks every other daemon what its node reaches, all at the same time.
-// What does not answer in time is left out.
+// What does not answer in time is left out, and so is who was silent the last time:
+// trying that one may take longer than all that the others have to tell.
 func (p *peers) outlooks(ctx context.Context) []api.Outlook {
 	ctx, cancel := context.WithTimeout(ctx, relayBound)
 	defer cancel()
@@ -87,6 +88,9 @@ func (p *peers) outlooks(ctx context.Context) []api.Outlook {
 	var told []api.Outlook
 	var all sync.WaitGroup
 	for _, l := range p.list() {
+		if l.failing() {
+			continue
+		}
 		all.Go(func() {
 			if o, err := l.client.Reach(ctx, false); err == nil {
 				mu.Lock()
