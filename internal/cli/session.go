@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -51,18 +53,21 @@ func (s *Session) Format() string {
 // Result prints r on stdout in the format that was asked for.
 func (s *Session) Result(r Result) error {
 	s.printed = true
+	out := bufio.NewWriter(s.Stdout) // each cell would be a system call of its own
+	var err error
 	switch s.Format() {
 	case "csv":
-		r.CSV(s.Stdout)
+		r.CSV(out)
 	case "json":
-		enc := json.NewEncoder(s.Stdout)
+		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
 		enc.SetEscapeHTML(false)
-		if err := enc.Encode(r); err != nil {
-			return fmt.Errorf("write the result as json: %w", err)
-		}
+		err = enc.Encode(r)
 	default:
-		r.Text(s.Stdout)
+		r.Text(out)
+	}
+	if err = errors.Join(err, out.Flush()); err != nil {
+		return fmt.Errorf("write the result: %w", err)
 	}
 	return nil
 }
