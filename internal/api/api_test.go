@@ -110,10 +110,12 @@ func (m *memory) Drill(_ context.Context, pairs bool) (Drill, error) {
 	return d, m.err
 }
 
-func (m *memory) Reach(_ context.Context, others bool) ([]Outlook, error) {
+func (m *memory) Reach(_ context.Context, relay Relay) ([]Outlook, error) {
 	told := []Outlook{{Node: 3, Reaches: []Sighting{{Node: 3, Reached: true}, {Node: 4, Error: "no route to host"}}}}
-	if others {
-		told = append(told, Outlook{Node: 5})
+	for id := cluster.NodeID(5); id < 7; id++ {
+		if relay.To(id) {
+			told = append(told, Outlook{Node: id})
+		}
 	}
 	return told, m.err
 }

@@ -56,9 +56,9 @@ type Backend interface {
 	// Drill says what each single fault would lead to, with pairs that of every two
 	// nodes too. It may take a second.
 	Drill(ctx context.Context, pairs bool) (Drill, error)
-	// Reach says what this node reaches, with others also what the nodes reach whose
+	// Reach says what this node reaches, with a relay also what others reach whose
 	// daemons it can ask. It takes as long as a connection may.
-	Reach(ctx context.Context, others bool) ([]Outlook, error)
+	Reach(ctx context.Context, relay Relay) ([]Outlook, error)
 	// Fault makes the node's own server fail, or ends that.
 	Fault(ctx context.Context, what Fault) error
 	// Follow begins to point this node's server at upstream, as an operator's

@@ -3,6 +3,9 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -64,12 +67,30 @@ func reach(ctx context.Context, n cluster.Node, alive func(context.Context, clus
 	return err
 }
 
-// Reach is what the daemon's node reaches; with others also what the nodes reach
-// whose daemons it can ask.
-func (c *Client) Reach(ctx context.Context, others bool) ([]Outlook, error) {
+// Relay says whom else a daemon shall ask what they reach: the zero value nobody.
+type Relay struct {
+	All bool             // everybody
+	Of  []cluster.NodeID // else these
+}
+
+// To reports whether a node is to be asked.
+func (r Relay) To(id cluster.NodeID) bool { return r.All || slices.Contains(r.Of, id) }
+
+// Reach is what the daemon's node reaches; with a relay also what others reach whose daemons
+// it can ask.
+func (c *Client) Reach(ctx context.Context, relay Relay) ([]Outlook, error) {
+	query := url.Values{}
+	if relay.All || len(relay.Of) > 0 {
+		query.Set("others", "true") // all that an earlier release knows: it asks everybody
+	}
+	if !relay.All {
+		for _, id := range relay.Of {
+			query.Add("of", strconv.Itoa(int(id)))
+		}
+	}
 	path := PathReach
-	if others {
-		path += "?others=true"
+	if len(query) > 0 {
+		path += "?" + query.Encode()
 	}
 	var answer Outlooks
 	err := c.call(ctx, http.MethodGet, path, nil, &answer)
@@ -78,7 +99,20 @@ func (c *Client) Reach(ctx context.Context, others bool) ([]Outlook, error) {
 
 // reach changes nothing: it is open to who may read the status.
 func (s *Server) reach(w http.ResponseWriter, r *http.Request) {
-	outlooks, err := s.backend.Reach(r.Context(), r.URL.Query().Get("others") == "true")
+	query := r.URL.Query()
+	var relay Relay
+	if query.Get("others") == "true" {
+		for _, text := range query["of"] {
+			id, err := strconv.Atoi(text)
+			if err != nil || id <= 0 {
+				fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, "expected a node's number as \"of\", found %q", text))
+				return
+			}
+			relay.Of = append(relay.Of, cluster.NodeID(id))
+		}
+		relay.All = len(relay.Of) == 0
+	}
+	outlooks, err := s.backend.Reach(r.Context(), relay)
 	if err != nil {
 		fail(w, http.StatusServiceUnavailable, fault.Wrap(err, fault.Internal, "what the node reaches could not be found out"))
 		return

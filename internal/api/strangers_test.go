@@ -480,7 +480,7 @@ func TestReaderMayReadOnly(t *testing.T) {
 	if d, err := c.Drill(within(t), false); err != nil || len(d.Outcomes) != 1 {
 		t.Errorf("drill: %+v, %v", d, err)
 	}
-	if o, err := c.Reach(within(t), false); err != nil || len(o) != 1 {
+	if o, err := c.Reach(within(t), Relay{}); err != nil || len(o) != 1 {
 		t.Errorf("reach: %+v, %v", o, err)
 	}
 	_, exchange := c.Exchange(within(t), sampleReport(1))

@@ -84,8 +84,11 @@ func TestCommandLineActsOnTheSocket(t *testing.T) {
 		if d, err := c.Drill(within(t), true); err != nil || len(d.Outcomes) != 2 {
 			t.Errorf("%s: drill with pairs: %+v, %v", name, d, err)
 		}
-		if o, err := c.Reach(within(t), true); err != nil || len(o) != 2 || o[0].Reaches[1].Error != "no route to host" {
+		if o, err := c.Reach(within(t), Relay{All: true}); err != nil || len(o) != 3 || o[0].Reaches[1].Error != "no route to host" {
 			t.Errorf("%s: reach with others: %+v, %v", name, o, err)
+		}
+		if o, err := c.Reach(within(t), Relay{Of: []cluster.NodeID{4, 6}}); err != nil || len(o) != 2 || o[1].Node != 6 {
+			t.Errorf("%s: reach with some others: %+v, %v", name, o, err)
 		}
 		if a, err := c.Switchover(within(t), 2, "node 3"); err != nil || a != (SwitchoverAnswer{4, 2, 3}) || !slices.Equal(n.asked, []string{"node 2 by node 3"}) {
 			t.Errorf("%s: switchover: %+v, %v, asked: %v", name, a, err, n.asked)

@@ -323,7 +323,7 @@ func (b *backend) Startable(context.Context) (api.StartAnswer, error) { return a
 
 func (b *backend) Drill(context.Context, bool) (api.Drill, error) { return api.Drill{}, nil }
 
-func (b *backend) Reach(context.Context, bool) ([]api.Outlook, error) { return nil, nil }
+func (b *backend) Reach(context.Context, api.Relay) ([]api.Outlook, error) { return nil, nil }
 
 func (b *backend) Switchover(context.Context, cluster.NodeID, string) (api.SwitchoverAnswer, error) {
 	return api.SwitchoverAnswer{}, nil

@@ -41,7 +41,7 @@ func crosscheckVerb() verb {
 	return verb{
 		name:  "cluster crosscheck",
 		short: "show which node reaches which, as all nodes know it",
-		long: `As "repmgr cluster matrix", but every daemon also asks all others: a node that cannot be asked from here has its line if any other node can ask it. It takes no longer.
+		long: `As "repmgr cluster matrix", but every daemon also asks those that the daemon of this node does not hear of: a node that cannot be asked from here has its line if any other node can ask it. It takes no longer, unless there is one that the daemon of this node hears of and that cannot be asked from here.
 
 csv and exit status are those of "repmgr cluster matrix".`,
 		example: `repmgr -f /etc/repmgr.conf cluster crosscheck
@@ -201,13 +201,23 @@ func clusterMatrix(ctx context.Context, s *Session, others bool) error {
 	if s.ConfPath == "" {
 		here = s.Opt.NodeID
 	}
-	m := newMatrix(registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) ([]api.Outlook, error) {
-		told, err := f.reach(ctx, n.ID, others)
-		if err != nil && n.ID == here {
-			return []api.Outlook{{Node: here, Reaches: api.LookRound(ctx, nodes, f.alive)}}, nil
-		}
-		return told, err
-	}))
+	ask := func(relay api.Relay) []registry.Answer[[]api.Outlook] {
+		return registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) ([]api.Outlook, error) {
+			told, err := f.reach(ctx, n.ID, relay)
+			if err != nil && n.ID == here {
+				return []api.Outlook{{Node: here, Reaches: api.LookRound(ctx, nodes, f.alive)}}, nil
+			}
+			return told, err
+		})
+	}
+	var relay api.Relay
+	if others {
+		relay = s.relay(ctx)
+	}
+	m := newMatrix(ask(relay))
+	if missing := m.missing(); others && slices.ContainsFunc(missing, func(id cluster.NodeID) bool { return !relay.To(id) }) {
+		m = newMatrix(ask(api.Relay{Of: missing}))
+	}
 	if err := s.Result(m); err != nil {
 		return err
 	}
@@ -221,10 +231,39 @@ func clusterMatrix(ctx context.Context, s *Session, others bool) error {
 	return nil
 }
 
-// reach asks the daemon of a node what that reaches.
-func (f fleet) reach(ctx context.Context, id cluster.NodeID, others bool) (told []api.Outlook, err error) {
+// missing are the nodes of which nobody has told what they reach.
+func (m Matrix) missing() (ids []cluster.NodeID) {
+	for _, n := range m.Nodes {
+		if n.err != nil {
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
+}
+
+// relay is whom every daemon shall ask too: those that the local daemon does not hear of. To
+// have everybody tell of everybody would be as many questions as pairs of nodes. Whom the
+// local daemon hears of and this command cannot ask all the same is asked for afterwards.
+func (s *Session) relay(ctx context.Context) (relay api.Relay) {
+	if s.ConfPath == "" || s.Conf.StateDir() == "" {
+		return api.Relay{All: true}
+	}
+	view, err := s.localView(ctx, daemonTimeout)
+	if err != nil {
+		return api.Relay{All: true}
+	}
+	for _, p := range view.Peers {
+		if p.Error != "" {
+			relay.Of = append(relay.Of, p.Node)
+		}
+	}
+	return relay
+}
+
+// reach asks the daemon of a node what that reaches, and what others do.
+func (f fleet) reach(ctx context.Context, id cluster.NodeID, relay api.Relay) (told []api.Outlook, err error) {
 	err = f.askWithin(ctx, id, reachTimeout, func(ctx context.Context, c *api.Client) error {
-		told, err = c.Reach(ctx, others)
+		told, err = c.Reach(ctx, relay)
 		return err
 	})
 	return told, err

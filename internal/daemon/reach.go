@@ -60,17 +60,14 @@ func (r *reaching) alive(ctx context.Context, id cluster.NodeID) error {
 }
 
 // Reach is what this node reaches, and what those reach whose daemons it can ask.
-func (b backend) Reach(ctx context.Context, others bool) ([]api.Outlook, error) {
+func (b backend) Reach(ctx context.Context, relay api.Relay) ([]api.Outlook, error) {
 	own := make(chan []api.Sighting, 1)
 	select {
 	case b.d.reaching.asks <- own:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	var told []api.Outlook
-	if others {
-		told = b.d.peers.outlooks(ctx)
-	}
+	told := b.d.peers.outlooks(ctx, relay)
 	seen, err := await(ctx, own)
 	if err != nil {
 		return nil, err
@@ -78,21 +75,21 @@ func (b backend) Reach(ctx context.Context, others bool) ([]api.Outlook, error) 
 	return append([]api.Outlook{{Node: b.d.cfg.NodeID, Reaches: seen}}, told...), nil
 }
 
-// outlooks asks every other daemon what its node reaches, all at the same time.
+// outlooks asks the other daemons that are meant what their nodes reach, all at the same time.
 // What does not answer in time is left out, and so is who was silent the last time:
 // trying that one may take longer than all that the others have to tell.
-func (p *peers) outlooks(ctx context.Context) []api.Outlook {
+func (p *peers) outlooks(ctx context.Context, relay api.Relay) []api.Outlook {
 	ctx, cancel := context.WithTimeout(ctx, relayBound)
 	defer cancel()
 	var mu sync.Mutex
 	var told []api.Outlook
 	var all sync.WaitGroup
 	for _, l := range p.list() {
-		if l.failing() {
+		if !relay.To(l.target.ID) || l.failing() {
 			continue
 		}
 		all.Go(func() {
-			if o, err := l.client.Reach(ctx, false); err == nil {
+			if o, err := l.client.Reach(ctx, api.Relay{}); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				told = append(told, o...)

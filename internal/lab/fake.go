@@ -155,8 +155,8 @@ func (f *fake) Sight(context.Context) (api.Sight, error) {
 }
 
 // Reach takes as long as it takes to give up the silent nodes, and says that all others
-// are reached; with others also that all other fakes say so.
-func (f *fake) Reach(ctx context.Context, others bool) ([]api.Outlook, error) {
+// are reached; with a relay also that other fakes say so.
+func (f *fake) Reach(ctx context.Context, relay api.Relay) ([]api.Outlook, error) {
 	select {
 	case <-time.After(ConnectTimeout):
 	case <-ctx.Done():
@@ -164,7 +164,7 @@ func (f *fake) Reach(ctx context.Context, others bool) ([]api.Outlook, error) {
 	}
 	told := []api.Outlook{f.outlook()}
 	for _, other := range f.wide.fakes {
-		if others && other != f {
+		if other != f && relay.To(other.node.ID) {
 			told = append(told, other.outlook())
 		}
 	}
