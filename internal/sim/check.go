@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ type checker struct {
 	grants    map[cluster.Timeline]cluster.NodeID // to whom each number was granted
 	used      map[cluster.Timeline]cluster.NodeID // and who was promoted to it
 	grantedAt time.Duration
+	renewedAt time.Duration // when the lease began to count anew last: by a renewal, a claim, a regrant
+	waits     unwoken
 	promises  map[cluster.Timeline]promise // the last commit of each timeline that standbys acknowledged
 	ackAt     time.Duration                // of any
 }
@@ -67,7 +70,7 @@ func (w *World) committed(n *node, e quorum.Committed) decoded {
 	w.counts.Changes++
 	w.entered(entry.Kind, why)
 	if why == "" && e.Change == nil {
-		w.accepted(before, entry.Kind)
+		w.accepted(before, entry.Kind, entry.change)
 	}
 	return entry
 }
@@ -80,8 +83,9 @@ func orYes(why string) string {
 }
 
 // accepted checks a change of the record.
-func (w *World) accepted(before *record.Record, kind string) {
+func (w *World) accepted(before *record.Record, kind string, change record.Change) {
 	c := &w.check
+	w.lawful(before, change)
 	if kind != "renew" && kind != "describe" {
 		w.moment(kind)
 	}
@@ -112,6 +116,36 @@ func (w *World) accepted(before *record.Record, kind string) {
 	case "renew":
 		if before.Lease.State == record.Vacant {
 			w.counts.Reinstated++
+		}
+	}
+}
+
+// lawful checks that an entry was one that the protocol allows then (safety notes,
+// section C), whatever a record makes of it.
+func (w *World) lawful(before *record.Record, change record.Change) {
+	c, l := &w.check, before.Lease
+	switch e := change.(type) {
+	case record.Renew:
+		if l.State == record.Granted || l.State == record.Vacant && !l.Expired {
+			w.fail("B3: a renewal of node %d revives a lease that is %s: %s", e.Node, l.State, l.Why)
+		}
+		if c.rec.Lease.Seq != l.Seq { // one that is tried again counts from its first try
+			c.renewedAt = w.now
+		}
+	case record.Claim:
+		if l.State != record.Granted {
+			w.fail("B2: node %d claims a lease that is %s", e.Node, l.State)
+		}
+		c.renewedAt = w.now
+	case record.Regrant, record.Succeed:
+		c.renewedAt = w.now
+	case record.Expire:
+		if ago := w.now - c.renewedAt; !w.wild && ago < l.TTL*10/11 {
+			w.fail("B4: the lease of node %d ends %s after it was renewed, and its time to live is %s", l.Holder, ago, l.TTL)
+		}
+	case record.Bid:
+		if old, again := before.BidOf(e.Node); e.Vacancy != l.Vacancy || again && old.Declined == "" {
+			w.fail("B11: in vacancy %d counts what node %d bid in vacancy %d, after it had bid %s", l.Vacancy, e.Node, e.Vacancy, old.LSN)
 		}
 	}
 }
@@ -183,6 +217,38 @@ func (w *World) promised(s *server, c waiting) {
 	w.acknowledged(s)
 	if l := w.check.rec.Lease; l.State == record.Granted || l.Taken() {
 		w.keeps(&w.nodes[l.Holder-1].server, "the one that was granted the lease last")
+	}
+}
+
+// unwoken is since when the oldest commit waits for what its standbys have.
+type unwoken struct {
+	timeline cluster.Timeline
+	at       int
+	since    time.Duration
+}
+
+// woken checks, when nothing is wrong any more, that a commit does not wait for the
+// next status reply of a standby that was not waited for before (safety notes, A17).
+func (w *World) woken() {
+	l, u := w.check.rec.Lease, &w.check.waits
+	s := &w.nodes[l.Holder-1].server
+	if !l.Taken() || !s.writes() || len(s.pending) == 0 {
+		*u = unwoken{}
+		return
+	}
+	k, members := parse(s.waits)
+	oldest, have := s.pending[0], 0
+	for _, n := range w.nodes {
+		o := &n.server
+		if o.receiver.up && o.source == l.Holder && o.flushed >= oldest.at && o.timeline == s.timeline && slices.Contains(members, o.called) {
+			have++
+		}
+	}
+	if have < k || u.at != oldest.at || u.timeline != oldest.timeline {
+		*u = unwoken{oldest.timeline, oldest.at, w.now}
+	}
+	if waits := w.now - u.since; waits > 8*time.Second {
+		w.fail("A17: a commit of node %d at %s waits for %s, and %d standbys of %q have it", l.Holder, cluster.LSN(oldest.at), waits, have, s.waits)
 	}
 }
 

@@ -17,7 +17,8 @@ import (
 // Raft's times: a tick is a fiftieth of the lease's time to live, an election a fifth.
 const (
 	electionTicks = 10
-	compactEvery  = 200 // entries
+	compactEvery  = 200                    // entries
+	askedEvery    = 150 * time.Millisecond // when nothing is new: at every other tick
 )
 
 // disk is what outlives the daemon; of cached, what was not synced is lost with the power.
@@ -49,7 +50,7 @@ type daemon struct {
 	rule     string        // that decided last
 	calm     bool          // each table's last word was one that nothing follows from
 	changed  bool          // the record was, by more than a renewal
-	due      time.Duration // when the brain is asked again, whatever happens
+	turned   time.Duration // when the brain was asked last
 
 	job      int // of the hands; an older one was broken off
 	demoting bool
@@ -142,7 +143,8 @@ func (d *daemon) tick() {
 	d.group.Tick()
 	d.work()
 	d.watchGroup()
-	idle := w.now < d.due && d.steady()
+	since := w.now - d.turned
+	idle := since < d.n.lasts(askedEvery) || since < d.n.lasts(3*askedEvery) && d.steady()
 	if d.leader.own && !idle {
 		d.seeGroup() // for the others' progress
 	}
@@ -158,8 +160,8 @@ func (d *daemon) tick() {
 }
 
 // observe hands an event to the brain, which is asked soon what follows from it, if
-// it tells anything new. For what follows from time alone it is asked at every tick,
-// but where nothing can: then a few times a second.
+// it tells anything new. For what follows from time alone it is asked at every other
+// tick, but where nothing can: then twice a second.
 func (d *daemon) observe(e failover.Event) {
 	fresh := d.fresh(e)
 	d.see(e)
@@ -180,7 +182,7 @@ func (d *daemon) fresh(e failover.Event) bool {
 		old, r := v.Peers[e.Report.Node], e.Report
 		o := old.Report
 		return d.n.clock().Sub(old.At) > time.Second || o.Incarnation != r.Incarnation || o.Server != r.Server || o.Role != r.Role || o.Term != r.Term ||
-			o.RaftID != r.RaftID || o.Voters != r.Voters || o.Priority != r.Priority || o.Type != r.Type || o.Upstream != r.Upstream || o.Barred != r.Barred || o.PromotionRule != r.PromotionRule
+			o.RaftID != r.RaftID || o.Voters != r.Voters || o.Priority != r.Priority || o.Type != r.Type || o.Upstream != r.Upstream || o.Receiving != r.Receiving || o.Barred != r.Barred || o.PromotionRule != r.PromotionRule
 	case failover.NodesRead:
 		return !slices.Equal(e.Nodes, v.Nodes)
 	case failover.GuardSeen:
@@ -226,7 +228,7 @@ func (d *daemon) turn() {
 		return
 	}
 	w, now := d.n.w, d.n.clock()
-	d.due, d.calm = w.now+d.n.lasts(500*time.Millisecond), true
+	d.turned, d.calm = w.now, true
 	d.tellGuard()
 	if r, due := failover.Renewal(d.view, now); due {
 		d.propose(r)

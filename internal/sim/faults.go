@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
 	"repmgr/internal/record"
 )
 
@@ -71,13 +72,37 @@ func (w *World) freeze(p *process, d time.Duration) {
 
 // cut cuts links for a while.
 func (w *World) cut(d time.Duration, links ...[2]cluster.NodeID) {
+	kinds := []traffic{ofDaemons, ofServers}
+	switch w.rng.IntN(10) {
+	case 0:
+		kinds = kinds[:1]
+	case 1:
+		kinds = kinds[1:]
+	}
+	w.part(d, kinds, w.chance(30), links)
+}
+
+func (w *World) part(d time.Duration, kinds []traffic, keeps bool, links [][2]cluster.NodeID) {
 	if w.healed != 0 {
 		return
 	}
 	w.counts.Partitions++
-	w.log(name("network"), "cut for %s: %v", d, links)
-	w.net.set(links, 1)
-	w.after(nil, d, func() { w.net.set(links, -1) })
+	w.log(name("network"), "cut for %s: %v, daemons and servers: %v, sent again: %v", d, links, kinds, keeps)
+	w.net.set(kinds, links, 1, keeps)
+	w.after(nil, d, func() { w.net.set(kinds, links, -1, keeps) })
+}
+
+// marks are the times that something is waited for: what goes wrong for about as long
+// ends when something else begins.
+var marks = []time.Duration{standard.LeaseTTL / 5, standard.RestartGrace, failover.Hold(standard.LeaseTTL), standard.LeaseTTL}
+
+// spell draws how long something goes wrong.
+func (w *World) spell(a, b time.Duration) time.Duration {
+	if w.chance(25) {
+		d := time.Duration(float64(marks[w.rng.IntN(len(marks))])*(0.9+0.2*w.rng.Float64())) + w.between(0, 200*time.Millisecond)
+		return min(max(a, d), b)
+	}
+	return w.between(a, b)
 }
 
 // apart are the links between two parts of the cluster.
@@ -92,9 +117,8 @@ func (w *World) apart(first func(*node) bool) (links [][2]cluster.NodeID) {
 	return links
 }
 
-// flap cuts a node off in one direction after the other, and in the end in both.
-func (w *World) flap(n *node) {
-	in, out := [][2]cluster.NodeID{}, [][2]cluster.NodeID{}
+// ways are the links to a node, and those from it.
+func (w *World) ways(n *node) (in, out [][2]cluster.NodeID) {
 	for i, l := range w.apart(func(o *node) bool { return o == n }) {
 		if i%2 == 0 {
 			out = append(out, l)
@@ -102,16 +126,33 @@ func (w *World) flap(n *node) {
 			in = append(in, l)
 		}
 	}
+	return in, out
+}
+
+// late has a node hear for a while nothing of what the others answer, then all of it,
+// or the last, and a moment after that nothing any more.
+func (w *World) late(n *node) {
+	in, out := w.ways(n)
+	d := w.between(time.Second, 3*time.Second) + w.between(0, time.Second)
+	w.part(d, []traffic{ofDaemons}, w.chance(50), in)
+	w.after(nil, d+w.between(20*time.Millisecond, time.Second), func() {
+		w.cut(w.spell(3*time.Second, 12*time.Second), append(in, out...)...)
+	})
+}
+
+// flap cuts a node off in one direction after the other, and in the end in both.
+func (w *World) flap(n *node) {
+	in, out := w.ways(n)
 	at := time.Duration(0)
 	for range 1 + w.rng.IntN(4) {
-		links, d := out, w.between(100*time.Millisecond, 3*time.Second)
+		links, d := out, w.spell(100*time.Millisecond, 3500*time.Millisecond)
 		if w.chance(60) {
 			links = in
 		}
 		w.after(nil, at, func() { w.cut(d, links...) })
 		at += d + w.between(0, time.Second)
 	}
-	w.after(nil, at, func() { w.cut(w.between(time.Second, 12*time.Second), append(in, out...)...) })
+	w.after(nil, at, func() { w.cut(w.spell(time.Second, 12*time.Second), append(in, out...)...) })
 }
 
 var faults = []kind{
@@ -139,7 +180,7 @@ var faults = []kind{
 		n.server.restart()
 	}},
 	{"all of the server is stopped", func(w *World, n *node) {
-		d := w.between(100*time.Millisecond, 8*time.Second)
+		d := w.spell(100*time.Millisecond, 8*time.Second)
 		w.log(&n.server, "stopped for %s", d)
 		w.freeze(&n.server.process, d)
 	}},
@@ -167,11 +208,11 @@ var faults = []kind{
 		}
 	}},
 	{"a node is cut off", func(w *World, n *node) {
-		w.cut(w.between(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return o == n })...)
+		w.cut(w.spell(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return o == n })...)
 	}},
 	{"the cluster is split in two", func(w *World, n *node) {
 		side := w.rng.IntN(1 << len(w.nodes))
-		w.cut(w.between(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return side>>(o.id-1)&1 == 1 })...)
+		w.cut(w.spell(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return side>>(o.id-1)&1 == 1 })...)
 	}},
 	{"a node is cut off one way", func(w *World, n *node) {
 		links := w.apart(func(o *node) bool { return o == n })
@@ -180,9 +221,10 @@ var faults = []kind{
 		for i := way; i < len(links); i += 2 {
 			one = append(one, links[i])
 		}
-		w.cut(w.between(100*time.Millisecond, 15*time.Second), one...)
+		w.cut(w.spell(100*time.Millisecond, 15*time.Second), one...)
 	}},
 	{"a node is cut off, one way after the other", (*World).flap},
+	{"a node hears late, and is cut off then", (*World).late},
 	{"a bad network", func(w *World, n *node) {
 		w.net.worse, w.net.loss, w.net.twice = w.between(0, 400*time.Millisecond), 40*w.rng.Float64(), 30*w.rng.Float64()
 		w.log(name("network"), "worse by %s, loses %.0f %%, doubles %.0f %%", w.net.worse, w.net.loss, w.net.twice)
@@ -192,7 +234,7 @@ var faults = []kind{
 		if w.tame && (n.daemon.leader.own || slices.ContainsFunc(w.nodes, func(o *node) bool { return o != n && o.disk.stalled > w.now-5*time.Second })) {
 			return // two of them may be a majority; and a group that elects its leader twice over renews nothing for longer than a lease lasts
 		}
-		d := w.between(100*time.Millisecond, 12*time.Second)
+		d := w.spell(100*time.Millisecond, 12*time.Second)
 		w.log(n, "the disk stalls for %s", d)
 		n.disk.stalled = w.now + d
 	}},
@@ -212,10 +254,7 @@ var faults = []kind{
 func (w *World) heal() {
 	w.log(name("world"), "all is healed")
 	w.healed = w.now
-	w.net.calm()
-	for i := range w.net.cut {
-		clear(w.net.cut[i])
-	}
+	w.net.heal()
 	w.by(w.stream("burial"), w.bury)
 	for _, n := range w.nodes {
 		n.powerOn()
@@ -227,10 +266,14 @@ func (w *World) heal() {
 	}
 }
 
-// operator ends a pause, and starts a server that has been down for a while.
+// operator ends a pause, starts a server that has been down for a while, and asks for
+// the return of one that was tried in vain too often.
 func (n *node) operator() {
 	if n.w.check.rec.Pause.On {
 		n.w.unpause()
+	}
+	if n.daemon.up && n.daemon.rule == "rejoin-gave-up" {
+		n.daemon.see(failover.RejoinsKept{})
 	}
 	if !n.server.up && n.daemon.view.Doing == nil {
 		n.startByHand()

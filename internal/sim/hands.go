@@ -91,7 +91,7 @@ func (h hand) then(within time.Duration, do func()) {
 func (h hand) done(problem string) {
 	if problem != "" {
 		h.d.n.w.log(h.d, "%s: %s", failover.Describe(h.a), problem)
-		if _, ok := h.a.(failover.Rejoin); ok {
+		if _, ok := h.a.(failover.Rejoin); ok && h.s.receivedAt < h.began {
 			h.d.n.failedRejoin = h.d.n.w.now
 		}
 	}
@@ -304,7 +304,7 @@ func (h hand) handOver(a failover.HandOver) {
 		return
 	}
 	end := s.commit() // the shutdown checkpoint
-	if to.receiver.up && to.source == h.d.n.id && w.net.open(h.d.n.id, a.To) && w.chance(80) {
+	if to.receiver.up && to.source == h.d.n.id && w.net.open(ofServers, h.d.n.id, a.To) && w.chance(80) {
 		if more, err := s.serve(to); err == nil {
 			to.take(more, s.switches)
 			to.flushed = len(to.wal)
@@ -362,7 +362,7 @@ func (h hand) rejoin(a failover.Rejoin) {
 	w, n := h.d.n.w, h.d.n
 	up := &w.nodes[a.Upstream-1].server
 	reachable := func() bool {
-		return w.net.open(n.id, a.Upstream) && w.net.open(a.Upstream, n.id) && up.writes() && up.hung <= w.now
+		return w.net.open(ofServers, n.id, a.Upstream) && w.net.open(ofServers, a.Upstream, n.id) && up.writes() && up.hung <= w.now
 	}
 	if !reachable() {
 		h.done("the upstream does not answer")

@@ -32,33 +32,22 @@ func (s *server) access(id int) *access {
 		return nil
 	}
 	a := &access{register: register, write: w.chance(50), value: id, call: w.now}
-	if !a.write {
-		a.value = w.history.last(s.wal[:len(s.wal)-1], register)
+	if a.write {
+		s.wal[len(s.wal)-1].writes = int8(register + 1)
+	} else {
+		a.value = last(s.wal[:len(s.wal)-1], register)
 	}
-	w.history.add(id, a)
+	w.history.all = append(w.history.all, a)
 	return a
 }
 
 // history is what the clients did to the registers.
-type history struct {
-	all    []*access
-	writes map[int]*access // by the entry of the log, whose number is the value
-}
-
-func (h *history) add(id int, a *access) {
-	h.all = append(h.all, a)
-	if a.write {
-		if h.writes == nil {
-			h.writes = map[int]*access{}
-		}
-		h.writes[id] = a
-	}
-}
+type history struct{ all []*access }
 
 // last is what a server's log leaves in a register.
-func (h *history) last(wal []entry, register int) int {
+func last(wal []entry, register int) int {
 	for _, e := range slices.Backward(wal) {
-		if a := h.writes[e.id]; a != nil && a.register == register {
+		if e.writes == int8(register+1) {
 			return e.id
 		}
 	}

@@ -15,6 +15,7 @@ import (
 type entry struct {
 	timeline cluster.Timeline
 	id       int
+	writes   int8 // the register that it writes, counted from one; zero: none
 }
 
 // server is the model of PostgreSQL. Its log position is the number of entries.
@@ -28,11 +29,13 @@ type server struct {
 	receiver process        // the WAL receiver
 	source   cluster.NodeID // whom it is connected to, whatever the setting says now
 	streamed bool           // it has received since it was started
-	slow     bool           // the startup process waits, so that the receiver ends only when told to (A2)
-	promote  cluster.Timeline
-	senders  map[cluster.NodeID]*sender // as a primary: its walsenders
-	waits    string                     // synchronous_standby_names as the checkpointer knows it: whether commits wait
-	pending  []waiting                  // commits that wait for standbys
+	// receivedAt is when a WAL receiver was started last.
+	receivedAt time.Duration
+	slow       bool // the startup process waits, so that the receiver ends only when told to (A2)
+	promote    cluster.Timeline
+	senders    map[cluster.NodeID]*sender // as a primary: its walsenders
+	waits      string                     // synchronous_standby_names as the checkpointer knows it: whether commits wait
+	pending    []waiting                  // commits that wait for standbys
 
 	// On disk.
 	wal         []entry
@@ -57,7 +60,7 @@ func (s *server) String() string { return s.n.String() + ".pg" }
 
 // found is the state that the quorum rule begins with.
 func (s *server) found(primary bool) {
-	s.timeline, s.incarnation, s.armed, s.wal = 1, fmt.Sprintf("d%d", s.n.id), true, []entry{{1, -1}, {1, -2}, {1, -3}}
+	s.timeline, s.incarnation, s.armed, s.wal = 1, fmt.Sprintf("d%d", s.n.id), true, []entry{{1, -1, 0}, {1, -2, 0}, {1, -3, 0}}
 	s.flushed, s.called = len(s.wal), s.n.String()
 	if s.n.witness {
 		return
@@ -120,7 +123,19 @@ func (s *server) client(p *process) {
 			s.pending = append(s.pending, c) // an orphan waits for nothing: the walsenders ended with the postmaster
 		}
 	}
-	w.after(p, w.between(10*time.Millisecond, 80*time.Millisecond), func() { s.client(p) })
+	w.after(p, w.pace(w.between(10*time.Millisecond, 80*time.Millisecond)), func() { s.client(p) })
+}
+
+// lively is for how long clients and receivers are as busy as they can be after
+// something has struck or changed hands; then they take four times as long, for what
+// they do when nothing happens shows nothing.
+const lively = time.Second
+
+func (w *World) pace(d time.Duration) time.Duration {
+	if w.now-w.stirred > lively {
+		return 4 * d
+	}
+	return d
 }
 
 // cancel ends a wait now and then, more often where all clients wait. Its client is
@@ -129,6 +144,9 @@ func (s *server) cancel() {
 	often := 0.5
 	if len(s.pending) == clients {
 		often = 10
+		if s.n.w.patient {
+			return
+		}
 	}
 	if w := s.n.w; len(s.pending) > 0 && w.chance(often) {
 		c := s.pending[0]
@@ -142,7 +160,7 @@ func (s *server) cancel() {
 // commit writes an entry, and returns the position after it.
 func (s *server) commit() int {
 	s.n.w.ids++
-	s.wal = append(s.wal, entry{s.timeline, s.n.w.ids})
+	s.wal = append(s.wal, entry{s.timeline, s.n.w.ids, 0})
 	s.flushed = len(s.wal)
 	return s.flushed
 }
@@ -153,7 +171,7 @@ func (s *server) receive() {
 		return
 	}
 	s.receiver.start()
-	s.streamed, s.n.failedRejoin = true, 0
+	s.streamed, s.receivedAt, s.n.failedRejoin = true, s.n.w.now, 0
 	s.source = s.upstream
 	s.pull()
 }
@@ -199,7 +217,7 @@ func (s *server) pull() {
 			})
 		})
 	}
-	w.after(&s.receiver, w.between(10*time.Millisecond, 60*time.Millisecond), s.pull)
+	w.after(&s.receiver, w.pace(w.between(10*time.Millisecond, 60*time.Millisecond)), s.pull)
 }
 
 // serve is what a walsender does: it compares timelines as PostgreSQL does, which
@@ -282,6 +300,16 @@ func (s *server) kill(orphans bool) {
 	s.end()
 	s.ready, s.clean, s.promote, s.senders, s.pending = false, false, 0, nil, nil
 	s.n.daemon.kick()
+	if w.respawns {
+		w.after(nil, w.between(100*time.Millisecond, 3*time.Second), s.respawn)
+	}
+}
+
+// respawn starts a server that has ended by itself.
+func (s *server) respawn() {
+	if !s.up && !s.clean && !s.n.off {
+		s.n.startByHand()
+	}
 }
 
 // forks reports whether one of the orphans has forked while they were looked for,
@@ -331,7 +359,8 @@ func (s *server) order(to cluster.Timeline) {
 		s.switches = append(slices.Clone(s.switches), record.Switch{Parent: s.timeline, LSN: s.lsn(), Child: to})
 		s.timeline, s.standby, s.promote = to, false, 0
 		s.armed = false // PostgreSQL removes standby.signal
-		s.commit()      // the end of recovery
+		s.n.failedRejoin = 0
+		s.commit() // the end of recovery
 		w.log(s, "takes writes on timeline %d", to)
 		s.run()
 		s.n.daemon.kick()

@@ -85,6 +85,7 @@ func (w *World) plan() {
 // moment is called when something has changed hands: what fails now, fails
 // between two steps.
 func (w *World) moment(what string) {
+	w.stirred = w.now
 	if w.healed != 0 {
 		return
 	}
@@ -110,6 +111,7 @@ func (w *World) hit(id string) {
 		}
 		k := w.faults[w.rng.IntN(len(w.faults))]
 		w.counts.Faults++
+		w.stirred = w.now
 		w.reach(w.cover.Faults, k.name)
 		f := Fault{ID: id, At: w.now, Node: n.id, Kind: k.name}
 		w.struck = append(w.struck, f)

@@ -69,6 +69,8 @@ type World struct {
 	policy   failover.Policy
 	tame     bool // nothing goes wrong that a failover would be good for
 	wild     bool // clocks run as they like: only what standbys acknowledge is safe
+	respawns bool // whatever ends a postmaster, somebody starts it again, as systemd does
+	patient  bool // no client gives up while all of them wait
 	now      time.Duration
 	queue    queue
 	number   uint64
@@ -83,6 +85,7 @@ type World struct {
 	faults   []kind
 	struck   []Fault
 	moments  map[string]int // how often something changed hands
+	stirred  time.Duration  // when that was last, or a fault struck
 	healed   time.Duration  // when everything was healed; zero: not yet
 	ids      int            // of commits and data directories
 }
@@ -222,6 +225,7 @@ func Run(o Options) (r Result) {
 			continue
 		}
 		next = w.now + 250*time.Millisecond
+		w.woken()
 		why := w.unwhole()
 		if why == "" {
 			r.Violation = w.linear()
@@ -305,6 +309,7 @@ func (w *World) build() {
 		w.registry = append(w.registry, row)
 	}
 	w.drawPolicy()
+	w.by(w.stream("habits"), func() { w.respawns, w.patient = w.chance(20), w.chance(50) })
 	w.found(begin)
 	for _, n := range w.nodes {
 		n.server.found(n.id == 1)
@@ -349,7 +354,7 @@ type node struct {
 	usual    int     // its priority, when no fault has changed it
 	rate     float64 // of its clock
 	base     time.Duration
-	// failedRejoin is when the last return of its server failed; zero: it has come back since.
+	// failedRejoin is when the last return of its server failed; zero: it has come back since, or was promoted.
 	failedRejoin time.Duration
 	wall         time.Duration // how far its wall clock has jumped: nothing shall go by that
 	off          bool          // no power

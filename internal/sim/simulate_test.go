@@ -66,8 +66,10 @@ func TestChild(t *testing.T) {
 		sofar.Coverage.Add(r.Coverage)
 		if r.Violation != "" {
 			sofar.Failed = append(sofar.Failed, broken{o.Seed, r.Violation})
-			if !*all {
+			if !*all && *budget == 0 { // whether a mistake is noticed is all that is asked
 				sofar.Text = shrunk(t, r, o).String()
+			}
+			if !*all {
 				break
 			}
 		}
@@ -171,7 +173,7 @@ func search(o Options, count int, aloud bool) (sum report, cpu time.Duration) {
 func begin(i int, o Options, count int) (*exec.Cmd, *bufio.Reader) {
 	c := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.timeout=0", fmt.Sprintf("-child=%d", i), fmt.Sprintf("-cores=%d", *cores),
 		fmt.Sprintf("-seed=%d", o.Seed), fmt.Sprintf("-seeds=%d", count), fmt.Sprintf("-nodes=%d", o.Nodes), fmt.Sprintf("-chaos=%s", o.Chaos),
-		"-only="+*only, "-defect="+string(o.Defect), fmt.Sprintf("-for=%s", *within), fmt.Sprintf("-all=%v", *all), fmt.Sprintf("-timeline=%v", *traced))
+		"-only="+*only, "-defect="+string(o.Defect), fmt.Sprintf("-for=%s", *within), fmt.Sprintf("-all=%v", *all), fmt.Sprintf("-defects=%d", *budget), fmt.Sprintf("-timeline=%v", *traced))
 	c.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400", "GODEBUG=asyncpreemptoff=1") // one goroutine works, and the garbage is small
 	c.Stderr = os.Stderr
 	if *traced {
