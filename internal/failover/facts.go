@@ -7,30 +7,38 @@ import (
 	"repmgr/internal/record"
 )
 
-// facts is a View digested once, so that rules read like sentences.
+// facts are what rules go by. They go by value into every rule, and so are small.
 type facts struct {
+	*digest
+	brief bool // rules are only tried: their reasons are not read
+}
+
+// digest is a View digested once, so that rules read like sentences.
+type digest struct {
 	*View
 	now      time.Time
-	self     *cluster.Node // pointers: facts go by value into every rule
-	known    bool          // self is registered
+	self     *cluster.Node
+	known    bool // self is registered
 	local    *Local
 	upstream cluster.NodeID // whom this node follows: by its record, else the recorded primary
 	primary  cluster.NodeID // the active primary by record
 	newest   cluster.NodeID // the newest running primary among the others; zero: none seen
 	newestAt Position
-	brief    bool // rules are only tried: their reasons are not read
 }
 
+// unregistered is the record of a node that has none.
+var unregistered cluster.Node
+
 func newFacts(v *View, now time.Time) facts {
-	f := facts{View: v, now: now, self: &cluster.Node{}, local: &v.Local}
+	f := facts{digest: &digest{View: v, now: now, self: &unregistered, local: &v.Local}}
 	for i := range v.Nodes {
 		if v.Nodes[i].ID == v.Self {
 			f.self, f.known = &v.Nodes[i], true
 			break
 		}
 	}
-	for _, n := range v.Nodes {
-		if n.Role == cluster.Primary && n.Active && n.ID != v.Self {
+	for i := range v.Nodes {
+		if n := &v.Nodes[i]; n.Role == cluster.Primary && n.Active && n.ID != v.Self {
 			f.primary = n.ID
 		}
 	}
@@ -41,7 +49,8 @@ func newFacts(v *View, now time.Time) facts {
 	if f.leads() {
 		f.upstream = 0
 	}
-	for _, n := range v.Nodes {
+	for i := range v.Nodes {
+		n := &v.Nodes[i]
 		if n.ID == v.Self || n.Role == cluster.Witness {
 			continue
 		}
@@ -70,8 +79,8 @@ func (f facts) leads() bool {
 
 // fresh reports whether a node's daemon has spoken lately.
 func (f facts) fresh(id cluster.NodeID) bool {
-	p, ok := f.Peers[id]
-	return ok && f.now.Sub(p.At) < f.Policy.freshness()
+	at := f.Peers[id].At
+	return !at.IsZero() && f.now.Sub(at) < f.Policy.freshness()
 }
 
 // follows reports whether a node counts among those who follow this node's
@@ -102,7 +111,8 @@ func (f facts) visible(id cluster.NodeID) bool {
 // runsAsPrimary reports whether a node takes writes, as its daemon says, or,
 // where the daemon is silent, as its server answered, and its position.
 func (f facts) runsAsPrimary(id cluster.NodeID) (Position, bool) {
-	if r := f.Peers[id].Report; f.fresh(id) {
+	if f.fresh(id) {
+		r := f.Peers[id].Report
 		return r.Position, r.Server == ServerRunning && r.Role == cluster.Primary && f.sameCluster(r.SystemID)
 	}
 	p := f.Probes[id]

@@ -67,14 +67,20 @@ var leaderRules = []rule{
 		}, nil},
 	{"await-bids", "Nobody holds the lease, and a member that was heard of has not bid yet.",
 		func(f facts) (string, bool) {
+			if !f.vacant() {
+				return "", false
+			}
 			n, missing := f.missingBid()
 			_, settled := f.awaitsSuccessor()
-			return f.say("node %d has not bid yet", n), f.vacant() && missing && !settled && f.now.Sub(f.leaseSeen()) < f.Policy.BidWindow
+			return f.say("node %d has not bid yet", n), missing && !settled && f.now.Sub(f.leaseSeen()) < f.Policy.BidWindow
 		}, nil},
 	{"close", "Nobody holds the lease, and the bids suffice.",
 		func(f facts) (string, bool) {
+			if !f.vacant() {
+				return "", false
+			}
 			v := f.Group.Record.Verdict()
-			return v.Why, f.vacant() && v.Winner != 0
+			return v.Why, v.Winner != 0
 		},
 		func(f facts) []Action { return f.propose(record.Close{Vacancy: f.lease().Vacancy}) }},
 	{"wait-claimed", "The lease is granted: members do not change now.",
@@ -109,7 +115,12 @@ var leaderRules = []rule{
 			return []Action{HandLead{to}}
 		}},
 	{"no-winner", "Nobody holds the lease, and the bids do not suffice. It comes after the changes of members: one of them may be what is missing.",
-		func(f facts) (string, bool) { return f.Group.Record.Verdict().Why, f.vacant() }, nil},
+		func(f facts) (string, bool) {
+			if !f.vacant() {
+				return "", false
+			}
+			return f.Group.Record.Verdict().Why, true
+		}, nil},
 	{"presides", "This node leads the group and there is nothing to do.",
 		func(f facts) (string, bool) { return "this node leads the group", true }, nil},
 }

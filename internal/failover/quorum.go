@@ -90,12 +90,14 @@ func (f facts) quorumKnown() bool {
 	return false
 }
 
+var noLease record.Lease
+
 // lease is the lease as this node knows it; a node that is no member knows none.
-func (f facts) lease() record.Lease {
+func (f facts) lease() *record.Lease {
 	if f.Group.Record == nil {
-		return record.Lease{}
+		return &noLease
 	}
-	return f.Group.Record.Lease
+	return &f.Group.Record.Lease
 }
 
 // holds reports whether the record says that this node, with this data
@@ -235,7 +237,7 @@ var quorumRules = slices.Concat([]rule{
 		},
 		func(f facts) []Action { return []Action{Demote{"there is no guard"}} }},
 	{"busy", "An order is being carried out.",
-		func(f facts) (string, bool) { return "carrying out " + Describe(f.Doing), f.Doing != nil }, nil},
+		func(f facts) (string, bool) { return f.busyWith(f.Doing) }, nil},
 	refusedTwice,
 	{"wait-membership", "The cluster is under the quorum rule, and this node is no member of the group yet.",
 		func(f facts) (string, bool) {
@@ -244,7 +246,7 @@ var quorumRules = slices.Concat([]rule{
 	witnessVotes,
 	{"arm-stopped", "The data directory was a primary's, nothing runs there, and whoever starts it would make it a primary: it is armed.",
 		func(f facts) (string, bool) {
-			return "the server is " + string(f.local.State) + " and standby.signal is not there", f.down() && f.local.Sealed && !f.local.Armed &&
+			return f.say("the server is %s and standby.signal is not there", f.local.State), f.down() && f.local.Sealed && !f.local.Armed &&
 				!f.witness() && !f.Group.Record.Pause.On && f.lease().State != record.Indefinite && !(f.Opened && f.holds() && f.sure())
 		},
 		func(facts) []Action { return []Action{Arm{}} }},
@@ -326,7 +328,10 @@ var holderRules = []rule{
 		func(f facts) []Action { return f.giveUp("its promotion failed") }},
 	{"first-set", "This node claimed the lease: before its server is promoted, the record says for whom its commits will wait.",
 		func(f facts) (string, bool) {
-			return f.say("mode %s, %q", f.syncMode(), f.firstSet()), f.holds() && f.inRecovery() && !f.lease().Promoted && f.firstSetMissing()
+			if !f.holds() || !f.inRecovery() || f.lease().Promoted || !f.firstSetMissing() {
+				return "", false
+			}
+			return f.say("mode %s, %q", f.syncMode(), f.firstSet()), true
 		},
 		func(f facts) []Action { return f.propose(f.syncAdd(f.firstSet())) }},
 	{"promote-granted", "This node was granted the lease and claimed it: its server is promoted.",
@@ -366,8 +371,11 @@ var holderRules = []rule{
 		func(facts) []Action { return []Action{Arm{}} }},
 	{"end-quorum", "Fewer than three voters are left by the records, or promotion_rule='visibility': the quorum rule is ended before a voter goes.",
 		func(f facts) (string, bool) {
+			if !f.known || !f.holds() || !f.writable() || !f.sure() || f.lease().State != record.Held {
+				return "", false
+			}
 			why := f.whyEnd()
-			return why, why != "" && f.known && f.holds() && f.writable() && f.sure() && f.lease().State == record.Held
+			return why, why != ""
 		},
 		func(f facts) []Action { return []Action{EndQuorum{f.Group.Record.Term, f.whyEnd()}} }},
 }
@@ -452,7 +460,10 @@ var vacancyRules = []rule{
 		}},
 	{"rewind-broken-off", "Nobody holds the lease, and a rewind of this node's server was broken off: it may not be started, and has nothing to offer.",
 		func(f facts) (string, bool) {
-			return f.Group.Record.Verdict().Why, f.lease().State == record.Vacant && f.down() && f.local.Torn
+			if f.lease().State != record.Vacant || !f.down() || !f.local.Torn {
+				return "", false
+			}
+			return f.Group.Record.Verdict().Why, true
 		}, nil},
 	{"start-to-bid", "Nobody holds the lease, and this node's server is down: it is started read-only.",
 		func(f facts) (string, bool) {
@@ -460,7 +471,12 @@ var vacancyRules = []rule{
 		},
 		func(facts) []Action { return []Action{StartServer{}} }},
 	{"wait-grant", "Nobody holds the lease yet.",
-		func(f facts) (string, bool) { return f.Group.Record.Verdict().Why, f.lease().State == record.Vacant }, nil},
+		func(f facts) (string, bool) {
+			if f.lease().State != record.Vacant {
+				return "", false
+			}
+			return f.Group.Record.Verdict().Why, true
+		}, nil},
 }
 
 // memberRules are for those who do not hold the lease while another does.
@@ -489,8 +505,11 @@ var memberRules = []rule{
 		}, nil},
 	{"rejoin", "This node's server was the primary, or crashed as a standby, or has what the primary does not have: it is made a standby again.",
 		func(f facts) (string, bool) {
+			if !f.mustRejoin() {
+				return "", false
+			}
 			s := f.standing()
-			return f.say("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), f.mustRejoin()
+			return f.say("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), true
 		},
 		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term, f.streamName()}} }},
 	{"standby-down", "This node's server is a standby's and does not run: an operator stopped it, or it crashed a moment ago.",
@@ -499,11 +518,15 @@ var memberRules = []rule{
 		}, nil},
 	{"follow-holder-is-manual", "There is a new primary and failover=manual: an operator points this node to it.",
 		func(f facts) (string, bool) {
-			return f.say("node %d is the primary", f.mustFollow()), f.mustFollow() != 0 && !f.Policy.Automatic && !f.witness() && !f.local.Sealed
+			if f.Policy.Automatic || f.witness() || f.local.Sealed {
+				return "", false
+			}
+			n := f.mustFollow()
+			return f.say("node %d is the primary", n), n != 0
 		}, nil},
 	{"measure", "This node follows nobody, or not the primary: it stops receiving WAL, so that its position can be compared with the primary's history.",
 		func(f facts) (string, bool) {
-			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.inRecovery() && f.mustFollow() != 0 && !f.sealedNow()
+			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.inRecovery() && !f.sealedNow() && f.mustFollow() != 0
 		},
 		func(f facts) []Action { return []Action{Seal{f.lease().Vacancy}} }},
 	{"follow-holder", "This node follows nobody, or not the primary, and can.",

@@ -38,9 +38,7 @@ var ownRules = []rule{
 		},
 		func(f facts) []Action { return []Action{Fence{By: f.newest}} }},
 	{"busy", "An order is being carried out.",
-		func(f facts) (string, bool) {
-			return f.say("carrying out %s", Describe(f.Doing)), f.Doing != nil
-		}, nil},
+		func(f facts) (string, bool) { return f.busyWith(f.Doing) }, nil},
 	refusedTwice,
 	{"bid-over", "The loss that this node has bid for is over: its primary is back, or another one is followed.",
 		func(f facts) (string, bool) {
@@ -60,6 +58,14 @@ var ownRules = []rule{
 			return "the WAL receiver may run again", f.local.Held && (f.leads() || f.upstream != 0 && !f.lost(f.upstream))
 		},
 		func(facts) []Action { return []Action{ResumeReceiver{}} }},
+}
+
+// busyWith says what the hands are carrying out, if they are.
+func (f facts) busyWith(a Action) (string, bool) {
+	if a == nil {
+		return "", false
+	}
+	return f.say("carrying out %s", Describe(a)), true
 }
 
 // refusedTwice is for a daemon whose node id another one has, too: what it hears of

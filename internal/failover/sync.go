@@ -161,15 +161,16 @@ func Synchronize(v *View, now time.Time) Decision {
 // Synchronizing reports whether synchronous replication is managed, or about to
 // be: then the own server is looked at for it.
 func Synchronizing(v *View) bool {
+	if r := v.Group.Record; r == nil || !r.Holds(v.Self, v.Local.Incarnation) {
+		return false
+	}
 	f := newFacts(v, v.Local.At)
 	return f.presides() && (f.syncMode() != record.SyncOff || f.syncPending())
 }
 
 var syncRules = []rule{
 	{"sync-busy", "An order of synchronous replication is being carried out.",
-		func(f facts) (string, bool) {
-			return "carrying out " + Describe(f.Sync.Doing), f.Sync.Doing != nil
-		}, nil},
+		func(f facts) (string, bool) { return f.busyWith(f.Sync.Doing) }, nil},
 	{"sync-after-setback", "An order of synchronous replication failed a moment ago.",
 		func(f facts) (string, bool) {
 			return "it is tried again soon", !f.Sync.FailedAt.IsZero() && f.now.Sub(f.Sync.FailedAt) < syncAgain

@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 
 	"repmgr/internal/fault"
@@ -41,11 +42,11 @@ type Committed struct {
 // before is not Done yet.
 func (g *Group) Next() (b Batch, ok bool) {
 	err := g.guard(func() error {
-		if g.ready != nil || !g.node.HasReady() {
+		if g.pending || !g.node.HasReady() {
 			return nil
 		}
-		rd := g.node.Ready()
-		g.ready, ok = &rd, true
+		g.ready, g.pending, ok = g.node.Ready(), true, true
+		rd := &g.ready
 		g.batch++
 		b = Batch{number: g.batch, Messages: rd.Messages}
 		b.Durable = Durable{Entries: rd.Entries, MustSync: rd.MustSync}
@@ -79,11 +80,11 @@ func (g *Group) Next() (b Batch, ok bool) {
 // handed out last is ignored.
 func (g *Group) Done(b Batch) {
 	_ = g.guard(func() error {
-		if g.ready == nil || b.number != g.batch {
+		if !g.pending || b.number != g.batch {
 			return nil
 		}
-		rd := *g.ready
-		g.ready = nil
+		rd := g.ready
+		g.ready, g.pending = raft.Ready{}, false
 		if err := g.store.take(b.Durable); err != nil {
 			panic(err)
 		}
@@ -127,13 +128,14 @@ func committed(e *raftpb.Entry, conf *raftpb.ConfState) (Committed, bool) {
 
 // remember keeps what each peer has acknowledged of what is committed.
 func (g *Group) remember() {
-	if !g.leads() {
+	s := g.node.BasicStatus()
+	if s.RaftState != raft.StateLeader {
 		return
 	}
-	commit := g.node.BasicStatus().GetCommit()
-	for id, match := range g.matches() {
-		g.held[id] = max(g.held[id], min(match, commit))
-	}
+	commit := s.GetCommit()
+	g.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+		g.held[id] = max(g.held[id], min(p.Match, commit))
+	})
 }
 
 // drop forgets about a peer that was removed.

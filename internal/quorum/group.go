@@ -59,7 +59,8 @@ type Group struct {
 	applied   uint64
 	term      uint64 // raft term of the entry at applied
 	proposed  uint64 // raft term in which a change was proposed that is not applied yet
-	ready     *raft.Ready
+	ready     raft.Ready
+	pending   bool              // ready was handed out and is not Done
 	batch     uint64            // number of the batch that was handed out last
 	now       int               // ticks
 	heard     map[uint64]int    // peer: tick of its last message

@@ -65,7 +65,7 @@ func (g *Group) Applied() uint64 { return g.applied }
 func (g *Group) Status() Status {
 	s := Status{ID: g.id, Role: Outsider, Applied: g.applied, Voters: sorted(g.conf.GetVoters()), Learners: sorted(g.conf.GetLearners())}
 	_ = g.guard(func() error {
-		rs, match := g.node.BasicStatus(), g.matches()
+		rs := g.node.BasicStatus()
 		s.Leader, s.Term, s.Commit, s.Handing = rs.Lead, rs.GetTerm(), rs.GetCommit(), rs.LeadTransferee
 		s.Last, _ = g.store.LastIndex()
 		switch {
@@ -82,15 +82,19 @@ func (g *Group) Status() Status {
 		}
 		members := slices.Concat(s.Voters, s.Learners)
 		slices.Sort(members)
+		s.Peers = make([]Peer, 0, len(members))
 		for _, id := range members {
 			if id == g.id {
 				continue
 			}
 			at, heard := g.heard[id]
 			s.Peers = append(s.Peers, Peer{
-				ID: id, Voter: slices.Contains(s.Voters, id), Match: match[id],
+				ID: id, Voter: slices.Contains(s.Voters, id),
 				Active: heard && g.now-at <= g.election, Forgetful: g.forgetful[id],
 			})
+		}
+		if s.Role == Leader {
+			g.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) { s.matched(id, p.Match) })
 		}
 		return nil
 	})
@@ -98,14 +102,13 @@ func (g *Group) Status() Status {
 	return s
 }
 
-// matches is how far the log of each member agrees with this leader's; of who does not lead, nothing.
-func (g *Group) matches() map[uint64]uint64 {
-	if !g.leads() {
-		return nil
+// matched notes how far the log of a member agrees with this leader's.
+func (s *Status) matched(id, match uint64) {
+	for i := range s.Peers {
+		if s.Peers[i].ID == id {
+			s.Peers[i].Match = match
+		}
 	}
-	m := make(map[uint64]uint64, len(g.held))
-	g.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) { m[id] = p.Match })
-	return m
 }
 
 func sorted(ids []uint64) []uint64 {

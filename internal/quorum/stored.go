@@ -1,6 +1,8 @@
 package quorum
 
 import (
+	"slices"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -38,14 +40,14 @@ func (s *Stored) Save(d Durable) {
 		s.Snapshot, s.Entries = d.Snapshot, nil
 	}
 	if len(d.Entries) > 0 {
-		first := d.Entries[0].GetIndex()
-		keep := s.Entries[:0:0]
-		for _, e := range s.Entries {
-			if e.GetIndex() < first {
-				keep = append(keep, e)
-			}
+		first, keep := d.Entries[0].GetIndex(), len(s.Entries)
+		for keep > 0 && s.Entries[keep-1].GetIndex() >= first {
+			keep--
 		}
-		s.Entries = append(keep, d.Entries...)
+		if keep < len(s.Entries) {
+			s.Entries = slices.Clip(s.Entries[:keep]) // a copy of s may have the others still
+		}
+		s.Entries = append(s.Entries, d.Entries...)
 	}
 	if d.HardState != nil {
 		s.HardState = d.HardState

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"repmgr/internal/cluster"
 )
@@ -43,8 +44,10 @@ func LineOf(switches []Switch, end cluster.Timeline) Line {
 
 // Parse reads a line. Timelines grow along it.
 func (l Line) Parse() (switches []Switch, end cluster.Timeline, err error) {
-	fields := strings.Fields(string(l))
-	for i, f := range fields {
+	if n := strings.Count(string(l), "@"); n > 0 {
+		switches = make([]Switch, 0, n)
+	}
+	for f, rest := word(string(l)); f != ""; f, rest = word(rest) {
 		number, at, cut := strings.Cut(f, "@")
 		tli, err := strconv.ParseUint(number, 10, 32)
 		if err != nil || tli == 0 || number[0] == '0' {
@@ -55,7 +58,7 @@ func (l Line) Parse() (switches []Switch, end cluster.Timeline, err error) {
 				return nil, 0, fmt.Errorf("timeline %d follows %d", tli, switches[n-1].Parent)
 			}
 		}
-		if cut != (i < len(fields)-1) {
+		if next, _ := word(rest); cut != (next != "") {
 			return nil, 0, fmt.Errorf("%q ends too early or goes on too long", l)
 		}
 		if cut {
@@ -71,6 +74,15 @@ func (l Line) Parse() (switches []Switch, end cluster.Timeline, err error) {
 		return nil, 0, fmt.Errorf("an empty line has no timeline")
 	}
 	return switches, end, nil
+}
+
+// word is the first word of a text, and what comes after it.
+func word(text string) (first, rest string) {
+	text = strings.TrimLeftFunc(text, unicode.IsSpace)
+	if end := strings.IndexFunc(text, unicode.IsSpace); end >= 0 {
+		return text[:end], text[end:]
+	}
+	return text, ""
 }
 
 // Line is the history that the record knows: up to the last promotion that was

@@ -44,7 +44,8 @@ func (s Set) Parse() (k int, members []cluster.NodeID) {
 		return 0, nil
 	}
 	k, _ = strconv.Atoi(head)
-	for _, word := range strings.Fields(strings.TrimSuffix(rest, ")")) {
+	members = make([]cluster.NodeID, 0, strings.Count(rest, " ")+1)
+	for word := range strings.FieldsSeq(strings.TrimSuffix(rest, ")")) {
 		if id, err := strconv.Atoi(word); err == nil && id > 0 {
 			members = append(members, cluster.NodeID(id))
 		}
