@@ -17,6 +17,7 @@ import (
 // first anywhere, and what was acknowledged. It checks the promises of the design.
 type checker struct {
 	rec       *record.Record
+	before    record.Record // as it was before the last entry
 	index     uint64
 	log       map[uint64]decoded
 	grants    map[cluster.Timeline]cluster.NodeID // to whom each number was granted
@@ -36,11 +37,7 @@ type promise struct {
 }
 
 func (c *checker) begin(w *World, text []byte) {
-	rec, err := record.Decode(text)
-	if err != nil {
-		panic(err)
-	}
-	*c = checker{rec: rec, index: 1, log: map[uint64]decoded{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}, promises: map[cluster.Timeline]promise{}}
+	*c = checker{rec: w.recordOf(text), index: 1, log: map[uint64]decoded{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}, promises: map[cluster.Timeline]promise{}}
 }
 
 // committed sees every entry that a node applies. The first to apply one is the
@@ -62,7 +59,8 @@ func (w *World) committed(n *node, e quorum.Committed) decoded {
 	}
 	entry := decode(e)
 	c.log[e.Index], c.index = entry, e.Index
-	before := c.rec.Clone()
+	c.before = *c.rec // no change writes into a list
+	before := &c.before
 	why := entry.applyTo(c.rec, e, w.Defect)
 	if entry.Kind != "renew" && e.Change == nil {
 		w.log(name("record"), "%s of node %d: %s; term %d, lease %s of node %d, vacancy %d", entry.Kind, entry.Node, orYes(why), c.rec.Term, c.rec.Lease.State, c.rec.Lease.Holder, c.rec.Lease.Vacancy)

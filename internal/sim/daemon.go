@@ -113,6 +113,19 @@ func (d *daemon) boot() {
 	w.after(&d.process, 0, d.read)
 }
 
+// recordOf is the record that a text says. Many start from the same: it is read once.
+func (w *World) recordOf(text []byte) *record.Record {
+	r, known := w.texts[string(text)]
+	if !known {
+		var err error
+		if r, err = record.Decode(text); err != nil {
+			w.fail("%v", err)
+		}
+		w.texts[string(text)] = r
+	}
+	return r.Clone()
+}
+
 // crash ends the daemon; a batch that was being saved may be on disk.
 func (d *daemon) crash() {
 	if !d.up {
@@ -129,11 +142,7 @@ func (d *daemon) restore(data []byte, index uint64) {
 	if len(data) == 0 {
 		return
 	}
-	rec, err := record.Decode(data)
-	if err != nil {
-		d.n.w.fail("%v", err)
-	}
-	d.rec, d.compact = rec, index
+	d.rec, d.compact = d.n.w.recordOf(data), index
 }
 
 // tick is the daemon's clock.
@@ -304,20 +313,21 @@ func (d *daemon) speak() {
 	if d.rec != nil {
 		r.PromotionRule, r.Term, r.Voters = d.rec.Rule, d.rec.Term, d.rec.Voters()
 	}
+	var told failover.Event = failover.PeerReported{Report: r} // one for all
+	say := func(p *daemon) {
+		w.Defect.unseals(p, &r)
+		p.observe(told)
+	}
 	for _, to := range w.nodes {
 		if to != d.n {
-			d.send(to, func(p *daemon) {
-				w.Defect.unseals(p, r)
-				p.observe(failover.PeerReported{Report: r})
-			})
+			d.send(to, say)
 		}
 	}
 }
 
 // send lets something happen in another daemon.
 func (d *daemon) send(to *node, do func(*daemon)) {
-	p := &to.daemon
-	d.n.w.net.send(d.n.id, to.id, &p.process, func() { do(p) })
+	d.n.w.net.send(message{t: ofDaemons, from: d.n.id, to: to.id, daemon: &to.daemon, say: do})
 }
 
 // read reads the registry, which may be a little old.
@@ -369,8 +379,7 @@ func (d *daemon) save(b quorum.Batch) {
 	}
 	d.n.disk.cached.Save(b.Durable)
 	if b.MustSync {
-		d.n.disk.synced = d.n.disk.cached
-		d.n.disk.synced.Entries = slices.Clone(d.n.disk.cached.Entries)
+		d.n.disk.synced = d.n.disk.cached // what comes later is appended, and is not in here
 	}
 }
 
@@ -419,7 +428,6 @@ func (d *daemon) snapshot(at uint64) {
 	if snap, err := d.group.Compact(at, text); err == nil {
 		d.n.disk.cached.Compacted(snap)
 		d.n.disk.synced = d.n.disk.cached
-		d.n.disk.synced.Entries = slices.Clone(d.n.disk.cached.Entries)
 		d.compact = at
 	}
 }
@@ -476,12 +484,12 @@ func (d *decoded) applyTo(r *record.Record, c quorum.Committed, planted Defect) 
 	return ""
 }
 
-// frame sends a frame, as bytes. Heartbeats are most of them and hold nothing: they
-// go as they are.
+// frame sends a frame: a proposal, an answer and a snapshot as bytes. Raft's other
+// messages are most of them, and go as they are: who gets one changes nothing in it.
 func (d *daemon) frame(f quorum.Frame) {
-	if t := f.Message.GetType(); f.Message != nil && (t == raftpb.MsgHeartbeat || t == raftpb.MsgHeartbeatResp) {
+	if m := f.Message; m != nil && m.GetType() != raftpb.MsgSnap {
 		if to := d.n.w.ofRaft(f.To); to != nil {
-			d.send(to, func(p *daemon) { p.take(f) })
+			d.send(to, func(p *daemon) { p.take(quorum.Frame{Group: "g", From: m.GetFrom(), To: m.GetTo(), Message: m}) })
 		}
 		return
 	}

@@ -141,6 +141,9 @@ func (p Defect) leads(s quorum.Status) bool {
 
 // bend is the record as a mistaken judge of the bids sees it.
 func (p Defect) bend(r *record.Record) *record.Record {
+	if p == "" {
+		return r
+	}
 	b := *r
 	switch p {
 	case TermIgnored:
@@ -264,7 +267,7 @@ func (p Defect) position(s *server, before int) cluster.LSN {
 }
 
 // unseals has a sealed server receive again by hearsay.
-func (p Defect) unseals(d *daemon, r failover.Report) {
+func (p Defect) unseals(d *daemon, r *failover.Report) {
 	s := &d.n.server
 	if p == UnsealOnWord && s.standby && s.upstream == 0 && r.Role == cluster.Primary && d.view.Doing == nil {
 		s.upstream = r.Node

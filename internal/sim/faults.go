@@ -36,7 +36,7 @@ func (n *node) powerOff() {
 	s := &n.server
 	s.gated = !s.armed && n.w.Defect != NeverArmed
 	s.sweep()
-	s.wal = s.wal[:min(s.flushed, len(s.wal))]
+	s.wal = slices.Clip(s.wal[:min(s.flushed, len(s.wal))]) // what was sent stays as it was
 	for len(s.switches) > 0 && s.switches[len(s.switches)-1].LSN >= s.lsn() && s.switches[len(s.switches)-1].Child == s.timeline {
 		s.timeline, s.switches = s.switches[len(s.switches)-1].Parent, s.switches[:len(s.switches)-1]
 	}

@@ -30,9 +30,9 @@ type network struct {
 
 // link is one direction between two nodes, for one kind of traffic.
 type link struct {
-	cut   int      // how many faults hold it cut
-	keeps bool     // its ends keep the connection, and what was sent comes when it is back
-	held  []func() // that
+	cut   int        // how many faults hold it cut
+	keeps bool       // its ends keep the connection, and what was sent comes when it is back
+	held  []*message // that
 }
 
 // keptMost is how many messages a link that is cut keeps.
@@ -71,17 +71,21 @@ func (n *network) open(t traffic, from, to cluster.NodeID) bool {
 	return n.link(t, from, to).cut == 0 && !w.nodes[from-1].off && !w.nodes[to-1].off
 }
 
-// send carries something to another node: later, twice, out of order, or not at all.
-// It happens to a process there; that of a server (nil) happens to the world.
-func (n *network) send(from, to cluster.NodeID, p *process, deliver func()) {
-	w, t, sender := n.w, ofServers, n.w.rng
-	if p != nil {
-		t = ofDaemons
-		do := deliver
-		deliver = func() { w.give(p, do) }
-	}
+// message is on its way from one node to another: to a daemon there, or it just happens.
+type message struct {
+	t        traffic
+	from, to cluster.NodeID
+	daemon   *daemon
+	say      func(*daemon)
+	do       func()
+	again    bool // it was held, and comes however the link is now
+}
+
+// send carries a message: later, twice, out of order, or not at all.
+func (n *network) send(m message) {
+	w, sender := n.w, n.w.rng
 	for copies := 1; copies > 0; copies-- {
-		w.rng = n.rngs[from-1][to-1]
+		w.rng = n.rngs[m.from-1][m.to-1]
 		lost, twice := w.chance(n.loss), w.chance(n.twice)
 		late := n.delay/2 + time.Duration(w.rng.Int64N(int64(n.delay))) + time.Duration(w.rng.Float64()*2*float64(n.worse))
 		if w.chance(1) {
@@ -91,27 +95,44 @@ func (n *network) send(from, to cluster.NodeID, p *process, deliver func()) {
 		switch {
 		case lost:
 			continue
-		case !n.open(t, from, to):
-			n.hold(t, from, to, deliver)
+		case !n.open(m.t, m.from, m.to):
+			n.hold(&m)
 			continue
 		case twice:
 			copies++
 		}
-		w.after(nil, late, func() {
-			if n.open(t, from, to) {
-				deliver()
-			} else {
-				n.hold(t, from, to, deliver)
-			}
-		})
+		sent := m
+		w.queue.push(w.now+late, event{rng: w.rng, sent: &sent})
+	}
+}
+
+// deliver has a message arrive: in the process that it is for, if that is there, and
+// in one that is stopped when it goes on.
+func (n *network) deliver(m *message) {
+	if !m.again && !n.open(m.t, m.from, m.to) {
+		n.hold(m)
+		return
+	}
+	if m.daemon == nil {
+		m.do()
+		return
+	}
+	switch p, w := &m.daemon.process, n.w; {
+	case !p.up:
+	case p.frozen > w.now:
+		w.after(p, 0, func() { m.say(m.daemon) })
+	default:
+		w.by(p.rng, func() { m.say(m.daemon) })
 	}
 }
 
 // hold keeps what a link that is cut does not carry, if its ends keep the connection:
 // TCP sends it again, until the other end has it.
-func (n *network) hold(t traffic, from, to cluster.NodeID, deliver func()) {
-	if l := n.link(t, from, to); l.cut > 0 && l.keeps && len(l.held) < keptMost && !n.w.nodes[from-1].off && !n.w.nodes[to-1].off {
-		l.held = append(l.held, deliver)
+func (n *network) hold(m *message) {
+	if l := n.link(m.t, m.from, m.to); l.cut > 0 && l.keeps && len(l.held) < keptMost && !n.w.nodes[m.from-1].off && !n.w.nodes[m.to-1].off {
+		kept := *m
+		kept.again = true
+		l.held = append(l.held, &kept)
 	}
 }
 
@@ -132,8 +153,8 @@ func (n *network) set(kinds []traffic, links [][2]cluster.NodeID, by int, keeps 
 
 // resend delivers what a link has kept, in order.
 func (n *network) resend(l *link) {
-	for i, deliver := range l.held {
-		n.w.after(nil, n.delay+time.Duration(i)*10*time.Microsecond, deliver)
+	for i, m := range l.held {
+		n.w.queue.push(n.w.now+n.delay+time.Duration(i)*10*time.Microsecond, event{rng: n.w.rng, sent: m})
 	}
 	l.held = nil
 }

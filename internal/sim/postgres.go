@@ -193,7 +193,7 @@ func (s *server) pull() {
 			s.flushed = len(s.wal)
 		}
 		reply := reply{s.n.id, life, s.called, s.flushed}
-		w.net.send(s.n.id, up, nil, func() {
+		w.net.send(message{t: ofServers, from: s.n.id, to: up, do: func() {
 			from := &w.nodes[up-1].server
 			if !from.hears(reply) {
 				return
@@ -210,12 +210,12 @@ func (s *server) pull() {
 			if len(more) == 0 {
 				return
 			}
-			w.net.send(up, s.n.id, nil, func() {
+			w.net.send(message{t: ofServers, from: up, to: s.n.id, do: func() {
 				if s.receiver.up && s.receiver.life == life && s.up && s.frozen <= w.now && at == len(s.wal) {
 					s.take(more, switches)
 				}
-			})
-		})
+			}})
+		}})
 	}
 	w.after(&s.receiver, w.pace(w.between(10*time.Millisecond, 60*time.Millisecond)), s.pull)
 }
@@ -237,7 +237,7 @@ func (s *server) serve(to *server) ([]entry, error) {
 	if s.wal[len(to.wal)-1] != to.wal[len(to.wal)-1] {
 		s.n.w.fail("silent corruption: node %d streams from node %d, which has another history of timeline %d", to.n.id, s.n.id, to.timeline)
 	}
-	return slices.Clone(s.wal[len(to.wal):min(len(s.wal), len(to.wal)+200)]), nil
+	return s.wal[len(to.wal):min(len(s.wal), len(to.wal)+200)], nil
 }
 
 // left is where this server's history left a timeline.

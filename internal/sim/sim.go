@@ -73,13 +73,13 @@ type World struct {
 	patient  bool // no client gives up while all of them wait
 	now      time.Duration
 	queue    queue
-	number   uint64
 	nodes    []*node
 	net      network
 	registry []cluster.Node // repmgr.nodes
 	check    checker
 	counts   Counts
 	cover    Coverage
+	texts    map[string]*record.Record // by what says them
 	history  history
 	lines    []Line
 	faults   []kind
@@ -104,56 +104,48 @@ func (p *process) end()   { p.up, p.life, p.frozen = false, p.life+1, 0 }
 // event happens at a time, to a process: not if that one has ended since, and
 // later if it is stopped.
 type event struct {
-	at     time.Duration
-	number uint64
-	of     *process
-	life   int
-	rng    *rand.Rand
-	do     func()
+	of   *process
+	life int
+	rng  *rand.Rand
+	do   func()
+	sent *message // instead of do: it arrives
 }
 
 // after lets something happen to a process in a while; nil is the world.
 func (w *World) after(p *process, d time.Duration, do func()) {
-	w.number++
-	e := event{at: w.now + max(0, d), number: w.number, of: p, rng: w.rng, do: do}
+	e := event{of: p, rng: w.rng, do: do}
 	if p != nil {
 		e.life = p.life
 		if p.rng != nil {
 			e.rng = p.rng
 		}
 	}
-	w.queue.push(e)
-}
-
-// give lets something happen to a process now, if it is there; to one that is
-// stopped, when it goes on.
-func (w *World) give(p *process, do func()) {
-	switch {
-	case !p.up:
-	case p.frozen > w.now:
-		w.after(p, 0, do)
-	default:
-		w.by(p.rng, do)
-	}
+	w.queue.push(w.now+max(0, d), e)
 }
 
 // step lets the next event happen.
 func (w *World) step() {
-	e := w.queue.pop()
-	w.now = max(w.now, e.at)
+	at, e := w.queue.pop()
+	w.now = max(w.now, at)
 	if e.of != nil {
 		if !e.of.up || e.of.life != e.life {
+			w.queue.done()
 			return
 		}
 		if e.of.frozen > w.now {
-			e.at = e.of.frozen
-			w.queue.push(e)
+			w.queue.again(e.of.frozen)
 			return
 		}
 	}
 	w.counts.Events++
 	w.rng = e.rng
-	e.do()
+	do, sent := e.do, e.sent
+	w.queue.done()
+	if sent != nil {
+		w.net.deliver(sent)
+		return
+	}
+	do()
 }
 
 // between draws a duration; short ones are as likely as long ones.
@@ -188,7 +180,7 @@ func (w *World) fail(format string, args ...any) {
 
 // Run lets one cluster live.
 func Run(o Options) (r Result) {
-	w := &World{Options: o, cover: newCoverage(), faults: slices.Clone(faults), moments: map[string]int{}}
+	w := &World{Options: o, cover: newCoverage(), faults: slices.Clone(faults), moments: map[string]int{}, texts: map[string]*record.Record{}}
 	w.rng = w.stream("world")
 	if chaos := time.Duration(5+w.rng.IntN(40)) * time.Second; w.Chaos == 0 {
 		w.Chaos = chaos

@@ -165,11 +165,11 @@ func (s *server) hangUp() {
 	if from == 0 {
 		return
 	}
-	w.net.send(s.n.id, from, nil, func() {
+	w.net.send(message{t: ofServers, from: s.n.id, to: from, do: func() {
 		if x := w.nodes[from-1].server.senders[s.n.id]; x != nil && x.life == life {
 			delete(w.nodes[from-1].server.senders, s.n.id)
 		}
-	})
+	}})
 }
 
 // synchronize is the daemon's part of synchronous replication: it looks at the
