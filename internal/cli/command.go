@@ -66,7 +66,7 @@ type verb struct {
 // verbs is every verb of the program, in the order of the help.
 func verbs() []verb {
 	return slices.Concat(primaryVerbs(), standbyVerbs(), witnessVerbs(),
-		nodeVerbs(), nodeServiceVerbs(), clusterVerbs(), serviceVerbs(), []verb{fencedVerb()}, daemonVerbs())
+		nodeVerbs(), nodeServiceVerbs(), clusterVerbs(), serviceVerbs(), []verb{fencedVerb()}, daemonVerbs(), []verb{migrateVerb()})
 }
 
 // objects is what verbs act on, in the order of the help.
@@ -154,6 +154,11 @@ func (a *app) tree() *cobra.Command {
 		}
 		if sub.HasSubCommands() {
 			root.AddCommand(sub)
+		}
+	}
+	for _, v := range a.verbs {
+		if !strings.Contains(v.name, " ") {
+			root.AddCommand(a.command(v, v.name))
 		}
 	}
 	root.AddCommand(a.completionCommand())

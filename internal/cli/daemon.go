@@ -87,14 +87,9 @@ func daemonStart(ctx context.Context, s *Session) error {
 		return fault.New(fault.RepmgrdService, "repmgrd runs already on this node").WithDetail("%s", process(pid)).
 			WithHint("\"repmgr service status\" shows it; \"repmgr daemon stop\" ends it")
 	}
-	line := s.Conf.RepmgrdServiceStartCommand
-	if line == "" {
-		program := filepath.Join(filepath.Dir(s.Executable), daemonProgram)
-		if _, err := os.Stat(program); err != nil {
-			return fault.Wrap(err, fault.RepmgrdService, "there is no repmgrd beside this program").
-				WithHint("set repmgrd_service_start_command in %s", s.ConfPath)
-		}
-		line = pg.QuoteAll([]string{program, "-f", s.ConfPath})
+	line, err := s.daemonLine()
+	if err != nil {
+		return err
 	}
 	if s.Opt.DryRun {
 		s.Talk.Info("would execute \"%s\"", line)
@@ -117,6 +112,19 @@ func daemonStart(ctx context.Context, s *Session) error {
 				WithHint("its log says why (log_file in repmgr.conf); --wait=SECONDS waits longer")
 		}
 	}
+}
+
+// daemonLine is the command that starts this node's daemon.
+func (s *Session) daemonLine() (string, error) {
+	if line := s.Conf.RepmgrdServiceStartCommand; line != "" {
+		return line, nil
+	}
+	program := filepath.Join(filepath.Dir(s.Executable), daemonProgram)
+	if _, err := os.Stat(program); err != nil {
+		return "", fault.Wrap(err, fault.RepmgrdService, "there is no repmgrd beside this program").
+			WithHint("set repmgrd_service_start_command in %s", s.ConfPath)
+	}
+	return pg.QuoteAll([]string{program, "-f", s.ConfPath}), nil
 }
 
 func daemonStop(ctx context.Context, s *Session) error {

@@ -218,8 +218,8 @@ func (l *Lab) Playground() []string {
 	if l.account.drop {
 		become = "setpriv --reuid=" + l.account.name + " --regid=" + strconv.Itoa(l.account.gid) + " --clear-groups "
 	}
-	lines := []string{"cd " + l.Dir}
-	lines = append(lines, "export PATH="+l.software.Bindir+":"+l.Bindir+":$PATH")
+	bindir, _ := l.programs() // they are there: the cluster was made by them
+	lines := []string{"cd " + l.Dir, "export PATH=" + bindir + ":" + l.Bindir + ":$PATH"}
 	for _, n := range l.Nodes {
 		lines = append(lines, fmt.Sprintf("# %s: psql -h %s -p %d -U postgres; log: %s", n.Name, n.Dir, n.Port, n.DaemonLog()))
 	}

@@ -33,6 +33,7 @@ type Options struct {
 	Namespaces bool // each node in a network of its own; ErrNamespaces where that cannot be
 	Auth       Auth
 	Slots      bool                          // use_replication_slots
+	Patient    int                           // connect_timeout of every conninfo, in seconds; zero: 2
 	Settings   map[string]string             // added to postgresql.conf on every node
 	Conf       map[string]string             // added to repmgr.conf on every node
 	NodeConf   map[int]map[string]string     // the same for one node
@@ -70,7 +71,8 @@ type Lab struct {
 	ctx      context.Context // ends when the lab is closed
 	cancel   context.CancelFunc
 
-	install sync.Mutex // guards software.Bindir
+	install   sync.Mutex // guards installed
+	installed string     // the folder of our programs; empty: they are not there yet
 
 	mu           sync.Mutex
 	reservations []net.Listener

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -83,7 +84,7 @@ func (n *Node) conninfoFor(role string) string {
 
 // conninfo is how a role reaches its database on one of several hosts.
 func (l *Lab) conninfo(hosts, ports, role string) string {
-	s := fmt.Sprintf("host=%s port=%s user=%s dbname=%[3]s connect_timeout=%d", hosts, ports, role, int(ConnectTimeout.Seconds()))
+	s := fmt.Sprintf("host=%s port=%s user=%s dbname=%[3]s connect_timeout=%d", hosts, ports, role, cmp.Or(l.options.Patient, int(ConnectTimeout.Seconds())))
 	if l.options.Auth == TLS {
 		s += fmt.Sprintf(" sslmode=verify-full sslrootcert=%s sslcert=%s sslkey=%s",
 			l.certificate("root"), l.certificate(role), l.key(role))
@@ -136,13 +137,21 @@ func (n *Node) WriteConf(extra map[string]string) error {
 	return n.lab.account.write(n.ConfFile(), assignments(settings))
 }
 
-// programs is the folder of the software under test; ours is built when first
-// asked for, and put into the lab, so that a lab that is kept has its own.
+// programs is the folder of the software under test.
 func (l *Lab) programs() (string, error) {
+	if l.options.Software != nil && l.options.Software.Bindir != "" {
+		return l.options.Software.Bindir, nil
+	}
+	return l.OurPrograms()
+}
+
+// OurPrograms is the folder of repmgr and repmgrd of this repository. They are built when
+// first asked for, and put into the lab, so that a lab that is kept has its own.
+func (l *Lab) OurPrograms() (string, error) {
 	l.install.Lock()
 	defer l.install.Unlock()
-	if l.software.Bindir != "" {
-		return l.software.Bindir, nil
+	if l.installed != "" {
+		return l.installed, nil
 	}
 	built, err := Build(l.ctx)
 	if err != nil {
@@ -157,7 +166,7 @@ func (l *Lab) programs() (string, error) {
 			return "", fmt.Errorf("put %s into the lab: %w", program, err)
 		}
 	}
-	l.software.Bindir = dir
+	l.installed = dir
 	return dir, nil
 }
 

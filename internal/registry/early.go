@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
@@ -34,6 +35,21 @@ func Remembered(stateDir string) []cluster.Node {
 // in force, and pay no heed to those who say so of that group, which is lost. The
 // daemon must not run.
 func DisownGroup(stateDir, group string) error {
+	return remember(stateDir, map[string]any{"quorum": false, "disowned": group})
+}
+
+// PauseAhead lets the daemon of a state directory start with failover paused, as if an
+// operator had paused it, until one ends it. The daemon must not run.
+func PauseAhead(stateDir, reason string) error {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return fault.Wrap(err, fault.BadConfig, "the state directory cannot be made")
+	}
+	return remember(stateDir, map[string]any{"paused": true, "pause_reason": reason, "paused_until": time.Time{}})
+}
+
+// remember changes what a daemon that does not run has written down; the rest of the
+// file is the daemon's own, and stays as it is.
+func remember(stateDir string, facts map[string]any) error {
 	path := filepath.Join(stateDir, "cluster.json")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -42,13 +58,14 @@ func DisownGroup(stateDir, group string) error {
 	if err != nil {
 		return fault.Wrap(err, fault.SysFailure, "the remembered cluster cannot be read")
 	}
-	file := map[string]json.RawMessage{} // the daemon's own form, of which the rest stays as it is
+	file := map[string]json.RawMessage{}
 	if err := json.Unmarshal(text, &file); err != nil {
 		return fault.Wrap(err, fault.BadConfig, "%s cannot be read", path).WithHint("remove the file: it is written again from the database")
 	}
-	file["quorum"] = json.RawMessage("false")
-	if file["disowned"], err = json.Marshal(group); err != nil {
-		return err
+	for name, value := range facts {
+		if file[name], err = json.Marshal(value); err != nil {
+			return err
+		}
 	}
 	if text, err = json.MarshalIndent(file, "", "  "); err != nil {
 		return err
