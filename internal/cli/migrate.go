@@ -20,7 +20,9 @@ import (
 	"repmgr/internal/host"
 	"repmgr/internal/ops"
 	"repmgr/internal/plan"
+	"repmgr/internal/raftstore"
 	"repmgr/internal/registry"
+	"repmgr/internal/server"
 )
 
 func migrateVerb() verb {
@@ -33,11 +35,14 @@ First all nodes are looked at, and nothing is changed if one does not answer, a 
 
 What fails is undone, and it is said how the cluster stands and what to do next; a run that was cut off is repeated. repmgrd_service_start_command, if it is set, must start this program's repmgrd. Where a service manager starts repmgr 5's repmgrd with the host, disable that before.
 
-Ends with 1 if nothing was begun, and with 27 if a step failed.`,
+With --back this program's repmgrd is stopped instead, and repmgr 5's is started as it was started before, on the primary first and then on all others; on the last node this program's tables are removed, and failover is made what it was. synchronous_mode has to be off before.
+
+Ends with 1 if nothing was begun, with 26 if the pause could not be set or ended, and with 6, 7 or 27 if another step failed.`,
 		example: `repmgr -f /etc/repmgr.conf migrate --dry-run
 repmgr -f /etc/repmgr.conf migrate
-repmgr -f /etc/repmgr.conf migrate --wait=60    # for daemons that take long to end or to start`,
-		options: []string{"dry-run", "wait", "superuser"},
+repmgr -f /etc/repmgr.conf migrate --wait=60    # for daemons that take long to end or to start
+repmgr -f /etc/repmgr.conf migrate --back`,
+		options: []string{"back", "dry-run", "wait", "superuser"},
 		changes: true,
 		run:     migrate,
 	}
@@ -61,15 +66,10 @@ func migrate(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	if survey.Migrated() {
-		s.Talk.Notice("repmgr 5's repmgrd runs nowhere, this program's everywhere: there is nothing left to migrate")
-		return nil
-	}
-	p, err := ops.Migrate(survey)
-	if err != nil {
+	p, err := s.planMigration(survey)
+	if err != nil || len(p.Steps) == 0 {
 		return err
 	}
-	s.warnOfCommands()
 	if s.Opt.DryRun {
 		m.standing(survey)
 		err := p.Explain(ctx, m, s.tell)
@@ -86,6 +86,25 @@ func migrate(ctx context.Context, s *Session) error {
 	return ops.Coded(err, fault.RepmgrdService)
 }
 
+// planMigration is the plan for the way in, or back; without steps where all is done.
+func (s *Session) planMigration(survey ops.MigrateSurvey) (ops.MigratePlan, error) {
+	switch {
+	case s.Opt.Back && survey.GivenBack():
+		s.Talk.Notice("repmgr 5's repmgrd runs everywhere, this program's nowhere: there is nothing to give back")
+		return ops.MigratePlan{}, nil
+	case s.Opt.Back:
+		return ops.MigrateBack(survey)
+	case survey.Migrated():
+		s.Talk.Notice("repmgr 5's repmgrd runs nowhere, this program's everywhere: there is nothing left to migrate")
+		return ops.MigratePlan{}, nil
+	}
+	p, err := ops.Migrate(survey)
+	if err == nil {
+		s.warnOfCommands()
+	}
+	return p, err
+}
+
 func ids(nodes []cluster.Node) []cluster.NodeID {
 	var all []cluster.NodeID
 	for _, n := range nodes {
@@ -97,6 +116,9 @@ func ids(nodes []cluster.Node) []cluster.NodeID {
 // standing says how far the cluster is.
 func (m *migrating) standing(survey ops.MigrateSurvey) {
 	state, hint := survey.Next()
+	if m.s.Opt.Back {
+		state, hint = survey.NextBack()
+	}
 	m.s.Talk.Say(Entry{Level: Notice, Text: state, Hint: hint})
 }
 
@@ -131,6 +153,9 @@ func (m *migrating) survey(ctx context.Context) (ops.MigrateSurvey, error) {
 	}
 	if here := survey.Seen[survey.Self]; survey.Unready == nil && here.Why == "" {
 		survey.Unready = m.unready(here)
+		if m.s.Opt.Back {
+			survey.Unready = m.unreadyBack(here)
+		}
 	}
 	return survey, nil
 }
@@ -165,6 +190,20 @@ func (m *migrating) unready(here ops.Migrating) error {
 			WithHint("let this user write to %s, or set state_directory in %s", dir, m.s.ConfPath)
 	}
 	return nil
+}
+
+// unreadyBack says what of this node would let a later step of the way back fail.
+func (m *migrating) unreadyBack(here ops.Migrating) error {
+	if m.s.Conf.SynchronousMode != "off" {
+		return fault.New(fault.BadConfig, "synchronous_standby_names is written by this program's daemons").
+			WithDetail("synchronous_mode is %s in %s.", m.s.Conf.SynchronousMode, m.s.ConfPath).
+			WithHint("set synchronous_mode to 'off' on every node, and send SIGHUP to repmgrd")
+	}
+	if here.Theirs.Running {
+		return nil
+	}
+	_, err := theirCommandOf(m.s.Conf.StateDir())
+	return err
 }
 
 // warnOfCommands tells of commands that were written for repmgr 5.
@@ -253,7 +292,11 @@ func (m *migrating) Await(ctx context.Context, ids []cluster.NodeID, satisfies f
 }
 
 // PauseOurs tells this program's daemon of a node to pause failover, or to end the pause.
+// Under the quorum rule the word of any member is enough.
 func (m *migrating) PauseOurs(ctx context.Context, id cluster.NodeID, paused bool, reason string) error {
+	if member, governed := m.fleet.governedBy(ctx, m.nodes); governed != nil {
+		id = member
+	}
 	order := api.Pause{Paused: paused, Reason: reason}
 	err := m.fleet.askWithin(ctx, id, registry.AskTimeout, func(ctx context.Context, c *api.Client) error { return c.Pause(ctx, order) })
 	if err != nil {
@@ -329,6 +372,42 @@ func (m *migrating) StartTheirs(ctx context.Context) error {
 // StartOurs starts this node's daemon.
 func (m *migrating) StartOurs(ctx context.Context) error { return daemonStart(ctx, m.s) }
 
+// PauseAhead lets this node's daemon start paused. What it may remember of a group that
+// the database does not know, since the cluster was given back meanwhile, is forgotten.
+func (m *migrating) PauseAhead(ctx context.Context, reason string) error {
+	founding, err := m.Founding(ctx)
+	if err != nil {
+		return err
+	}
+	dir := m.s.Conf.StateDir()
+	if _, err := os.Stat(filepath.Join(dir, raftstore.FileName)); err == nil && founding.Group == "" {
+		if err := m.s.forgetGroup(); err != nil {
+			return err
+		}
+		if err := os.Remove(filepath.Join(dir, "cluster.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fault.Wrap(err, fault.SysFailure, "what repmgrd remembers of a former cluster could not be removed")
+		}
+	}
+	return m.World.PauseAhead(ctx, reason)
+}
+
+// AwaitDisarmed waits until standby.signal is gone from the primary's data directory.
+func (m *migrating) AwaitDisarmed(ctx context.Context) error {
+	self := m.s.Conf.NodeID
+	seen, err := m.Look(ctx, []cluster.NodeID{self})
+	if err != nil || seen[self].InRecovery {
+		return err
+	}
+	own := server.Own{Config: m.s.Conf, Log: func(text string) { m.s.Talk.Info("%s", text) }}
+	return m.Await(ctx, []cluster.NodeID{self}, func(cluster.NodeID, ops.Migrating) error {
+		armed, err := own.Armed()
+		if err == nil && armed {
+			err = errors.New("standby.signal is in the data directory, and its server would not come up as the primary")
+		}
+		return err
+	})
+}
+
 // StopOurs ends it, if it runs.
 func (m *migrating) StopOurs(ctx context.Context) error {
 	if _, runs := m.s.localDaemon(ctx); !runs {
@@ -367,17 +446,25 @@ func noteTheirs(stateDir string, pid int) error {
 	return nil
 }
 
-// startTheirs starts repmgr 5's daemon in a session of its own. It goes into the
-// background by itself, or stays a process that nobody waits for.
-func startTheirs(stateDir string) error {
-	path := filepath.Join(stateDir, theirCommandFile)
-	text, err := os.ReadFile(path)
-	var command theirCommand
+// theirCommandOf is what noteTheirs has kept.
+func theirCommandOf(stateDir string) (command theirCommand, err error) {
+	text, err := os.ReadFile(filepath.Join(stateDir, theirCommandFile))
 	if err == nil {
 		err = json.Unmarshal(text, &command)
 	}
 	if err != nil {
-		return fault.Wrap(err, fault.RepmgrdService, "it is not known how repmgr 5's repmgrd is started").WithHint("start it by hand")
+		return command, fault.Wrap(err, fault.RepmgrdService, "it is not known how repmgr 5's repmgrd is started on this node").
+			WithHint("start it by hand when this program's is stopped, paused: \"repmgr service pause\" before, and with repmgr 5 \"repmgr service unpause\" in the end")
+	}
+	return command, nil
+}
+
+// startTheirs starts repmgr 5's daemon in a session of its own. It goes into the
+// background by itself, or stays a process that nobody waits for.
+func startTheirs(stateDir string) error {
+	command, err := theirCommandOf(stateDir)
+	if err != nil {
+		return err
 	}
 	log, err := os.OpenFile(filepath.Join(stateDir, theirLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -40,6 +40,7 @@ type Options struct {
 
 	// Of single verbs.
 	DryRun                  bool
+	Back                    bool
 	Force                   bool
 	Superuser               string
 	PgData                  string
@@ -212,6 +213,7 @@ var table = []option{
 	{name: "pairs", help: "ask about the loss of every two nodes too", set: on(func(o *Options) *bool { return &o.Pairs })},
 	{name: "for-real", arg: "NODE", help: "kill the server of that node, by name or number, and report what follows", set: text(func(o *Options) *string { return &o.ForReal })},
 	{name: "yes", arg: "NODE", help: "confirm what asks for it where there is no terminal: the node's name again", set: text(func(o *Options) *string { return &o.Yes })},
+	{name: "back", help: "give the node back to repmgr 5", set: on(func(o *Options) *bool { return &o.Back })},
 	{name: "this-node", help: "forget this node's own part in the group; the others take it in again", set: on(func(o *Options) *bool { return &o.ThisNode })},
 	{name: "yes-the-other-voters-are-lost", help: "with --force: give the group up, since its majority is lost for ever", set: on(func(o *Options) *bool { return &o.OthersAreLost })},
 

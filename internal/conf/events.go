@@ -15,7 +15,7 @@ var Events = []string{
 	"repmgrd_promote_error", "repmgrd_primary_fenced", "standby_disconnect_manual", "standby_failure", "standby_recovery",
 	"child_node_disconnect", "child_node_reconnect", "child_node_new_connect", "child_nodes_disconnect_command",
 
-	"cluster_drill", "cluster_migrate", "cluster_reset_quorum", "repmgrd_rejoin", "repmgrd_commits_discarded",
+	"cluster_drill", "cluster_migrate", "cluster_migrate_back", "cluster_reset_quorum", "repmgrd_rejoin", "repmgrd_commits_discarded",
 	"repmgrd_quorum_found", "repmgrd_quorum_begin", "repmgrd_quorum_end",
 	"repmgrd_node_refused", "cluster_fenced", "repmgrd_disk_full", "repmgrd_ineligible",
 }

@@ -60,6 +60,9 @@ type Migration interface {
 	StartTheirs(ctx context.Context) error
 	StopOurs(ctx context.Context) error
 	StartOurs(ctx context.Context) error
+	// AwaitDisarmed waits until the local server, if it is the primary, would come up as one
+	// without this program's daemon.
+	AwaitDisarmed(ctx context.Context) error
 	// DropMetadata removes what CreateMetadata has added to repmgr 5's tables.
 	DropMetadata(ctx context.Context, in Database) error
 	// Await looks at nodes until all of them satisfy, for as long as a daemon may

@@ -22,7 +22,6 @@ type takeOver struct {
 	nodes []cluster.Node
 	seen  map[cluster.NodeID]Migrating
 	ahead string // why the local daemon is to start paused
-	drops int
 }
 
 func newTakeOver(self cluster.NodeID) *takeOver {
@@ -68,8 +67,7 @@ func (w *takeOver) StopTheirs(context.Context) error {
 	return w.change(func() { w.set(w.self, func(m *Migrating) { m.Theirs.Running = false }) })
 }
 func (w *takeOver) StartTheirs(context.Context) error {
-	w.set(w.self, func(m *Migrating) { m.Theirs.Running = true })
-	return nil
+	return w.change(func() { w.set(w.self, func(m *Migrating) { m.Theirs.Running = true }) })
 }
 func (w *takeOver) StartOurs(context.Context) error {
 	return w.change(func() {
@@ -77,13 +75,11 @@ func (w *takeOver) StartOurs(context.Context) error {
 	})
 }
 func (w *takeOver) StopOurs(context.Context) error {
-	w.set(w.self, func(m *Migrating) { m.Ours = Ours{} })
-	return nil
+	return w.change(func() { w.set(w.self, func(m *Migrating) { m.Ours = Ours{} }) })
 }
+func (w *takeOver) AwaitDisarmed(context.Context) error { return nil }
 func (w *takeOver) DropMetadata(_ context.Context, in Database) error {
-	w.drops++
-	delete(w.Metadata, in)
-	return nil
+	return w.change(func() { delete(w.Metadata, in) })
 }
 func (w *takeOver) Await(_ context.Context, ids []cluster.NodeID, satisfies func(cluster.NodeID, Migrating) error) error {
 	var all []error
@@ -237,4 +233,98 @@ func TestMigrateDryRun(t *testing.T) {
 	if !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, `stop repmgr 5's repmgrd on node "n4"`) }) {
 		t.Errorf("told: %q", told)
 	}
+}
+
+// There and back: at no time may a daemon of either kind fail over while both are there,
+// and in the end all is as it was.
+func TestMigrateBack(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		w := newTakeOver(2)
+		for id := range w.seen {
+			w.set(id, func(m *Migrating) { m.Theirs.Paused = paused })
+		}
+		before := maps.Clone(w.seen)
+		for _, id := range []cluster.NodeID{2, 3, 4, 1} {
+			if err := w.migrateOn(t, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.self = 2
+		if p, err := MigrateBack(w.survey()); err == nil || !strings.Contains(err.Error(), "the primary comes first") {
+			t.Errorf("node 2 before the primary: %v, %v", p, err)
+		}
+		for i, id := range []cluster.NodeID{1, 4, 3, 2} {
+			if err := w.backOn(t, id); err != nil {
+				t.Fatalf("back on node %d: %v", id, err)
+			}
+			for other, m := range w.seen {
+				if i < 3 && (!m.Theirs.Paused || m.Ours.Answers && !m.Ours.Paused) || m.Theirs.Running && m.Ours.Answers {
+					t.Fatalf("back on node %d: node %d may fail over in a mixed cluster: %+v", id, other, m)
+				}
+			}
+			if got := w.survey().GivenBack(); got != (i == 3) {
+				t.Fatalf("back on node %d: given back is %v", id, got)
+			}
+		}
+		if !reflect.DeepEqual(w.seen, before) || w.Metadata[Cluster] || w.Metadata[OfWitness] {
+			t.Errorf("paused before: %v\n%+v\nbefore\n%+v\nmetadata %v", paused, w.seen, before, w.Metadata)
+		}
+	}
+}
+
+// backOn runs the plan of the way back of one node.
+func (w *takeOver) backOn(t *testing.T, self cluster.NodeID) error {
+	t.Helper()
+	w.self = self
+	p, err := MigrateBack(w.survey())
+	if err != nil {
+		t.Fatalf("node %d: %v", self, err)
+	}
+	return p.Run(t.Context(), w, func(plan.Event) {})
+}
+
+// A step of the way back that fails leaves the daemons and the pause as they were, until
+// the tables are removed.
+func TestMigrateBackUndoes(t *testing.T) {
+	for _, order := range [][]cluster.NodeID{{1}, {1, 4}, {1, 4, 3, 2}} {
+		for at := 1; ; at++ {
+			w := newTakeOver(2)
+			for _, id := range []cluster.NodeID{2, 3, 4, 1} {
+				if err := w.migrateOn(t, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last := order[len(order)-1]
+			for _, id := range order[:len(order)-1] {
+				if err := w.backOn(t, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before, witness := maps.Clone(w.seen), w.Metadata[OfWitness]
+			w.changes, w.failAt, w.after = 0, at, at%2 == 0
+			err := w.backOn(t, last)
+			if err == nil {
+				break // there are fewer changes
+			}
+			if strings.Contains(err.Error(), "end repmgr 5's pause") {
+				continue // all daemons are theirs, and "service unpause" is told
+			}
+			if !errors.Is(err, errBoom) || !sameDaemons(w.seen, before) || w.Metadata[OfWitness] != witness {
+				t.Errorf("order %v, change %d fails (%v): witness's tables %v, then\n%+v\nbefore\n%+v", order, at, err, w.Metadata[OfWitness], w.seen, before)
+			}
+		}
+	}
+}
+
+// sameDaemons compares what runs and what is paused, and not the words of a pause.
+func sameDaemons(a, b map[cluster.NodeID]Migrating) bool {
+	plain := func(seen map[cluster.NodeID]Migrating) map[cluster.NodeID]Migrating {
+		seen = maps.Clone(seen)
+		for id, m := range seen {
+			m.Ours.Reason = ""
+			seen[id] = m
+		}
+		return seen
+	}
+	return reflect.DeepEqual(plain(a), plain(b))
 }

@@ -176,18 +176,8 @@ func (s VerifyMigrated) Check(context.Context, Migration) (plan.Status, error) {
 
 // Do waits until it is so.
 func (s VerifyMigrated) Do(ctx context.Context, w Migration) error {
-	ids := s.Nodes
-	if !slices.Contains(ids, s.Primary) {
-		ids = append([]cluster.NodeID{s.Primary}, ids...)
-	}
-	return w.Await(ctx, ids, func(id cluster.NodeID, m Migrating) error {
+	return awaitSamePrimary(ctx, w, s.Nodes, s.Primary, s.Timeline, func(m Migrating) error {
 		switch {
-		case m.Why != "":
-			return errors.New("its server cannot be asked: " + m.Why)
-		case id == s.Primary && (m.InRecovery || m.Timeline != s.Timeline):
-			return fmt.Errorf("it was the primary on timeline %d", s.Timeline)
-		case !slices.Contains(s.Nodes, id):
-			return nil
 		case m.Theirs.Running:
 			return errors.New("repmgr 5's repmgrd runs: a service manager may have started it again")
 		case !m.Ours.Answers:
@@ -201,6 +191,25 @@ func (s VerifyMigrated) Do(ctx context.Context, w Migration) error {
 
 // Undo has nothing to take back.
 func (s VerifyMigrated) Undo(context.Context, Migration) error { return nil }
+
+// awaitSamePrimary waits until nodes satisfy, and primary is the primary on that timeline.
+func awaitSamePrimary(ctx context.Context, w Migration, nodes []cluster.NodeID, primary cluster.NodeID, tli cluster.Timeline, satisfy func(Migrating) error) error {
+	ids := nodes
+	if !slices.Contains(ids, primary) {
+		ids = append([]cluster.NodeID{primary}, ids...)
+	}
+	return w.Await(ctx, ids, func(id cluster.NodeID, m Migrating) error {
+		switch {
+		case m.Why != "":
+			return errors.New("its server cannot be asked: " + m.Why)
+		case id == primary && (m.InRecovery || m.Timeline != tli):
+			return fmt.Errorf("it was the primary on timeline %d", tli)
+		case !slices.Contains(nodes, id):
+			return nil
+		}
+		return satisfy(m)
+	})
+}
 
 // ResumeFailover lets the daemons fail over again, the last one last: where that is the
 // primary's, the quorum rule begins when nobody else is paused any more.

@@ -120,6 +120,15 @@ func (w *World) DropMetadata(ctx context.Context, in ops.Database) error {
 	return explain(err, "remove this program's tables")
 }
 
+// Founding is what the primary's database knows of the daemons' group.
+func (w *World) Founding(ctx context.Context) (f Founding, err error) {
+	err = w.onPrimary(ctx, func(c *pg.Conn) error {
+		f, err = ReadFounding(ctx, c)
+		return err
+	})
+	return f, err
+}
+
 // PauseAhead lets the local daemon start paused.
 func (w *World) PauseAhead(_ context.Context, reason string) error {
 	return PauseAhead(w.cfg.StateDir(), reason)
