@@ -6,6 +6,8 @@ MAJORS       ?= 13 17 18
 BINARIES     := bin/repmgr bin/repmgrd
 # Arguments for the demo, the benchmark, the chaos lab and the simulator, as in: make demo ARGS=--keep
 ARGS         ?=
+# As many clusters at a time as there are processors, from two packages: more take no less time together, and each of them longer.
+PARALLEL     ?= $(shell n=$$(nproc); echo $$((n > 1 ? n / 2 : 1)))
 # Arguments for go test, as in: make test TESTARGS='-run TestClone -v'
 TESTARGS     ?=
 
@@ -29,12 +31,12 @@ majors:
 test test-majors: export REPMGR_BIN = $(CURDIR)/bin
 
 test: postgres build ## every test, on the distribution's PostgreSQL
-	$(GO) test -timeout 60m -parallel 2 $(TESTARGS) ./...
+	$(GO) test -timeout 60m -p 2 -parallel $(PARALLEL) $(TESTARGS) ./...
 
 test-majors: postgres majors build ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
 	@for major in $(MAJORS); do \
 		echo "PostgreSQL $$major"; \
-		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 60m -parallel 2 -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
+		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 60m -p 2 -parallel $(PARALLEL) -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
 	done
 
 # A test binary, since raft's random numbers can be made repeatable in a test only; it starts itself once for every core.

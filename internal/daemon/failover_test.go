@@ -99,8 +99,8 @@ func TestFailoverByPriority(t *testing.T) {
 func TestFailoverWithWitness(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 2, Witness: true})
 	primary, standby, witness := l.Node(1), l.Node(2), l.Node(3)
+	must(t, witness.KillDaemon(ctx)) // first: one that sees its server stop records that, and is no elector any more
 	must(t, witness.Stop(ctx, "fast"))
-	must(t, witness.KillDaemon(ctx))
 	must(t, primary.Kill9(ctx))
 	waitLog(t, ctx, standby, "wait-minority: 1 of 2 nodes")
 	must(t, witness.Start(ctx))

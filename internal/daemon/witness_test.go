@@ -57,7 +57,8 @@ func TestWitnessCrash(t *testing.T) {
 	waitVoting(t, ctx, l, two)
 	waitFollows(t, ctx, one, two)
 	waitFor(t, ctx, "the witness to name the new primary", func() error { return recordedUpstream(ctx, two, witness, two) })
-	must(t, witness.Repmgr(ctx, "cluster", "show").Err())
+	// A former primary streams before its record says that it is active.
+	waitFor(t, ctx, "a whole cluster", func() error { return witness.Repmgr(ctx, "cluster", "show").Err() })
 }
 
 // A primary that is cut off from the other two takes no writes beside the new one.

@@ -258,7 +258,7 @@ func TestMigratePrimaryDies(t *testing.T) {
 	must(t, lab.Wait(m.ctx, 2*time.Minute, "both kinds of daemons to see that the primary is gone", func() error {
 		r, err := two.Report(m.ctx)
 		if err != nil || r.Rule != "paused" {
-			return fmt.Errorf("node2: rule %q, %w", r.Rule, err)
+			return fmt.Errorf("node2: rule %q, %v", r.Rule, err)
 		}
 		log, err := os.ReadFile(three.DaemonLog())
 		if err == nil && !strings.Contains(string(log), "repmgrd on this node is paused") {
