@@ -108,15 +108,15 @@ func Migrate(s MigrateSurvey) (MigratePlan, error) {
 	if self.Role == cluster.Witness {
 		p.Steps = append(p.Steps, TakeOverCopy{})
 	}
-	p.Steps = append(p.Steps, StartOurs{self, reason}, VerifyMigrated{Nodes: []cluster.NodeID{s.Self}, Primary: s.Primary, Timeline: s.Seen[s.Primary].Timeline})
+	p.Steps = append(p.Steps, StartOurs{self, reason}, Verify{Nodes: []cluster.NodeID{s.Self}, Primary: s.Primary, Timeline: s.Seen[s.Primary].Timeline})
 	if len(left) > 0 {
 		return p, nil
 	}
 	all := s.primaryLast()
-	p.Steps = append(p.Steps, VerifyMigrated{Nodes: all, Primary: s.Primary, Timeline: s.Seen[s.Primary].Timeline})
+	p.Steps = append(p.Steps, Verify{Nodes: all, Primary: s.Primary, Timeline: s.Seen[s.Primary].Timeline})
 	details := "all nodes are taken over from repmgr 5"
 	if resume {
-		p.Steps = append(p.Steps, ResumeFailover{all})
+		p.Steps = append(p.Steps, Resume{Nodes: all})
 	} else {
 		details += "; failover is paused, as it was before"
 	}

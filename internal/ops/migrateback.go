@@ -2,7 +2,6 @@ package ops
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -45,18 +44,18 @@ func MigrateBack(s MigrateSurvey) (MigratePlan, error) {
 	if self.Role == cluster.Witness {
 		p.Steps = append(p.Steps, GiveBackCopy{})
 	}
-	p.Steps = append(p.Steps, StartTheirs{self}, VerifyBack{Nodes: []cluster.NodeID{s.Self}, Primary: s.Primary, Timeline: tli})
+	p.Steps = append(p.Steps, StartTheirs{self}, Verify{Back: true, Nodes: []cluster.NodeID{s.Self}, Primary: s.Primary, Timeline: tli})
 	if len(left) > 0 {
 		return p, nil
 	}
-	p.Steps = append(p.Steps, VerifyBack{Nodes: s.primaryLast(), Primary: s.Primary, Timeline: tli})
+	p.Steps = append(p.Steps, Verify{Back: true, Nodes: s.primaryLast(), Primary: s.Primary, Timeline: tli})
 	details := "all nodes are given back to repmgr 5"
 	if !resume {
 		details += "; failover is paused, as it was before"
 	}
 	p.Steps = append(p.Steps, GiveBackMetadata{})
 	if resume {
-		p.Steps = append(p.Steps, ResumeTheirs{s.primaryLast()})
+		p.Steps = append(p.Steps, Resume{Back: true, Nodes: s.primaryLast()})
 	}
 	p.Steps = append(p.Steps, base{Announce{Event{Name: "cluster_migrate_back", Node: s.Self, Details: details}}})
 	return p, nil
@@ -189,41 +188,6 @@ func (s StartTheirs) Undo(ctx context.Context, w Migration) error {
 	return w.StopTheirs(ctx)
 }
 
-// VerifyBack looks whether repmgr 5's daemons are at work on nodes, paused, this
-// program's are not, and the primary is who it was.
-type VerifyBack struct {
-	Nodes    []cluster.NodeID
-	Primary  cluster.NodeID
-	Timeline cluster.Timeline // its
-}
-
-// Describe says what the step does.
-func (s VerifyBack) Describe() string {
-	return fmt.Sprintf("verify that repmgr 5's repmgrd runs on %s, paused, that this program's is gone there, and that node %d is the primary on timeline %d",
-		numbers(s.Nodes), s.Primary, s.Timeline)
-}
-
-// Check is always ready.
-func (s VerifyBack) Check(context.Context, Migration) (plan.Status, error) { return ready, nil }
-
-// Do waits until it is so.
-func (s VerifyBack) Do(ctx context.Context, w Migration) error {
-	return awaitSamePrimary(ctx, w, s.Nodes, s.Primary, s.Timeline, func(m Migrating) error {
-		switch {
-		case m.Ours.Answers:
-			return errors.New("this program's repmgrd runs: a service manager may have started it again")
-		case !m.Theirs.Running:
-			return errors.New("repmgr 5's repmgrd does not run")
-		case !m.Theirs.Paused:
-			return errors.New("failover is not paused")
-		}
-		return nil
-	})
-}
-
-// Undo has nothing to take back.
-func (s VerifyBack) Undo(context.Context, Migration) error { return nil }
-
 // GiveBackMetadata leaves the metadata as repmgr 5 has made it.
 type GiveBackMetadata struct{}
 
@@ -242,27 +206,3 @@ func (GiveBackMetadata) Do(ctx context.Context, w Migration) error {
 
 // Undo has nothing to take back: it is one statement, and nothing behind it is undone.
 func (GiveBackMetadata) Undo(context.Context, Migration) error { return nil }
-
-// ResumeTheirs lets repmgr 5's daemons fail over again.
-type ResumeTheirs struct{ Nodes []cluster.NodeID }
-
-// Describe says what the step does.
-func (s ResumeTheirs) Describe() string {
-	return "end repmgr 5's pause, since failover was not paused before"
-}
-
-// Check is always ready.
-func (s ResumeTheirs) Check(context.Context, Migration) (plan.Status, error) { return ready, nil }
-
-// Do ends it everywhere.
-func (s ResumeTheirs) Do(ctx context.Context, w Migration) error {
-	for _, id := range s.Nodes {
-		if err := w.PauseTheirs(ctx, id, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Undo ends the undoing: every daemon is repmgr 5's.
-func (s ResumeTheirs) Undo(context.Context, Migration) error { return plan.ErrFinal }

@@ -157,40 +157,64 @@ func (s StartOurs) Do(ctx context.Context, w Migration) error {
 // is to know what is about.
 func (s StartOurs) Undo(ctx context.Context, w Migration) error { return w.StopOurs(ctx) }
 
-// VerifyMigrated looks whether this program's daemons are at work on nodes, paused, repmgr
-// 5's are not, and the primary is who it was.
-type VerifyMigrated struct {
+// Verify looks whether the daemons of one kind are at work on nodes, paused, those of the
+// other are not, and the primary is who it was.
+type Verify struct {
+	Back     bool // repmgr 5's are to be at work, and not this program's
 	Nodes    []cluster.NodeID
 	Primary  cluster.NodeID
 	Timeline cluster.Timeline // its
 }
 
 // Describe says what the step does.
-func (s VerifyMigrated) Describe() string {
-	return fmt.Sprintf("verify that repmgrd answers on %s, paused, that repmgr 5's is gone there, and that node %d is the primary on timeline %d",
-		numbers(s.Nodes), s.Primary, s.Timeline)
+func (s Verify) Describe() string {
+	what := "verify that repmgrd answers on %s, paused, that repmgr 5's is gone there, and that node %d is the primary on timeline %d"
+	if s.Back {
+		what = "verify that repmgr 5's repmgrd runs on %s, paused, that this program's is gone there, and that node %d is the primary on timeline %d"
+	}
+	return fmt.Sprintf(what, numbers(s.Nodes), s.Primary, s.Timeline)
 }
 
 // Check is always ready.
-func (s VerifyMigrated) Check(context.Context, Migration) (plan.Status, error) { return ready, nil }
+func (s Verify) Check(context.Context, Migration) (plan.Status, error) { return ready, nil }
 
 // Do waits until it is so.
-func (s VerifyMigrated) Do(ctx context.Context, w Migration) error {
-	return awaitSamePrimary(ctx, w, s.Nodes, s.Primary, s.Timeline, func(m Migrating) error {
-		switch {
-		case m.Theirs.Running:
-			return errors.New("repmgr 5's repmgrd runs: a service manager may have started it again")
-		case !m.Ours.Answers:
-			return errors.New("repmgrd does not answer")
-		case !m.Ours.Paused:
-			return errors.New("failover is not paused")
-		}
-		return nil
-	})
+func (s Verify) Do(ctx context.Context, w Migration) error {
+	satisfy := Migrating.verify
+	if s.Back {
+		satisfy = Migrating.verifyBack
+	}
+	return awaitSamePrimary(ctx, w, s.Nodes, s.Primary, s.Timeline, satisfy)
 }
 
 // Undo has nothing to take back.
-func (s VerifyMigrated) Undo(context.Context, Migration) error { return nil }
+func (s Verify) Undo(context.Context, Migration) error { return nil }
+
+// verify says what is not as it should be after the node was migrated.
+func (m Migrating) verify() error {
+	switch {
+	case m.Theirs.Running:
+		return errors.New("repmgr 5's repmgrd runs: a service manager may have started it again")
+	case !m.Ours.Answers:
+		return errors.New("repmgrd does not answer")
+	case !m.Ours.Paused:
+		return errors.New("failover is not paused")
+	}
+	return nil
+}
+
+// verifyBack says what is not as it should be after the node was given back.
+func (m Migrating) verifyBack() error {
+	switch {
+	case m.Ours.Answers:
+		return errors.New("this program's repmgrd runs: a service manager may have started it again")
+	case !m.Theirs.Running:
+		return errors.New("repmgr 5's repmgrd does not run")
+	case !m.Theirs.Paused:
+		return errors.New("failover is not paused")
+	}
+	return nil
+}
 
 // awaitSamePrimary waits until nodes satisfy, and primary is the primary on that timeline.
 func awaitSamePrimary(ctx context.Context, w Migration, nodes []cluster.NodeID, primary cluster.NodeID, tli cluster.Timeline, satisfy func(Migrating) error) error {
@@ -211,28 +235,40 @@ func awaitSamePrimary(ctx context.Context, w Migration, nodes []cluster.NodeID, 
 	})
 }
 
-// ResumeFailover lets the daemons fail over again, the last one last: where that is the
-// primary's, the quorum rule begins when nobody else is paused any more.
-type ResumeFailover struct{ Nodes []cluster.NodeID }
+// Resume lets the daemons fail over again, the last one last: where that is the primary's,
+// and this program's, the quorum rule begins when nobody else is paused any more.
+type Resume struct {
+	Back  bool // repmgr 5's
+	Nodes []cluster.NodeID
+}
 
 // Describe says what the step does.
-func (s ResumeFailover) Describe() string {
+func (s Resume) Describe() string {
+	if s.Back {
+		return "end repmgr 5's pause, since failover was not paused before"
+	}
 	return "end the pause, since failover was not paused before"
 }
 
 // Check is always ready.
-func (s ResumeFailover) Check(context.Context, Migration) (plan.Status, error) { return ready, nil }
+func (s Resume) Check(context.Context, Migration) (plan.Status, error) { return ready, nil }
 
 // Do ends it everywhere.
-func (s ResumeFailover) Do(ctx context.Context, w Migration) error {
+func (s Resume) Do(ctx context.Context, w Migration) error {
 	for _, id := range s.Nodes {
-		if err := w.PauseOurs(ctx, id, false, ""); err != nil {
+		var err error
+		if s.Back {
+			err = w.PauseTheirs(ctx, id, false)
+		} else {
+			err = w.PauseOurs(ctx, id, false, "")
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Undo ends the undoing: every daemon is this program's, and they agree among
+// Undo ends the undoing: every daemon is of one kind, and they agree among
 // themselves, paused or not. What is left is to end the pause.
-func (s ResumeFailover) Undo(context.Context, Migration) error { return plan.ErrFinal }
+func (s Resume) Undo(context.Context, Migration) error { return plan.ErrFinal }
