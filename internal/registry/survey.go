@@ -510,7 +510,7 @@ func (w *World) diverged(ctx context.Context, n cluster.Node, s ops.Survey) (str
 	if behind {
 		timeout = catchUpTimeout
 	}
-	var ok bool
+	var ok, whole bool // whole: the local position is the end of a whole record
 	var reason string
 	for deadline := time.Now().Add(timeout); ; {
 		if ok, reason, err = r.CanFollow(ctx, local); err != nil {
@@ -519,8 +519,8 @@ func (w *World) diverged(ctx context.Context, n cluster.Node, s ops.Survey) (str
 		if ok {
 			return "", nil
 		}
-		if end := w.endOfRecords(ctx, local); end < local.Position {
-			local.Position = end
+		if !whole {
+			local.Position, whole = min(local.Position, w.endOfRecords(ctx, local)), true
 			continue
 		}
 		if !time.Now().Before(deadline) {
