@@ -105,10 +105,7 @@ func (c *Client) Close() {
 // write is the client's goroutine; it ends with ctx.
 func (c *Client) write(ctx context.Context, value int64) {
 	defer close(c.done)
-	every := writeEvery
-	if c.lab.options.Unsynced {
-		every = writeSeldom
-	}
+	every := c.every(writeEvery, writeSeldom)
 	for ctx.Err() == nil {
 		node, conn, err := c.connect(ctx)
 		if err != nil {
@@ -179,6 +176,14 @@ func (c *Client) connect(ctx context.Context) (int, *pgx.Conn, error) {
 	return found.node.ID, found.conn, nil
 }
 
+// every is how often the client does something in this lab.
+func (c *Client) every(often, seldom time.Duration) time.Duration {
+	if c.lab.options.Unsynced {
+		return seldom
+	}
+	return often
+}
+
 // insist tries a node until it accepts writes, or ctx ends.
 func (c *Client) insist(ctx context.Context, n *Node) *pgx.Conn {
 	for ctx.Err() == nil {
@@ -191,11 +196,7 @@ func (c *Client) insist(ctx context.Context, n *Node) *pgx.Conn {
 		if ctx.Err() == nil {
 			c.failed(fmt.Errorf("%s: %w", n.Name, err))
 		}
-		every := retryEvery
-		if c.lab.options.Unsynced {
-			every = retrySeldom
-		}
-		pause(ctx, every)
+		pause(ctx, c.every(retryEvery, retrySeldom))
 	}
 	return nil
 }
