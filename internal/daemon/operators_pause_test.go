@@ -46,7 +46,7 @@ func TestQuorumPause(t *testing.T) {
 		t.Errorf("the restart cost a term or a timeline: %+v, %v", r, err)
 	}
 	must(t, says(t, two, "service unpause", "the whole cluster is unpaused")())
-	waitLog(t, ctx, one, "arming of the data directory is done")
+	waitLog(t, ctx, one, "] arming of the data directory is done")
 	comesBack(t, ctx, l, one)
 	waitFor(t, ctx, "a timed lease", says(t, one, "cluster show", " s left", "would succeed: "))
 

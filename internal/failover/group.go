@@ -18,6 +18,7 @@ type Group struct {
 	Progress []Progress     // of the others, as the leader knows it
 	Broken   string         // why this node's member is out of order; empty: it is not
 	LeaseAt  time.Time      // when the lease as it is now was first seen here
+	Resumed  time.Time      // when the end of a pause was first seen here; zero: none was
 	Disk     time.Duration  // that keeping an entry on this node's disk takes; zero: not measured
 }
 
@@ -67,7 +68,7 @@ type Asking struct {
 }
 
 type (
-	// GroupSeen brings what is known of the group; LeaseAt is filled in by Observe.
+	// GroupSeen brings what is known of the group; LeaseAt and Resumed are filled in by Observe.
 	GroupSeen struct{ Group Group }
 	// Asked says that a change was proposed for the first time, or again.
 	Asked struct{ Change record.Change }
@@ -105,7 +106,10 @@ func (GuardSeen) event() {}
 
 func (v *View) observeGroup(g Group, now time.Time) {
 	old := v.Group
-	g.LeaseAt = old.LeaseAt
+	g.LeaseAt, g.Resumed = old.LeaseAt, old.Resumed
+	if old.Record != nil && old.Record.Pause.On && g.Record != nil && !g.Record.Pause.On {
+		g.Resumed = now
+	}
 	if keyOf(old.Record) != keyOf(g.Record) || g.LeaseAt.IsZero() {
 		g.LeaseAt = now
 	}

@@ -18,6 +18,9 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 	case GiveUp, Demote: // where the disk is stalled they may never end, and the lease has to
 		return record.Renew{}, false
 	}
+	if r.Lease.State == record.Indefinite && !r.Pause.On && v.stale() {
+		return record.Renew{}, false // whether the server runs, and is armed, is not known
+	}
 	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Local.State == ServerRunning && v.Local.Role == cluster.Primary && !v.Local.Armed {
 		return record.Renew{}, false // a pause is over: the server is armed before the lease is a timed one (safety notes, B27)
 	}
@@ -45,6 +48,10 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 	}
 	return c, true
 }
+
+// stale reports whether the own server was looked at last during a pause that has
+// ended: operators may have started it since.
+func (v *View) stale() bool { return v.Local.At.Before(v.Group.Resumed) }
 
 // renewEvery is a tenth of the time to live: several may get lost.
 func (v *View) renewEvery() time.Duration { return v.shorterTTL() / 10 }

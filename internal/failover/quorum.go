@@ -267,6 +267,10 @@ var holderRules = []rule{
 		func(f facts) (string, bool) {
 			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.holds() && f.Group.Record.Pause.On && f.local.State != ServerRunning
 		}, nil},
+	{"holder-resumed", "A pause has ended, and the holder's server was not looked at since: that it did not run before says nothing, operators may have started it.",
+		func(f facts) (string, bool) {
+			return "the server was " + string(f.local.State), f.holds() && f.stale() && f.local.State != ServerRunning
+		}, nil},
 	{"given-back", "The holder's server is gone and the lease was given back; this node's record does not say so yet.",
 		func(f facts) (string, bool) {
 			return "the lease was given back", f.holds() && f.down() && !f.Tenure.ReleasedAt.IsZero() && f.now.Sub(f.Tenure.ReleasedAt) < releasedWithin

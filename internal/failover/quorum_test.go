@@ -209,6 +209,8 @@ var quorumCases = []ruleCase{
 	{"arm-stopped", holderView, nil, func(v *View) { down(ServerStopped)(v); v.Local.Armed = false }},
 	{"arm-stopped", holderView, moved, func(v *View) { down(ServerCrashed)(v); v.Local.Armed = false }},
 	{"wait-record", quorumView, nil, func(v *View) { v.Seal = Sealed{Group: v.Group.Record.Group, Vacancy: 5} }},
+	{"holder-resumed", holderView, []record.Change{paused, unpaused}, func(v *View) { down(ServerCrashed)(v); v.Group.Resumed = t0.Add(time.Millisecond) }},
+	{"give-up", holderView, []record.Change{paused, unpaused}, func(v *View) { down(ServerCrashed)(v); v.Group.Resumed = t0 }},
 	{"holder-paused", holderView, []record.Change{paused}, down(ServerStopped)},
 	{"give-up", holderView, nil, down(ServerCrashed)},
 	{"given-back", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Tenure.ReleasedAt = t0.Add(-200 * time.Millisecond) }},
@@ -545,7 +547,11 @@ func TestRenewalAfterAPause(t *testing.T) {
 		"no longer, armed":              {[]record.Change{paused, unpaused}, func(*View) {}, true},
 		"no longer, without a guard":    {[]record.Change{paused, unpaused}, func(v *View) { v.Guard.Alive = false }, false},
 		"no longer, the server is down": {[]record.Change{paused, unpaused}, func(v *View) { down(ServerStopped)(v); v.Local.Armed = false }, true},
-		"never paused, not armed yet":   {nil, func(v *View) { v.Local.Armed = false }, true},
+		"no longer, not looked at since": {[]record.Change{paused, unpaused}, func(v *View) {
+			down(ServerStopped)(v)
+			v.Local.Armed, v.Group.Resumed = false, t0.Add(time.Millisecond)
+		}, false},
+		"never paused, not armed yet": {nil, func(v *View) { v.Local.Armed = false }, true},
 	} {
 		v := holderView()
 		change(t, v, tt.changes...)
@@ -555,6 +561,14 @@ func TestRenewalAfterAPause(t *testing.T) {
 		}
 	}
 	v := holderView()
+	change(t, v, paused)
+	g := v.Group
+	g.Record = g.Record.Clone()
+	g.Record.Apply(unpaused, t0, 9)
+	if v.Observe(GroupSeen{g}, t0.Add(time.Second)); !v.Group.Resumed.Equal(t0.Add(time.Second)) {
+		t.Errorf("the end of a pause was seen at %s", v.Group.Resumed)
+	}
+	v = holderView()
 	change(t, v, paused)
 	if why := v.Group.Record.Apply(record.End{Term: 1, Node: 1}, t0, 9); why == "" {
 		t.Error("the quorum rule ended while the cluster is paused")
