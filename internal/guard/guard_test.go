@@ -63,6 +63,7 @@ func runTests(m *testing.M) int {
 	baseDir = dir
 	own(dir)
 	defer os.RemoveAll(dir)
+	defer host.FreeMemory(dir)
 	defer func() {
 		for _, d := range started.dirs {
 			_ = host.KillAll(context.Background(), d)

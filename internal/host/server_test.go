@@ -42,6 +42,7 @@ func runTests(m *testing.M) int {
 	baseDir = dir
 	own(dir)
 	defer os.RemoveAll(dir)
+	defer FreeMemory(dir)
 	defer func() {
 		for _, d := range started.dirs {
 			command(testBin+"/pg_ctl", "-D", d, "-m", "immediate", "-w", "stop").Run()

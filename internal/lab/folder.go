@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"repmgr/internal/host"
 )
 
 // base is the folder that labs live in: a short path, since a Unix socket's
@@ -110,7 +112,7 @@ func Teardown(ctx context.Context, dir string) error {
 
 // clearAway ends the processes, the memory, the network and the files of a folder of ours.
 func clearAway(ctx context.Context, dir string) error {
-	return errors.Join(killAll(ctx, dir), freeMemory(dir), removeNamespaces(ctx, filepath.Base(dir)), os.RemoveAll(dir))
+	return errors.Join(killAll(ctx, dir), host.FreeMemory(dir), removeNamespaces(ctx, filepath.Base(dir)), os.RemoveAll(dir))
 }
 
 var exit struct {

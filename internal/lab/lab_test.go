@@ -174,7 +174,7 @@ func memoryOf(t *testing.T, processes []int) []string {
 		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 		must(t, err)
 		for line := range strings.Lines(string(maps)) {
-			if at := strings.Index(line, posixMemory+"/PostgreSQL."); at >= 0 {
+			if at := strings.Index(line, "/dev/shm/PostgreSQL."); at >= 0 {
 				found = append(found, strings.TrimSpace(line[at:]))
 			}
 		}

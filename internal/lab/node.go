@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"repmgr/internal/host"
 )
 
 // Node is one host of the lab: a PostgreSQL server, its repmgr.conf and its daemon.
@@ -251,7 +253,7 @@ func (n *Node) Resume() error {
 // CloneFrom makes this node a standby of another by pg_basebackup alone,
 // without the software under test; it is not started.
 func (n *Node) CloneFrom(ctx context.Context, upstream *Node) error {
-	if err := errors.Join(freeMemory(n.DataDir), os.RemoveAll(n.DataDir)); err != nil {
+	if err := errors.Join(host.FreeMemory(n.DataDir), os.RemoveAll(n.DataDir)); err != nil {
 		return err
 	}
 	return n.program(ctx, "pg_basebackup", "-D", n.DataDir, "-R", "-X", "stream", "-c", "fast", "--no-sync",

@@ -57,6 +57,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(baseDir)
+	defer host.FreeMemory(baseDir)
 	defer func() {
 		for _, d := range started.dirs {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

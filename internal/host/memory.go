@@ -1,4 +1,4 @@
-package lab
+package host
 
 import (
 	"bufio"
@@ -17,7 +17,7 @@ import (
 // A server that is killed leaves shared memory behind, which the next one of the
 // same data directory frees. One that is killed for good leaves it for ever, and
 // there are no more than 4096 System V segments on a machine by default (PostgreSQL
-// manual, "Managing Kernel Resources"): so a lab frees what its servers left.
+// manual, "Managing Kernel Resources"): so who removes a data directory frees what its servers left.
 
 // header is the beginning of a server's System V segment (PGShmemHeader in
 // PostgreSQL's pg_shmem.h), on a 64-bit machine.
@@ -42,9 +42,9 @@ const (
 // posixMemory is where the C library keeps shared memory that has a name.
 const posixMemory = "/dev/shm"
 
-// freeMemory frees the shared memory of every server that ran on a data directory
-// below dir. None may run there any more.
-func freeMemory(dir string) error {
+// FreeMemory frees the shared memory of every server that ran on a data directory
+// below dir. None may run there any more. Its error names a segment that is there still.
+func FreeMemory(dir string) error {
 	ours, err := dataDirs(dir)
 	if err != nil || len(ours) == 0 {
 		return err
