@@ -575,6 +575,31 @@ func TestRenewalAfterAPause(t *testing.T) {
 	}
 }
 
+// What an order has made of the own server counts from its end: one that took long to
+// start is not given up because it does not answer the first look.
+func TestServerAfterAnOrder(t *testing.T) {
+	v := holderView()
+	down(ServerCrashed)(v)
+	v.AnsweredAt, v.Local.Since = t0.Add(-time.Hour), t0.Add(-time.Hour)
+	v.Doing = StartServer{}
+	v.Observe(Done{Action: StartServer{}}, t0)
+	unreachable := v.Local
+	unreachable.At, unreachable.State = t0.Add(time.Second), ServerUnreachable
+	v.Tenure.Deadline = t0.Add(time.Hour)
+	v.Observe(LocalSeen{unreachable}, t0.Add(3*time.Second))
+	for after, rule := range map[time.Duration]string{4 * time.Second: "holder-grace", v.Policy.HangBound: "give-up"} {
+		if d := Decide(v, t0.Add(after)); d.Rule != rule {
+			t.Errorf("%s after the start: %s (%s), want %s", after, d.Rule, d.Why, rule)
+		}
+	}
+
+	v = quorumView()
+	v.Observe(Done{Action: Demote{}}, t0.Add(time.Minute))
+	if v.Local.State != ServerCrashed || !v.Local.Since.Equal(t0.Add(time.Minute)) {
+		t.Errorf("after it was ended it is %s since %s", v.Local.State, v.Local.Since.Sub(t0))
+	}
+}
+
 // TestQuorumRules reaches every rule of the quorum rule and of the leader by a
 // view that shows why it exists.
 func TestQuorumRules(t *testing.T) {

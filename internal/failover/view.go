@@ -144,7 +144,7 @@ type View struct {
 	Seal         Sealed
 	Reached      Sealed // where the own WAL ends since the lease was handed over, by Reach
 	Asked        map[record.Change]Asking
-	AnsweredAt   time.Time     // when the own server answered last, or was known to be down
+	AnsweredAt   time.Time     // when the own server answered last, was known to be down, or was started
 	DoneAt       time.Time     // when an order that touches the own server ended last
 	FullSince    time.Time     // since when the own server's disk is full; zero: it is not
 	Writing      time.Time     // since when the commit of this daemon's own is under way; zero: none is
@@ -473,9 +473,6 @@ func (v *View) observeRecord(a Action, now time.Time) {
 		v.Tenure.ReleasedAt = now
 	}
 	v.observeServer(a)
-	if v.Local.State.down() {
-		v.AnsweredAt = now
-	}
 }
 
 // observeServer notes what an order has done to the own server, until the next
@@ -496,13 +493,20 @@ func (v *View) observeServer(a Action) {
 	case PromoteTo:
 		v.Seal, v.Local.Role, v.Local.Line = Sealed{}, cluster.Primary, ""
 	case TakeUp:
-		v.Local.State, v.Local.Role, v.Local.Armed, v.Local.Since = ServerStarting, cluster.RoleUnknown, false, v.DoneAt
+		v.serverIs(ServerStarting)
+		v.Local.Armed = false
 	case StartServer, Rejoin:
-		v.Local.State, v.Local.Role = ServerStarting, cluster.RoleUnknown
+		v.serverIs(ServerStarting)
 	case Demote, GiveUp:
 		v.Opened, v.ReadOnly, v.Local.Armed = false, true, true
-		v.Local.State, v.Local.Role = ServerCrashed, cluster.RoleUnknown
+		v.serverIs(ServerCrashed)
 	}
+}
+
+// serverIs notes what an order has made of the own server just now. One that was
+// started has taken a connection.
+func (v *View) serverIs(s ServerState) {
+	v.Local.State, v.Local.Role, v.Local.Since, v.AnsweredAt = s, cluster.RoleUnknown, v.DoneAt, v.DoneAt
 }
 
 // observeReceiver notes whether a WAL receiver may run, before the next look says so.
