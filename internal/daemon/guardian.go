@@ -126,9 +126,17 @@ func (g *guardian) attend(ctx context.Context) error {
 		case <-held.Done():
 			return fault.New(fault.SysFailure, "the guard is gone").WithDetail("Its process was %d.", held.PID())
 		case <-g.changed:
+		case <-time.After(g.d.until(askGuardEvery)):
+			if _, err := held.Status(ctx); err != nil {
+				return err
+			}
 		}
 	}
 }
+
+// askGuardEvery is how often a guard that needs to be told nothing is asked whether it
+// answers: a standby's is found to hang before its server is promoted.
+const askGuardEvery = 10 * time.Second
 
 // takeOver ends the killing of a guard whose deadline has passed: the server is
 // armed, so that it may be started again.
@@ -242,10 +250,14 @@ func (g *guardian) extendNow(ctx context.Context) error {
 	return held.Extend(ctx, deadline)
 }
 
-// ensure attaches to the guard, or starts one.
+// ensure attaches to the guard, or starts one. One that does not answer is replaced where
+// nothing limits the server: else it stays, and the server is ended for want of a guard.
 func (g *guardian) ensure(ctx context.Context) (*guard.Guard, error) {
 	cfg := g.d.eyes.cfg.Load()
-	o := guard.Options{StateDir: cfg.StateDir(), DataDirectory: cfg.DataDirectory, Watchdog: cfg.WatchdogDevice}
+	g.mu.Lock()
+	unlimited := g.stand && g.deadline == 0
+	g.mu.Unlock()
+	o := guard.Options{StateDir: cfg.StateDir(), DataDirectory: cfg.DataDirectory, Watchdog: cfg.WatchdogDevice, Replace: unlimited}
 	if exe, err := os.Executable(); err == nil {
 		o.Command = []string{exe, guardFlag, o.StateDir, o.DataDirectory, o.Watchdog}
 	}

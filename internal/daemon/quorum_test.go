@@ -206,6 +206,26 @@ func TestQuorumDaemonStopped(t *testing.T) {
 	comesBack(t, ctx, l, primary)
 }
 
+// A guard that stands still is replaced before it is needed, where nothing limits the server.
+func TestQuorumGuardStopped(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	two := l.Node(2)
+	stopped, err := two.Guards()
+	must(t, err)
+	if len(stopped) != 1 {
+		t.Fatalf("guards %d", stopped)
+	}
+	must(t, syscall.Kill(stopped[0], syscall.SIGSTOP))
+	waitFor(t, ctx, "another guard", func() error {
+		guards, err := two.Guards()
+		if err == nil && (len(guards) != 1 || guards[0] == stopped[0]) {
+			err = fmt.Errorf("guards %d, and %d was stopped", guards, stopped[0])
+		}
+		return err
+	})
+	waitGoverned(t, ctx, l, l.Node(1))
+}
+
 // Ending a daemon in order pauses the cluster, and ends no server; its start ends
 // the pause.
 func TestQuorumDaemonRestart(t *testing.T) {

@@ -22,7 +22,11 @@ const (
 	callTimeout     = 2 * time.Second
 	takeOverTimeout = 5 * time.Second
 	ensureTimeout   = 10 * time.Second
+	killTimeout     = time.Second
 )
+
+// errKilled says that there was a guard, which did not answer, and is no more.
+var errKilled = errors.New("it was killed")
 
 // Guard is the daemon's hold on a guard process. It is safe for use by several
 // goroutines. When a call has failed for any reason but a refusal, the
@@ -74,7 +78,7 @@ func Ensure(ctx context.Context, o Options) (*Guard, error) {
 
 // absent tells whether nobody listens there.
 func absent(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) || errors.Is(err, errKilled)
 }
 
 // start starts a guard in a session of its own, so that what ends the daemon's
@@ -99,16 +103,9 @@ func start(o Options) (*exec.Cmd, error) {
 
 // attach connects and makes this connection the one that the guard obeys.
 func attach(ctx context.Context, o Options) (*Guard, error) {
-	var conn *net.UnixConn
-	err := within(o.StateDir, func(dir string) error {
-		c, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, socketName))
-		if err == nil {
-			conn = c.(*net.UnixConn)
-		}
-		return err
-	})
+	conn, err := dial(ctx, o)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.SysFailure, "connection to the guard in %s", o.StateDir)
+		return nil, err
 	}
 	g := &Guard{conn: conn, in: bufio.NewReader(conn)}
 	peer, err := peerOf(conn)
@@ -118,12 +115,51 @@ func attach(ctx context.Context, o Options) (*Guard, error) {
 	if err == nil {
 		// Its answer says that it lived after it was taken hold of.
 		_, err = g.call(ctx, request{Verb: verbAttach, DataDirectory: o.DataDirectory})
+		if o.Replace && errors.Is(err, context.DeadlineExceeded) {
+			err = g.kill(ctx, o)
+		}
 	}
 	if err != nil {
 		g.Close()
 		return nil, fault.Wrap(err, fault.SysFailure, "attach to the guard in %s", o.StateDir)
 	}
 	return g, nil
+}
+
+func dial(ctx context.Context, o Options) (conn *net.UnixConn, err error) {
+	err = within(o.StateDir, func(dir string) error {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, socketName))
+		if err == nil {
+			conn = c.(*net.UnixConn)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fault.Wrap(err, fault.SysFailure, "connection to the guard in %s", o.StateDir)
+	}
+	return conn, nil
+}
+
+// kill ends a guard that did not answer; its error is errKilled when that is done. That
+// somebody listens still says that the process which was taken hold of is that one, and
+// no later one of its number.
+func (g *Guard) kill(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	conn, err := dial(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := g.handle.Kill(); err != nil {
+		return err
+	}
+	select {
+	case <-g.Done():
+		return errKilled
+	case <-ctx.Done():
+		return fault.Wrap(ctx.Err(), fault.SysFailure, "end of the guard, process %d, which does not answer", g.PID())
+	}
 }
 
 // Extend moves the deadline, a reading of host.BootTime. When it returns nil the

@@ -434,6 +434,31 @@ func TestDaemonThatStopsOrDies(t *testing.T) {
 	}
 }
 
+// A guard that is stopped is replaced where nothing limits the server, and nowhere else.
+func TestAGuardThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	o := logged(t, options(tempDir(t), tempDir(t), ""))
+	first := ensure(t, o)
+	first.extendBy(t, time.Minute)
+	check(t, syscall.Kill(first.PID(), syscall.SIGSTOP))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*callTimeout)
+	defer cancel()
+	if g, err := Ensure(ctx, o); err == nil || first.handle.Exited() {
+		t.Errorf("guard %+v, %v", g, err)
+	}
+	o.Replace = true
+	second := ensure(t, o)
+	if second.PID() == first.PID() || !first.handle.Exited() {
+		t.Error("the one that does not answer was not replaced")
+	}
+	if st := status(t, second); st.Deadline != 0 {
+		t.Errorf("%+v", st)
+	}
+	if third := ensure(t, o); third.PID() != second.PID() {
+		t.Error("one that answers was replaced")
+	}
+}
+
 // A daemon that is restarted in time costs nothing.
 func TestRestartedDaemonTakesItsGuardOver(t *testing.T) {
 	t.Parallel()
