@@ -20,6 +20,8 @@ import (
 // Bounds of a hand-over where no parameter bounds it.
 const (
 	nearBound      = 10 * time.Second      // for the next primary to come near enough, before anything is stopped
+	closeLag       = 256 << 10             // bytes that it may lack without being waited for: it gets them while clients wait
+	closeBound     = 2 * time.Second       // for it to lack no more than that; then failover.SwitchoverLag will do
 	checkpointed   = 60 * time.Second      // for the checkpoint before the stop
 	longCheckpoint = time.Second           // after which it is made once more
 	lingerBound    = 3 * time.Second       // for a postmaster that has written its last record: its archiver, or a standby that hangs
@@ -108,12 +110,12 @@ func (d *Daemon) comeNear(ctx context.Context, cfg *conf.Config, theirs *pg.Conn
 		return err
 	}
 	defer registry.Close(conn)
-	if err := d.checkpoint(ctx, conn); err != nil {
+	if err := d.checkpoint(ctx, cfg, conn); err != nil {
 		return err
 	}
 	limit, cancel := context.WithTimeout(ctx, nearBound)
 	defer cancel()
-	for {
+	for began := time.Now(); ; {
 		here, err := conn.Progress(limit)
 		if err != nil {
 			return err
@@ -123,7 +125,8 @@ func (d *Daemon) comeNear(ctx context.Context, cfg *conf.Config, theirs *pg.Conn
 			return err
 		}
 		lag := failover.Lag(here.Written, there.Received)
-		if there.InRecovery && there.Receiving && lag <= failover.SwitchoverLag && (there.Timeline == here.Timeline || there.ReceiverStatus == "") {
+		near := lag <= closeLag || lag <= failover.SwitchoverLag && time.Since(began) >= closeBound
+		if there.InRecovery && there.Receiving && near && (there.Timeline == here.Timeline || there.ReceiverStatus == "") {
 			return nil
 		}
 		select {
@@ -138,7 +141,7 @@ func (d *Daemon) comeNear(ctx context.Context, cfg *conf.Config, theirs *pg.Conn
 
 // checkpoint leaves little for that of the shutdown. One that took long has left what was
 // written meanwhile: it is made once more.
-func (d *Daemon) checkpoint(ctx context.Context, conn *pg.Conn) error {
+func (d *Daemon) checkpoint(ctx context.Context, cfg *conf.Config, conn *pg.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, checkpointed)
 	defer cancel()
 	began := time.Now()
@@ -147,13 +150,31 @@ func (d *Daemon) checkpoint(ctx context.Context, conn *pg.Conn) error {
 		err = conn.Checkpoint(ctx)
 	}
 	if pg.Code(err) == "42501" {
-		d.log.Info("the role may not make a checkpoint before the stop, which would make it short: as a superuser, GRANT pg_checkpoint (15 and later) TO it")
-		return nil
+		if err = d.checkpointAsReplica(ctx, cfg); err != nil && ctx.Err() == nil {
+			d.log.Info("the role may not make a checkpoint before the stop, which would make it short: as a superuser, GRANT pg_checkpoint (15 and later) TO it", "detail", err.Error())
+			return nil
+		}
 	}
 	if err != nil {
 		return fault.Wrap(err, fault.SwitchoverFail, "no checkpoint could be made before the stop")
 	}
 	return nil
+}
+
+// checkpointAsReplica has one made by the right to replicate. The stop of a server that is in
+// the middle of a checkpoint, as for minutes after each promotion, waits for the end of that too.
+func (d *Daemon) checkpointAsReplica(ctx context.Context, cfg *conf.Config) error {
+	ci, err := pg.ParseConninfo(cfg.Conninfo)
+	if err != nil {
+		return err
+	}
+	self, _ := cluster.Find(d.peers.nodes(), cfg.NodeID)
+	conn, err := pg.ConnectReplication(ctx, ci, self.ReplUser)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return conn.Checkpoint(ctx)
 }
 
 // catchUp waits until the next primary has everything on disk. One that receives

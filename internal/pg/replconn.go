@@ -173,6 +173,30 @@ func (r *ReplConn) DropSlot(ctx context.Context, name string) error {
 	return slotFault(err, "replication slot %q could not be dropped", name)
 }
 
+// Checkpoint makes the server write a checkpoint at once, and waits for it, for roles that
+// may replicate and not ask for one: CHECKPOINT is a superuser's and, from 15 on,
+// pg_checkpoint's. A base backup that is to begin fast begins with one, and with a new
+// segment of WAL, which standbys receive whole (do_pg_backup_start in xlog.c). It is given
+// up as soon as it has begun, and shown as under way until the session is closed.
+func (r *ReplConn) Checkpoint(ctx context.Context) error {
+	command := "BASE_BACKUP (LABEL 'repmgr: checkpoint', CHECKPOINT 'fast', MAX_RATE 1024)"
+	if major, _, _ := strings.Cut(r.conn.ParameterStatus("server_version"), "."); major == "13" || major == "14" {
+		command = "BASE_BACKUP LABEL 'repmgr: checkpoint' FAST MAX_RATE 1024"
+	}
+	results := r.conn.Exec(ctx, command)
+	begun := results.NextResult() // where the backup begins: behind the checkpoint
+	if begun {
+		_ = r.conn.CancelRequest(ctx) // else it ends with the session
+	}
+	if err := results.Close(); err != nil && !(begun && Code(err) == canceled) {
+		return queryFault(err, "checkpoint by the beginning of a base backup")
+	}
+	return nil
+}
+
+// canceled is the SQLSTATE of a command that was given up (PostgreSQL manual, "Error Codes").
+const canceled = "57014"
+
 // row runs a command that answers with one row of at least n columns.
 func (r *ReplConn) row(ctx context.Context, command string, n int) ([]string, error) {
 	results, err := r.conn.Exec(ctx, command).ReadAll()

@@ -39,6 +39,38 @@ func TestReplicationSession(t *testing.T) {
 	}
 }
 
+// A role that may replicate, and not ask for a checkpoint, gets one all the same, and the
+// backup that it was the beginning of does not go on.
+func TestCheckpointOfAReplica(t *testing.T) {
+	t.Parallel()
+	p := primary(t)
+	admin := connect(t, p.socket())
+	ctx := within(t, time.Minute)
+	var before, after string
+	begins := "SELECT redo_lsn::text FROM pg_catalog.pg_control_checkpoint()"
+	check(t, admin.QueryRow(ctx, begins).Scan(&before))
+	if _, err := admin.Exec(ctx, "SELECT pg_catalog.pg_logical_emit_message(true, 'test', 'something to write')"); err != nil {
+		t.Fatal(err)
+	}
+	r, err := ConnectReplication(ctx, p.tcp("streamer", scramPassword), "")
+	check(t, err)
+	defer r.Close(within(t, time.Minute))
+	check(t, r.Checkpoint(ctx))
+	check(t, admin.QueryRow(ctx, begins).Scan(&after))
+	if before == after {
+		t.Errorf("the last checkpoint began at %s, as before", after)
+	}
+	if _, err := r.IdentifySystem(ctx); err != nil {
+		t.Errorf("the session does not go on: %v", err)
+	}
+	check(t, r.Close(ctx))
+	until(t, "no backup", func() bool {
+		var left int
+		check(t, admin.QueryRow(ctx, "SELECT count(*)::int FROM pg_catalog.pg_stat_progress_basebackup").Scan(&left))
+		return left == 0
+	})
+}
+
 // The connection string's password belongs to its own user alone.
 func TestReplicationUser(t *testing.T) {
 	t.Parallel()
