@@ -54,6 +54,7 @@ type Daemon struct {
 	quorum      *group
 	sealed      sealedSession
 	ready       readySession
+	summons     chan struct{} // to keepReady
 	asked       readySession  // for the questions of operators
 	asking      chan struct{} // held by who asks in it
 	guardian    *guardian
@@ -144,7 +145,7 @@ func New(opt Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{opt: opt, cfg: cfg, sink: newSink(opt), incarnation: rand.Uint64(), began: bootTime(), in: make(chan message, 256), wake: make(chan struct{}, 1), asking: make(chan struct{}, 1)}
+	d := &Daemon{opt: opt, cfg: cfg, sink: newSink(opt), incarnation: rand.Uint64(), began: bootTime(), in: make(chan message, 256), wake: make(chan struct{}, 1), asking: make(chan struct{}, 1), summons: make(chan struct{}, 1)}
 	if opt.History {
 		cfg.MonitoringHistory = true
 	}

@@ -26,6 +26,7 @@ func (d *Daemon) governTurn(ctx context.Context, now time.Time) {
 		d.ask(ctx, failover.Propose{Change: c}, now)
 	}
 	d.resumeOwnPause(ctx, now)
+	d.summonReady()
 	d.guide()
 	d.rememberRule()
 	d.forgetRejoins()

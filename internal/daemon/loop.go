@@ -90,6 +90,8 @@ type loopState struct {
 	children childWatch
 	sync     syncWatch
 	short    shortLease
+	summoned uint64 // number of the last switchover that was asked for, for which a session was seen to
+	streamed bool   // the own server was a standby that received, at the last turn
 	unready  string // why clients are not sent here; empty: they may be, or this is no primary
 }
 

@@ -56,6 +56,26 @@ func (r *readySession) see(ctx context.Context, open func(context.Context) (*pg.
 	registry.Close(r.put(conn))
 }
 
+// summonReady has the session seen to when a switchover is asked for, and when the server begins
+// to stream: it is wanted in a moment, while clients wait, and the sealing before, or a start
+// of the server, has left none.
+func (d *Daemon) summonReady() {
+	l, v := &d.loop, d.loop.view
+	streams := v.Local.State == failover.ServerRunning && v.Local.Role == cluster.Standby && v.Local.Receiving
+	wanted := streams && !l.streamed
+	l.streamed = streams
+	if rec := v.Group.Record; rec != nil && rec.Switchover.Open() && rec.Switchover.Number != l.summoned {
+		l.summoned, wanted = rec.Switchover.Number, true
+	}
+	if !wanted {
+		return
+	}
+	select {
+	case d.summons <- struct{}{}:
+	default: // it is about to be seen to
+	}
+}
+
 // keepReady sees to it that there is a session for the next sealing while one may be
 // wanted, and one for the questions of operators while the server runs. Each has its own:
 // a question that hangs must not cost a failover time.
@@ -67,6 +87,7 @@ func (d *Daemon) keepReady(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-d.summons:
 		case <-next.C:
 			next.Reset(readyEvery)
 		}
