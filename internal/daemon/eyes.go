@@ -368,35 +368,26 @@ func (e *eyes) forgetProcess() {
 // readRegistry reads the records, the daemons' addresses and, once, the
 // authority, and remembers what changed.
 func (e *eyes) readRegistry(ctx context.Context) error {
-	nodes, err := registry.Nodes(ctx, e.conn)
-	if err != nil {
-		return err
-	}
-	endpoints, err := registry.Endpoints(ctx, e.conn)
+	kept, err := registry.ReadKept(ctx, e.conn)
 	if err != nil {
 		return err
 	}
 	e.readAt = time.Now()
-	if err := e.readRule(ctx); err != nil {
-		return err
-	}
-	cert, key, found, err := registry.Authority(ctx, e.conn)
-	if err != nil {
-		return err
-	}
-	authority := string(cert) + string(key)
+	e.takeRule(kept.Founding)
+	nodes, endpoints, found := kept.Nodes, kept.Endpoints, len(kept.Certificate) > 0
+	authority := string(kept.Certificate) + string(kept.Key)
 	if slices.Equal(nodes, e.nodes) && maps.Equal(endpoints, e.endpoints) && (!found || authority == e.authority) {
 		return nil
 	}
 	e.nodes, e.endpoints, e.authority = nodes, endpoints, authority
-	known := e.d.peers.update(func(r *remembered) {
+	err = e.d.peers.update(func(r *remembered) {
 		r.Nodes, r.Endpoints = nodes, endpoints
 		if found {
-			r.Certificate, r.Key = string(cert), string(key)
+			r.Certificate, r.Key = string(kept.Certificate), string(kept.Key)
 		}
 	})
-	if known != nil {
-		e.d.complain(slog.LevelWarn, known)
+	if err != nil {
+		e.d.complain(slog.LevelWarn, err)
 	}
 	select {
 	case e.d.in <- observed{failover.NodesRead{Nodes: nodes}}:
@@ -506,17 +497,12 @@ func (e *eyes) probe(ctx context.Context, n cluster.Node, silent bool) failover.
 	return out
 }
 
-// readRule reads which rule is in force, as the database knows it: for a daemon
+// takeRule takes in which rule is in force, as the database knows it: for a daemon
 // that has no record of its own.
-func (e *eyes) readRule(ctx context.Context) error {
-	founding, err := registry.ReadFounding(ctx, e.conn)
-	if err != nil {
-		return err
-	}
+func (e *eyes) takeRule(founding registry.Founding) {
 	e.d.recordRuleAgain(founding)
 	select {
 	case e.d.in <- observed{failover.RuleRead{Quorum: founding.Rule == string(record.Quorum)}}:
 	default: // the next reading brings it
 	}
-	return nil
 }

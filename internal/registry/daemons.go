@@ -24,17 +24,24 @@ func Endpoints(ctx context.Context, q Querier) (map[cluster.NodeID]Endpoint, err
 	if found, err := exists(ctx, q, "repmgr.endpoints"); err != nil || !found {
 		return all, explain(err, what)
 	}
-	rows, err := q.Query(ctx, "SELECT node_id, host, port FROM repmgr.endpoints")
+	rows, err := q.Query(ctx, endpointsSQL)
 	if err != nil {
 		return nil, explain(err, what)
 	}
+	err = eachEndpoint(rows, all)
+	return all, explain(err, what)
+}
+
+const endpointsSQL = "SELECT node_id, host, port FROM repmgr.endpoints"
+
+func eachEndpoint(rows pgx.Rows, all map[cluster.NodeID]Endpoint) error {
 	var id cluster.NodeID
 	var e Endpoint
-	_, err = pgx.ForEachRow(rows, []any{&id, &e.Host, &e.Port}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&id, &e.Host, &e.Port}, func() error {
 		all[id] = e
 		return nil
 	})
-	return all, explain(err, what)
+	return err
 }
 
 // SaveEndpoint records where the daemon of a registered node listens.
@@ -53,12 +60,14 @@ func Authority(ctx context.Context, q Querier) (certificate, key []byte, found b
 	if found, err = exists(ctx, q, "repmgr.authority"); err != nil || !found {
 		return nil, nil, false, explain(err, what)
 	}
-	err = q.QueryRow(ctx, "SELECT certificate, private_key FROM repmgr.authority").Scan(&certificate, &key)
+	err = q.QueryRow(ctx, authoritySQL).Scan(&certificate, &key)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil, false, nil
 	}
 	return certificate, key, err == nil, explain(err, what)
 }
+
+const authoritySQL = "SELECT certificate, private_key FROM repmgr.authority"
 
 // SaveAuthority stores the certificate authority, unless there is one already:
 // a second one would cut off the daemons that hold certificates of the first.

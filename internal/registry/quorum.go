@@ -24,12 +24,14 @@ func ReadFounding(ctx context.Context, q Querier) (Founding, error) {
 		return Founding{}, explain(err, what)
 	}
 	var f Founding
-	err := q.QueryRow(ctx, "SELECT founding, rule FROM repmgr.quorum").Scan(&f.Group, &f.Rule)
+	err := q.QueryRow(ctx, foundingSQL).Scan(&f.Group, &f.Rule)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Founding{}, nil
 	}
 	return f, explain(err, what)
 }
+
+const foundingSQL = "SELECT founding, rule FROM repmgr.quorum"
 
 // RecordFounding records a new group, again if that was done already. One that was founded before is a fault: a
 // second one would be a second majority (safety notes, B9).

@@ -82,6 +82,8 @@ func exists(ctx context.Context, q Querier, relation string) (bool, error) {
 const nodeColumns = `node_id, COALESCE(upstream_node_id, 0), active, node_name, type, location,
 	priority, conninfo, repluser, COALESCE(slot_name, ''), config_file`
 
+const nodesSQL = "SELECT " + nodeColumns + " FROM repmgr.nodes ORDER BY node_id"
+
 func scanNode(row pgx.CollectableRow) (cluster.Node, error) {
 	var n cluster.Node
 	var role string
@@ -93,7 +95,7 @@ func scanNode(row pgx.CollectableRow) (cluster.Node, error) {
 
 // Nodes returns every record of repmgr.nodes, ordered by node id.
 func Nodes(ctx context.Context, q Querier) ([]cluster.Node, error) {
-	rows, err := q.Query(ctx, "SELECT "+nodeColumns+" FROM repmgr.nodes ORDER BY node_id")
+	rows, err := q.Query(ctx, nodesSQL)
 	if err != nil {
 		return nil, explain(err, "read the registered nodes")
 	}

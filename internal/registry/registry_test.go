@@ -396,3 +396,35 @@ func TestFindPrimaryAmongTheLivingAndTheDead(t *testing.T) {
 		t.Errorf("two primaries on one timeline: %v", err)
 	}
 }
+
+// What a daemon reads at once is what its parts are; tables that repmgr 5 has not are empty.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := startServer(t)
+	if _, err := ReadKept(ctx, s.connect(t, "repmgr", "repmgr")); err == nil {
+		t.Error("a database without metadata was read")
+	}
+	c := migrated(t, s)
+	want := Kept{Nodes: []cluster.Node{node1}, Endpoints: map[cluster.NodeID]Endpoint{}}
+	read := func() {
+		t.Helper()
+		if got, err := ReadKept(ctx, c); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+	if err := SaveNode(ctx, c, node1); err != nil {
+		t.Fatal(err)
+	}
+	read()
+	want.Endpoints[1], want.Certificate, want.Key = Endpoint{"a", 7433}, []byte("certificate"), []byte("key")
+	want.Founding = Founding{Group: "g", Rule: "visibility"}
+	err := errors.Join(SaveEndpoint(ctx, c, 1, want.Endpoints[1]), SaveAuthority(ctx, c, want.Certificate, want.Key), RecordFounding(ctx, c, "g", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	read()
+	psql(t, c, "DROP TABLE repmgr.endpoints, repmgr.authority, repmgr.quorum")
+	want = Kept{Nodes: []cluster.Node{node1}, Endpoints: map[cluster.NodeID]Endpoint{}}
+	read()
+}
