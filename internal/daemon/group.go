@@ -311,7 +311,11 @@ func (q *group) pump() bool {
 			q.unsaved, changed = nil, true
 			q.d.notice("the state of the group can be saved again")
 		}
+		renews := q.onlyRenews(b.Committed)
 		for _, m := range b.Messages {
+			if renews && quorum.OnlyCommits(m) {
+				continue
+			}
 			q.send(m.GetTo(), quorum.Frame{Message: m})
 		}
 		if b.Restore != nil {
@@ -334,6 +338,25 @@ func (q *group) pump() bool {
 	}
 	q.compact()
 	return changed
+}
+
+// onlyRenews reports whether what is committed keeps a timed lease as it was, and nothing
+// else. Nobody waits for that but its holder, who gets an answer. So the others are not told
+// at once that it is committed, which would be two frames and two awakenings for each of them:
+// the next heartbeat tells.
+func (q *group) onlyRenews(committed []quorum.Committed) bool {
+	if q.rec == nil || q.rec.Lease.State != record.Held || q.rec.Pause.On {
+		return false
+	}
+	for _, c := range committed {
+		if c.Change != nil {
+			return false
+		}
+		if _, change, err := record.DecodeEntry(c.Data); err != nil || record.KindOf(change) != "renew" {
+			return false
+		}
+	}
+	return len(committed) > 0
 }
 
 // saveAgain is how long a batch waits that the disk had no room for.

@@ -147,6 +147,43 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// TestOnlyRenews says when the others are not told at once what is committed: when it only
+// keeps a lease that they know as a timed one.
+func TestOnlyRenews(t *testing.T) {
+	entry := func(c record.Change) quorum.Committed {
+		text, err := record.EncodeEntry(c, 1, 1, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return quorum.Committed{Data: text}
+	}
+	renew, release := entry(record.Renew{Term: 1, Node: 1, Seq: 2, Timed: true}), entry(record.Release{Term: 1, Node: 1})
+	for name, tt := range map[string]struct {
+		lease     record.LeaseState
+		pause     bool
+		committed []quorum.Committed
+		want      bool
+	}{
+		"a renewal":                       {record.Held, false, []quorum.Committed{renew}, true},
+		"nothing":                         {record.Held, false, nil, false},
+		"a release after it":              {record.Held, false, []quorum.Committed{renew, release}, false},
+		"a change of members":             {record.Held, false, []quorum.Committed{{Change: &quorum.Change{}}}, false},
+		"what cannot be read":             {record.Held, false, []quorum.Committed{{Data: []byte("?")}}, false},
+		"a pause":                         {record.Held, true, []quorum.Committed{renew}, false},
+		"it makes the lease a timed one":  {record.Indefinite, false, []quorum.Committed{renew}, false},
+		"it takes up an expired lease":    {record.Vacant, false, []quorum.Committed{renew}, false},
+		"it comes before the lease began": {record.Granted, false, []quorum.Committed{renew}, false},
+	} {
+		q := &group{rec: &record.Record{Lease: record.Lease{State: tt.lease}, Pause: record.Pause{On: tt.pause}}}
+		if got := q.onlyRenews(tt.committed); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if (&group{}).onlyRenews([]quorum.Committed{renew}) {
+		t.Error("there is no record")
+	}
+}
+
 // TestAnEntryOfANewerVersion says that who meets one applies nothing more, votes no
 // more, and says why: it cannot know what the record says from then on.
 func TestAnEntryOfANewerVersion(t *testing.T) {

@@ -76,6 +76,13 @@ func (g *Group) Next() (b Batch, ok bool) {
 	return b, ok && err == nil
 }
 
+// OnlyCommits reports whether a leader's message has no news but how much is committed.
+// It need not be sent, since any message may be lost: the next heartbeat tells the same to
+// whom it would have reached.
+func OnlyCommits(m *raftpb.Message) bool {
+	return m.GetType() == raftpb.MsgApp && len(m.GetEntries()) == 0
+}
+
 // Done says that all of b is saved, sent and applied. Any other than the batch
 // handed out last is ignored.
 func (g *Group) Done(b Batch) {

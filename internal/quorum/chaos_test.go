@@ -142,6 +142,25 @@ func TestNewcomerBySnapshot(t *testing.T) {
 	w.propose("still without it")
 }
 
+func TestCommitsAreToldByHeartbeats(t *testing.T) {
+	w := newWorld(t, 7)
+	w.start(1, Found(1, nil))
+	w.join(2)
+	w.join(3)
+	w.quiet = true
+	for n := range 20 {
+		data := fmt.Sprint("entry", n)
+		w.propose(data)
+		w.tick() // a heartbeat and what comes of it
+		w.tick()
+		for _, id := range w.ids {
+			if !slices.Contains(w.members[id].state, data) {
+				t.Fatalf("%x has not applied %s", id, data)
+			}
+		}
+	}
+}
+
 func TestRemoveLeader(t *testing.T) {
 	w := three(t, 4)
 	w.same(0xa, 0xb, 0xc)

@@ -39,6 +39,7 @@ type world struct {
 	delay   int               // ticks that a message takes at most
 	crash   float64           // chance that a step in working off a batch is the last
 	snaps   int               // so many snapshots are lost first
+	quiet   bool              // messages that tell only how much is committed are not sent
 	marks   Marks             // the most that each has shown; nil: nobody looks
 	strict  bool              // who has shown less is not listened to
 	history []string          // the longest list of applied entries: all others are beginnings of it
@@ -139,6 +140,9 @@ func (w *world) deliver(b []byte) {
 func (w *world) send(m *raftpb.Message) {
 	if m.GetType() == raftpb.MsgSnap && w.snaps > 0 {
 		w.snaps--
+		return
+	}
+	if w.quiet && OnlyCommits(m) {
 		return
 	}
 	b, err := Frame{Group: "g", From: m.GetFrom(), To: m.GetTo(), Message: m}.Encode()
