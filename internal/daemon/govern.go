@@ -163,12 +163,12 @@ func (d *Daemon) forgetRejoins() {
 }
 
 // governsSoon reports whether the quorum rule wants another turn soon.
-func (d *Daemon) governsSoon() bool {
+func (d *Daemon) governsSoon(now time.Time) bool {
 	r := d.loop.view.Group.Record
 	if r == nil || r.Rule != record.Quorum {
 		return false
 	}
-	return r.Lease.State == record.Vacant || r.Lease.State == record.Granted || !r.Lease.Promoted
+	return failover.LeaseEnds(d.loop.view, now) || r.Lease.State == record.Vacant || r.Lease.State == record.Granted || !r.Lease.Promoted
 }
 
 // takeUpGroup makes the view know, before anything is decided, what the state

@@ -25,10 +25,12 @@ import (
 	"repmgr/internal/record"
 )
 
-// The group's rhythm, in parts of the lease's time to live (safety notes, section C).
+// The group's rhythm, in parts of the lease's time to live (safety notes, section C): an
+// election takes a fifth, and there are four heartbeats in it. Between two of them is what is
+// between two turns of the loop, so that a daemon is woken once for both.
 const (
-	ticksPerLease  = 50
-	electionTicks  = 10
+	ticksPerLease  = 40
+	electionTicks  = 8
 	heartbeatTicks = 2
 	compactAfter   = 5000 // entries behind the last snapshot
 	proposalBound  = time.Second

@@ -131,7 +131,7 @@ func TestNamesOfPeersAreBounded(t *testing.T) {
 // TestPace says that the group ticks by the lease that is in force.
 func TestPace(t *testing.T) {
 	q := aGroup(t, func(*Daemon) {}) // lease_ttl is 1 s here
-	for ttl, want := range map[time.Duration]time.Duration{0: 20 * time.Millisecond, 10 * time.Second: 200 * time.Millisecond, time.Millisecond: 10 * time.Millisecond} {
+	for ttl, want := range map[time.Duration]time.Duration{0: 25 * time.Millisecond, 10 * time.Second: 250 * time.Millisecond, time.Millisecond: 10 * time.Millisecond} {
 		var got time.Duration
 		if err := q.do(t.Context(), func() error {
 			q.rec = &record.Record{Lease: record.Lease{TTL: ttl}}

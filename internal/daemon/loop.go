@@ -19,7 +19,7 @@ import (
 // The loop's own rhythm: how often it looks at the view when nothing happens,
 // and while something is decided.
 const (
-	turnEvery     = 200 * time.Millisecond
+	turnEvery     = 250 * time.Millisecond
 	turnEveryFast = 15 * time.Millisecond
 	recentBound   = 50 // decisions kept for the status
 )
@@ -179,7 +179,7 @@ func (d *Daemon) runLoop(ctx context.Context, fail context.CancelCauseFunc) {
 			busyAt = now
 			timer.Reset(turnEveryFast)
 		} else {
-			timer.Reset(d.until(min(turnEvery, d.cfg.LeaseTTL/25)))
+			timer.Reset(d.until(min(turnEvery, heartbeatTicks*d.cfg.LeaseTTL/ticksPerLease)))
 		}
 		process.use(d, now.Sub(busyAt) < restAfter)
 	}
@@ -306,7 +306,7 @@ func (d *Daemon) turn(ctx context.Context, now time.Time) bool {
 		d.eyes.kick()
 	}
 	v := d.loop.view
-	return d.governsSoon() || v.Loss != nil || v.Doing != nil || failover.Degraded(v, now) || d.loop.decision.Rule == "upstream-suspect"
+	return d.governsSoon(now) || v.Loss != nil || v.Doing != nil || failover.Degraded(v, now) || d.loop.decision.Rule == "upstream-suspect"
 }
 
 // noteDecision logs a rule that applies anew, and keeps it for the status.

@@ -56,6 +56,17 @@ func (v *View) stale() bool { return v.Local.At.Before(v.Group.Resumed) }
 // renewEvery is a tenth of the time to live: several may get lost.
 func (v *View) renewEvery() time.Duration { return v.shorterTTL() / 10 }
 
+// LeaseEnds reports whether a lease is about to end: that of this node, or the one that
+// this node as the leader lets run out. It is looked at closely then.
+func LeaseEnds(v *View, now time.Time) bool {
+	r := v.Group.Record
+	if r == nil || r.Rule != record.Quorum || r.Lease.State != record.Held {
+		return false
+	}
+	end, limited := Deadline(v)
+	return limited && end.Sub(now) < r.Lease.TTL/5 || v.Group.Leads && now.Sub(v.Group.LeaseAt) >= r.Lease.TTL*9/10
+}
+
 // shorterTTL is the time to live that is configured, or that of the lease that is
 // held where that is shorter: until the next renewal, it is what runs.
 func (v *View) shorterTTL() time.Duration {

@@ -534,6 +534,35 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// TestLeaseEnds says when a lease is looked at closely.
+func TestLeaseEnds(t *testing.T) {
+	ttl := holderView().Group.Record.Lease.TTL
+	holds := func(left time.Duration) *View {
+		v := holderView()
+		v.Tenure.Term, v.Tenure.Deadline = v.Group.Record.Term, t0.Add(left)
+		return v
+	}
+	leads := func(age time.Duration) *View {
+		v := leaderView()
+		v.Group.LeaseAt = t0.Add(-age)
+		return v
+	}
+	paused, follows := holds(ttl/10), leads(ttl)
+	paused.Group.Record.Lease.State = record.Indefinite
+	follows.Group.Leads = false
+	for name, tt := range map[string]struct {
+		v    *View
+		want bool
+	}{
+		"just renewed": {holds(Hold(ttl)), false}, "renewed late": {holds(ttl / 4), false}, "nearly over": {holds(ttl/5 - 1), true}, "without an end": {paused, false},
+		"the leader saw it renewed": {leads(ttl / 2), false}, "it has nearly seen it expire": {leads(ttl * 9 / 10), true}, "a follower expires nothing": {follows, false},
+	} {
+		if got := LeaseEnds(tt.v, t0); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // TestRenewalAfterAPause arms the primary before its lease is a timed one again,
 // and holds it back for nothing else.
 func TestRenewalAfterAPause(t *testing.T) {
