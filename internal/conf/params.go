@@ -536,7 +536,7 @@ var Params = []Param{
 		Name: "maximum_lag_on_failover", Group: groupQuorum, Kind: Integer, Default: "67108864", Min: "-1", Max: anyInt, New: true,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how many bytes of WAL a standby may be behind and still be promoted by itself; -1: any number",
-		About: "Measured against the primary's position at its last renewal of the lease, which may be a tenth of lease_ttl old.",
+		About: "Measured against the primary's position at its last renewal of the lease, which may be a fifth of lease_ttl old.",
 		at:    func(c *Config) any { return &c.MaximumLagOnFailover },
 	},
 	{

@@ -186,7 +186,11 @@ func leaseAsked(c record.Change) (leaseAsk, bool) {
 
 // askAgain has everything that waits for an answer proposed again: the leader that
 // was asked leads no more, and the bidding may be closed before it is given up for lost.
+// So has the last renewal, if that was not answered.
 func (v *View) askAgain() {
+	if !v.Tenure.Answered {
+		v.Tenure.TriedAt = time.Time{}
+	}
 	for c, a := range v.Asked {
 		if a.Waiting {
 			a.Waiting, a.Err = false, "another node leads the group"

@@ -53,8 +53,20 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 // ended: operators may have started it since.
 func (v *View) stale() bool { return v.Local.At.Before(v.Group.Resumed) }
 
-// renewEvery is a tenth of the time to live: several may get lost.
-func (v *View) renewEvery() time.Duration { return v.shorterTTL() / 10 }
+// renewEvery is how long after the last try of a renewal the next one is due. One that was
+// not answered is tried again after a tenth of the time to live. At rest, when it was, the
+// next one is due after a seventh: each is three saves and a dozen frames. The deadline is at
+// seven tenths, so a renewal may be lost five times and be in time, as often as with a tenth
+// throughout. A new leader is asked at once (askAgain): an election takes two fifths at most,
+// and with the seventh before it and the turn of the loop in which that falls due (a
+// twentieth) a tenth is left for the round, as is asked of the links and disks (TooShort).
+func (v *View) renewEvery() time.Duration {
+	r := v.Group.Record
+	if r.Lease.State == record.Held && !r.Pause.On && v.Tenure.Answered && !v.Tenure.Given && v.Policy.LeaseTTL == r.Lease.TTL {
+		return r.Lease.TTL / 7
+	}
+	return v.shorterTTL() / 10
+}
 
 // LeaseEnds reports whether a lease is about to end: that of this node, or the one that
 // this node as the leader lets run out. It is looked at closely then.

@@ -534,6 +534,73 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// TestRenewalsInTime: at rest a renewal follows the one before after a seventh of the time to
+// live, but what is not answered is tried again as soon as ever, and a new leader is asked at once.
+func TestRenewalsInTime(t *testing.T) {
+	v := holderView()
+	ttl := v.Group.Record.Lease.TTL
+	try := func(at time.Duration) {
+		t.Helper()
+		for _, early := range []bool{true, false} {
+			now := t0.Add(at)
+			if early {
+				now = now.Add(-time.Millisecond)
+			}
+			r, due := Renewal(v, now)
+			if due == early {
+				t.Fatalf("due %s after the beginning: %v", now.Sub(t0), due)
+			}
+			if due {
+				v.Observe(Asked{Change: r}, now)
+			}
+		}
+	}
+	answered := func() {
+		t.Helper()
+		for c := range v.Asked {
+			r, ok := c.(record.Renew)
+			if !ok || r.Seq != v.Tenure.Seq {
+				continue
+			}
+			if why := v.Group.Record.Apply(r, t0, 9); why != "" {
+				t.Fatal(why)
+			}
+			v.Observe(Answered{Change: c}, t0)
+		}
+	}
+	v.Tenure.TriedAt = t0
+	try(ttl / 7)
+	answered()
+	began := ttl / 7
+	at, tries := began+ttl/7, 0
+	for ; at < began+Hold(ttl); at += ttl / 10 { // none of these is answered
+		try(at)
+		tries++
+	}
+	if tries != 6 {
+		t.Errorf("a renewal is tried %d times before the lease ends, want 6", tries)
+	}
+	g := v.Group
+	g.Leader = 3
+	v.Observe(GroupSeen{Group: g}, t0.Add(at))
+	last := at - ttl/10 + time.Millisecond
+	if _, due := Renewal(v, t0.Add(last)); !due {
+		t.Error("the new leader is not asked at once")
+	}
+	try2, _ := Renewal(v, t0.Add(last))
+	v.Observe(Asked{Change: try2}, t0.Add(last))
+	answered()
+	g.Leader = 2
+	v.Observe(GroupSeen{Group: g}, t0.Add(last))
+	if _, due := Renewal(v, t0.Add(last+ttl/10)); due {
+		t.Error("what was answered is asked again")
+	}
+	v.Group.Record.Pause.On = true
+	if _, due := Renewal(v, t0.Add(last+ttl/10)); !due {
+		t.Error("during a pause there is no rest")
+	}
+}
+
 // TestLeaseEnds says when a lease is looked at closely.
 func TestLeaseEnds(t *testing.T) {
 	ttl := holderView().Group.Record.Lease.TTL
