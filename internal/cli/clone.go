@@ -27,10 +27,11 @@ func standbyClone(ctx context.Context, s *Session) error {
 		return fault.New(fault.BadConfig, "no data directory is named").
 			WithHint("set data_directory in repmgr.conf, or give one with -D")
 	}
-	if s.Conf.BarmanHost != "" && !s.Opt.WithoutBarman || s.Conf.PgBackupapiHost != "" {
-		return fault.New(fault.BadConfig, "cloning from Barman is not available yet").
-			WithDetail("barman_host or pg_backupapi_host is set").
-			WithHint("give --without-barman to copy the server itself")
+	barman := s.Conf.BarmanHost != "" && !s.Opt.WithoutBarman && !s.Opt.ReplicationConfOnly
+	if !barman && s.Conf.PgBackupapiHost != "" {
+		return fault.New(fault.BadConfig, "cloning by way of pg-backup-api is not available yet").
+			WithDetail("pg_backupapi_host is set").
+			WithHint("take pg_backupapi_host out of repmgr.conf to copy the server itself, or set barman_host to copy Barman's backup over ssh")
 	}
 	source, err := s.OptionConninfo()
 	if err != nil {
@@ -46,7 +47,7 @@ func standbyClone(ctx context.Context, s *Session) error {
 	request := registry.CloneRequest{Source: s.withDefaults(source), DataDirectory: dir, Force: s.Opt.Force,
 		Upstream: s.Opt.UpstreamNodeID, UpstreamConninfo: s.Opt.UpstreamConninfo, ReplicationUser: s.Opt.ReplicationUser,
 		FastCheckpoint: s.Opt.FastCheckpoint, VerifyBackup: s.Opt.VerifyBackup,
-		CopyFiles: ops.Place(s.Opt.CopyExternalConfigFiles), ApplyDelay: s.Opt.RecoveryMinApplyDelay}
+		CopyFiles: ops.Place(s.Opt.CopyExternalConfigFiles), ApplyDelay: s.Opt.RecoveryMinApplyDelay, Barman: barman}
 	if s.Opt.ReplicationConfOnly {
 		return replicationConfOnly(ctx, s, w, request)
 	}
@@ -61,13 +62,7 @@ func standbyClone(ctx context.Context, s *Session) error {
 	for _, note := range ops.CloneNotes(v.Source, v.Options) {
 		s.Talk.Say(Entry{Level: Warning, Text: note.Msg, Detail: note.Detail, Hint: note.Hint})
 	}
-	if v.Source.Size > 0 {
-		s.Talk.Info("the databases of %s have %s", v.Source.Name, ops.Bytes(v.Source.Size))
-	}
-	s.Talk.Info("the copy is taken by: %s", v.Options.Backup.Command)
-	if !request.FastCheckpoint {
-		s.Talk.Info("the copy begins when the source has made a checkpoint, which may take minutes; -c/--fast-checkpoint makes it at once")
-	}
+	s.sayClone(v)
 	err = s.carryTelling(ctx, p, w, fault.BadBasebackup, func(e plan.Event) {
 		bar.end()
 		s.tell(e)
@@ -81,6 +76,25 @@ func standbyClone(ctx context.Context, s *Session) error {
 	s.Talk.Say(Entry{Level: Notice, Text: fmt.Sprintf("the standby in %s is ready to be started", dir),
 		Hint: "start it, for example with \"pg_ctl -D " + dir + " start\", and then run \"repmgr standby register\""})
 	return nil
+}
+
+// sayClone tells of the copy before it is taken.
+func (s *Session) sayClone(v registry.CloneSurvey) {
+	b, size := v.Options.Barman, ops.Bytes(v.Source.Size)
+	if b != nil {
+		s.Talk.Info("%s was complete at %s", b, b.Ended)
+	}
+	switch {
+	case v.Source.Size == 0:
+	case b != nil:
+		s.Talk.Info("the backup has %s", size)
+	default:
+		s.Talk.Info("the databases of %s have %s", v.Source.Name, size)
+	}
+	s.Talk.Info("the copy is taken by: %s", v.Options.Backup.Command)
+	if b == nil && !s.Opt.FastCheckpoint {
+		s.Talk.Info("the copy begins when the source has made a checkpoint, which may take minutes; -c/--fast-checkpoint makes it at once")
+	}
 }
 
 // replacesRewind lets the server start again whose rewind was broken off: it was

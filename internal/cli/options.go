@@ -158,7 +158,7 @@ var table = []option{
 	{name: "fast-checkpoint", short: "c", help: "let the copy begin with an immediate checkpoint", set: on(func(o *Options) *bool { return &o.FastCheckpoint })},
 	{name: "copy-external-config-files", arg: "WHERE", optional: true, help: "copy configuration files from outside the data directory: to the same path (samepath) or into the data directory (pgdata)", set: externalFiles},
 	{name: "no-upstream-connection", hidden: true, help: "make no connection to the upstream (Barman)", set: on(func(o *Options) *bool { return &o.NoUpstreamConnection })},
-	{name: "without-barman", hidden: true, help: "clone from the server though Barman is configured", set: on(func(o *Options) *bool { return &o.WithoutBarman })},
+	{name: "without-barman", help: "copy the server itself, though barman_host is set", set: on(func(o *Options) *bool { return &o.WithoutBarman })},
 	{name: "replication-conf-only", help: "write the replication settings of a copy that is there already", set: on(func(o *Options) *bool { return &o.ReplicationConfOnly })},
 	{name: "recovery-conf-only", hidden: true, aliasOf: "replication-conf-only"},
 	{name: "verify-backup", help: "check the copy with pg_verifybackup", set: on(func(o *Options) *bool { return &o.VerifyBackup })},

@@ -195,6 +195,8 @@ func cloneVerb() verb {
 		short: "make a standby by copying a server",
 		long: `Copies the primary, or a standby, into data_directory with pg_basebackup and writes the settings that make it a standby of the primary, or of the node that --upstream-node-id names. It neither starts nor registers the new standby.
 
+Where barman_host is set, the copy is of the latest backup that Barman keeps, by ssh and rsync, and costs the server nothing; restore_command should then fetch WAL from Barman too. --without-barman copies the server all the same.
+
 The directory must be missing or empty; with --force everything in it is deleted. No server starts in it before the copy is complete, and a clone that is broken off leaves neither files nor a replication slot behind.`,
 		example:  "repmgr -h node1 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone --dry-run\nrepmgr -h node1 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone\nrepmgr -h node2 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone --upstream-node-id=2    # cascading",
 		argument: "HOST",

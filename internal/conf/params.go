@@ -33,8 +33,8 @@ const (
 
 // Why no program acts on some parameters: what would read them is not there.
 const (
-	notRemote = "has no effect yet: nothing is run on other hosts by ssh; the programs speak to the servers and to the daemons there"
-	notBarman = "has no effect yet: nothing is cloned from Barman"
+	notRemote    = "has no effect yet: nothing is run on other hosts by ssh; the programs speak to the servers and to the daemons there"
+	notBackupAPI = "has no effect yet: nothing is cloned by way of pg-backup-api"
 )
 
 // Params is every parameter of repmgr.conf, in the order in which the sample
@@ -674,10 +674,10 @@ var Params = []Param{
 	},
 
 	{
-		Name: "ssh_options", Group: groupRemote, Kind: Text, Default: "-q -o ConnectTimeout=10", Max: longLen, Reader: ByBoth, Reload: AtReload,
-		Brief:  "options of ssh, where a remote shell is used",
-		Unread: notRemote,
-		at:     func(c *Config) any { return &c.SSHOptions },
+		Name: "ssh_options", Group: groupRemote, Kind: Text, Default: "-q -o ConnectTimeout=10", Max: longLen, Reader: ByCommand,
+		Brief: "options of ssh, by which Barman's host is reached",
+		About: "A login must need no password. What ssh itself complains of is shown also where -q is among them.",
+		at:    func(c *Config) any { return &c.SSHOptions },
 	},
 	{
 		Name: "rsync_options", Group: groupRemote, Kind: Text, Max: longLen, Reader: ByCommand,
@@ -689,21 +689,19 @@ var Params = []Param{
 	{
 		Name: "barman_host", Group: groupBarman, Kind: Text, Max: textLen, Reader: ByCommand,
 		Brief: "host of Barman, for ssh; may hold a user (barman@host)",
-		About: "Set together with barman_server.",
+		About: "Set together with barman_server. `standby clone` then copies the latest backup there, by `ssh` and `rsync`, unless --without-barman is given. The command `barman` must be in the PATH there, and the user must be able to read Barman's files. Where Barman keeps WAL too, restore_command should fetch it: `barman-wal-restore -U USER HOST SERVER %f %p`.",
 		at:    func(c *Config) any { return &c.BarmanHost },
 	},
 	{
 		Name: "barman_server", Group: groupBarman, Kind: Text, Max: textLen, Reader: ByCommand,
-		Brief:  "name of the cluster in Barman's configuration",
-		About:  "Set together with barman_host.",
-		Unread: notBarman,
-		at:     func(c *Config) any { return &c.BarmanServer },
+		Brief: "name of the cluster in Barman's configuration",
+		About: "Set together with barman_host.",
+		at:    func(c *Config) any { return &c.BarmanServer },
 	},
 	{
 		Name: "barman_config", Group: groupBarman, Kind: Text, Max: pathLen, Reader: ByCommand,
-		Brief:  "Barman's configuration file on its host, if not the default one",
-		Unread: notBarman,
-		at:     func(c *Config) any { return &c.BarmanConfig },
+		Brief: "Barman's configuration file on its host, if not the default one",
+		at:    func(c *Config) any { return &c.BarmanConfig },
 	},
 	{
 		Name: "pg_backupapi_host", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
@@ -714,20 +712,20 @@ var Params = []Param{
 	{
 		Name: "pg_backupapi_node_name", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
 		Brief:  "name of the server in pg-backup-api",
-		Unread: notBarman,
+		Unread: notBackupAPI,
 		at:     func(c *Config) any { return &c.PgBackupapiNodeName },
 	},
 	{
 		Name: "pg_backupapi_backup_id", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
 		Brief:  "id of the backup that is restored",
-		Unread: notBarman,
+		Unread: notBackupAPI,
 		at:     func(c *Config) any { return &c.PgBackupapiBackupID },
 	},
 	{
 		Name: "pg_backupapi_remote_ssh_command", Group: groupBarman, Kind: Command, Max: longLen, Reader: ByCommand,
 		Brief:   "how Barman's host reaches this node",
 		Example: "ssh postgres@node2",
-		Unread:  notBarman,
+		Unread:  notBackupAPI,
 		at:      func(c *Config) any { return &c.PgBackupapiRemoteSSHCommand },
 	},
 }

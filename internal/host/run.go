@@ -33,6 +33,13 @@ type Cmd struct {
 	// "/dev/null", since the server keeps the pipes open.
 	OutputTo string
 
+	// Stdout takes the standard output while the command runs, instead of the
+	// Result; nil: the Result has it.
+	Stdout io.Writer
+
+	// EndsWithUs sends the command SIGTERM when this process ends, however it ends.
+	EndsWithUs bool
+
 	// Credential runs the command as another user; nil: as this process.
 	Credential *syscall.Credential
 }
@@ -88,6 +95,9 @@ func Run(ctx context.Context, c Cmd) (Result, error) {
 	cmd.Dir, cmd.Stdin = c.Dir, c.Stdin
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: c.Credential}
+	if c.EndsWithUs {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	}
 	cmd.WaitDelay = pipeGrace
 	killed := false
 	cmd.Cancel = func() error {
@@ -96,6 +106,9 @@ func Run(ctx context.Context, c Cmd) (Result, error) {
 	}
 	stdout, stderr := &limited{}, &limited{}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
 	if c.OutputTo != "" {
 		f, err := os.OpenFile(c.OutputTo, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 		if err != nil {

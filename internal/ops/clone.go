@@ -81,7 +81,8 @@ type CloneOptions struct {
 	WALDirState    DirectoryState
 	Streams        bool // WAL is streamed beside the backup
 	RestoreCommand string
-	ToolMajor      int // major version of pg_basebackup; zero: not known
+	ToolMajor      int           // major version of PostgreSQL's programs here; zero: not known
+	Barman         *BarmanBackup // the backup that is copied; nil: the server itself is
 }
 
 // Backup is how the copy is taken.
@@ -97,7 +98,7 @@ type Backup struct {
 func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions) (Plan, error) {
 	p := Plan{Name: "standby clone"}
 	checks := []func(Survey, CloneSource, DirectoryState, CloneOptions) error{
-		checkDirectory, checkSource, checkUpstreamOfClone, checkSettings, checkTablespaces, checkFiles, checkCapacity,
+		checkDirectory, checkSource, checkUpstreamOfClone, checkBarman, checkSettings, checkTablespaces, checkFiles, checkCapacity,
 	}
 	for _, check := range checks {
 		if err := check(s, src, dir, o); err != nil {
@@ -113,7 +114,13 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 	if o.Slot != "" {
 		p.Steps = append(p.Steps, HoldWAL{upstream, o.Slot})
 	}
-	p.Steps = append(p.Steps, BaseBackup{o.Backup})
+	method := "pg_basebackup"
+	if o.Barman == nil {
+		p.Steps = append(p.Steps, BaseBackup{o.Backup})
+	} else {
+		p.Steps = append(p.Steps, CopyBackup{target, *o.Barman})
+		method = "barman"
+	}
 	if o.VerifyBackup {
 		p.Steps = append(p.Steps, VerifyBackup{target})
 	}
@@ -125,7 +132,7 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 		p.Steps = append(p.Steps, KeepWAL{upstream, o.Slot})
 	}
 	p.Steps = append(p.Steps, FinishDirectory{target}, Announce{Event{Name: "standby_clone", Node: s.Self.ID, About: upstream,
-		Details: fmt.Sprintf("cloned from %s; backup method: pg_basebackup; --force: %s", src.Address, yesNo(o.Force))}})
+		Details: fmt.Sprintf("cloned from %s; backup method: %s; --force: %s", src.Address, method, yesNo(o.Force))}})
 	return p, nil
 }
 
@@ -187,7 +194,7 @@ func checkSource(s Survey, src CloneSource, _ DirectoryState, o CloneOptions) er
 			WithHint("it may be a witness: clone from the primary or from a standby")
 	case o.ToolMajor != 0 && o.ToolMajor != src.Version/10000:
 		return fault.New(fault.BadConfig, "PostgreSQL here has another major version than the source").
-			WithDetail("pg_basebackup is of version %d, %s runs %s", o.ToolMajor, src.Name, major(src.Version)).
+			WithDetail("the programs here are of version %d, %s runs %s", o.ToolMajor, src.Name, major(src.Version)).
 			WithHint("install PostgreSQL %s here, or set pg_bindir to its programs", major(src.Version))
 	}
 	return checkName(s)
@@ -223,7 +230,7 @@ func checkSettings(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) 
 		return fault.New(fault.BadConfig, "%s archives WAL without a command", src.Name).
 			WithDetail("archive_mode is %q and archive_command is empty", set["archive_mode"]).
 			WithHint("set archive_command, or archive_mode to off: WAL piles up otherwise")
-	case o.Slot == "" && !o.Streams && o.RestoreCommand == "" && set["wal_keep_size"] == "0":
+	case o.Barman == nil && o.Slot == "" && !o.Streams && o.RestoreCommand == "" && set["wal_keep_size"] == "0":
 		return wrong("wal_keep_size", "more than 0, since neither slots nor streaming nor restore_command keep the WAL that the backup needs")
 	}
 	return nil
@@ -248,7 +255,7 @@ func checkCapacity(s Survey, src CloneSource, dir DirectoryState, o CloneOptions
 	}
 	if src.Size > 0 && dir.Free >= 0 && len(src.Tablespaces) == 0 && src.Size > dir.Free && !o.Force {
 		return fault.New(fault.BadBasebackup, "there is too little room for the clone").
-			WithDetail("%s has %s, the file system of %s has %s free", src.Name, Bytes(src.Size), o.DataDirectory, Bytes(dir.Free)).
+			WithDetail("%s has %s, the file system of %s has %s free", copied(src, o), Bytes(src.Size), o.DataDirectory, Bytes(dir.Free)).
 			WithHint("make room, or choose another data_directory; -F/--force tries nevertheless")
 	}
 	return nil
@@ -285,7 +292,7 @@ func checkTablespaces(_ Survey, src CloneSource, _ DirectoryState, o CloneOption
 		}
 		if !found {
 			return fault.New(fault.BadConfig, "tablespace_mapping names a tablespace that there is not").
-				WithDetail("%s has no tablespace at %q; it has %s", src.Name, m[0], listed(all)).
+				WithDetail("%s has no tablespace at %q; it has %s", copied(src, o), m[0], listed(all)).
 				WithHint("correct tablespace_mapping in repmgr.conf")
 		}
 	}
@@ -334,6 +341,11 @@ func CloneNotes(src CloneSource, o CloneOptions) []fault.Error {
 		notes = append(notes, *fault.New(0, "pg_rewind could not be used in this cluster").
 			WithDetail("%s has neither data checksums nor wal_log_hints", src.Name).
 			WithHint("set wal_log_hints=on, so that a former primary can come back without being cloned"))
+	}
+	if o.Barman != nil && o.RestoreCommand == "" {
+		notes = append(notes, *fault.New(0, "restore_command is not set").
+			WithDetail("the standby needs WAL from segment %s on, and asks its upstream alone for it, which may remove it any time", o.Barman.BeginWAL).
+			WithHint("set %s", o.Barman.restoreCommand()))
 	}
 	if len(src.Files) == 0 {
 		return notes

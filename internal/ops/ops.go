@@ -130,6 +130,8 @@ type Directory interface {
 	ReleaseWAL(ctx context.Context, on cluster.NodeID, slot string) error
 	KeepWAL(ctx context.Context, on cluster.NodeID, slot string) error
 	BaseBackup(ctx context.Context, b Backup) error
+	// CopyBackup copies a backup that Barman keeps.
+	CopyBackup(ctx context.Context, c CopyBackup) error
 	VerifyBackup(ctx context.Context, path string) error
 	// CopyFiles brings configuration files over from the source.
 	CopyFiles(ctx context.Context, c CopyConfigFiles) error

@@ -80,6 +80,16 @@ var cloneOptions = CloneOptions{DataDirectory: "/data", Upstream: 1, Streams: tr
 	Recovery: Recovery{PrimaryConninfo: "host=a user=repmgr application_name=node3", PrimarySlotName: "repmgr_slot_3"},
 	Backup:   Backup{Path: "/data", Tablespaces: [][2]string{{"/mnt/fast", "/mnt/other"}}, Command: "pg_basebackup -D /data"}}
 
+var barmanBackup = BarmanBackup{Host: "barman@backup", Server: "main", ID: "20260102T030405", Done: true, Version: 150018, SystemID: "7", BeginWAL: "000000010000000000000002"}
+
+// fromBarman is a clone of that backup.
+func fromBarman(change func(*BarmanBackup)) CloneOptions {
+	o, b := cloneOptions, barmanBackup
+	change(&b)
+	o.Barman, o.VerifyBackup, o.Streams = &b, false, false
+	return o
+}
+
 var followOptions = FollowOptions{Target: 2, Timeout: 30 * time.Second, OldSlot: "repmgr_slot_3",
 	Recovery: Recovery{PrimaryConninfo: "host=b user=repmgr application_name=node3", PrimarySlotName: "repmgr_slot_3"}}
 
@@ -135,6 +145,10 @@ var verbs = []struct {
 		func(s Survey) (Plan, error) {
 			return StandbyClone(s, cloneSource, DirectoryState{Exists: true, Empty: true, Free: -1}, cloneOptions)
 		}, "empty"},
+	{"standby_clone_from_barman", func() Survey { return surveyOf(node3) },
+		func(s Survey) (Plan, error) {
+			return StandbyClone(s, cloneSource, DirectoryState{Free: -1}, fromBarman(func(*BarmanBackup) {}))
+		}, "missing"},
 }
 
 // again is what a survey finds after a first attempt.
@@ -378,6 +392,30 @@ func TestClonesThatAreRefused(t *testing.T) {
 		}), free, same), 1, "for a tablespace, is not empty"},
 		{"files that may not be read", surveyOf(node3), clone(source(func(c *CloneSource) { c.MayReadFile = false }), free, func(o *CloneOptions) { o.CopyFiles = SamePath }), 1, "may not be read"},
 	})
+}
+
+func TestClonesFromBarmanThatAreRefused(t *testing.T) {
+	clone := func(change func(*CloneOptions), backup func(*BarmanBackup)) func(Survey) (Plan, error) {
+		o := fromBarman(backup)
+		change(&o)
+		return func(s Survey) (Plan, error) {
+			return StandbyClone(s, cloneSource, DirectoryState{Free: -1}, o)
+		}
+	}
+	same, asIs := func(*CloneOptions) {}, func(*BarmanBackup) {}
+	checkRefusals(t, []refusal{
+		{"to be verified", surveyOf(node3), clone(func(o *CloneOptions) { o.VerifyBackup = true }, asIs), 1, "cannot be verified"},
+		{"a backup of another cluster", surveyOf(node3), clone(same, func(b *BarmanBackup) { b.SystemID = "8" }), 19, "another cluster"},
+		{"of another major version", surveyOf(node3), clone(same, func(b *BarmanBackup) { b.Version = 140009 }), 19, "another major version"},
+		{"that has failed", surveyOf(node3), clone(same, func(b *BarmanBackup) { b.Done = false }), 19, "not complete"},
+		{"of a former primary", surveyOf(node3), clone(same, func(b *BarmanBackup) { b.Diverged = "timeline 1 ended at 0/2" }), 19, "has left"},
+		{"whose WAL is gone", surveyOf(node3), clone(same, func(b *BarmanBackup) { b.Gone = true }), 1, "cannot be had"},
+	})
+	whole := func(o *CloneOptions) { o.RestoreCommand = "barman-wal-restore -U barman backup main %f %p" }
+	p, err := clone(whole, func(b *BarmanBackup) { b.Gone = true })(surveyOf(node3))
+	if err != nil || len(p.Steps) == 0 {
+		t.Errorf("refused though Barman has the WAL: %v", err)
+	}
 }
 
 func TestAPromotionThatWasNotRecordedIsMadeUpFor(t *testing.T) {

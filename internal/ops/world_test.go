@@ -176,6 +176,9 @@ func (f *fake) KeepWAL(_ context.Context, on cluster.NodeID, slot string) error 
 func (f *fake) BaseBackup(context.Context, Backup) error {
 	return f.change(func() { f.Dir = "copied" })
 }
+func (f *fake) CopyBackup(context.Context, CopyBackup) error {
+	return f.change(func() { f.Dir = "copied" })
+}
 func (f *fake) VerifyBackup(context.Context, string) error { return f.change(func() {}) }
 func (f *fake) CopyFiles(context.Context, CopyConfigFiles) error {
 	return f.change(func() {})

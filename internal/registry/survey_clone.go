@@ -30,6 +30,7 @@ type CloneRequest struct {
 	VerifyBackup     bool
 	CopyFiles        ops.Place
 	ApplyDelay       string // before recovery_min_apply_delay of the configuration
+	Barman           bool   // copy Barman's backup, not the server
 }
 
 // CloneSurvey is what was found out for a clone.
@@ -69,6 +70,11 @@ func (w *World) SurveyClone(ctx context.Context, r CloneRequest) (CloneSurvey, e
 		v.Options.Upstream = recordedPrimary(v.Survey)
 	}
 	if err := w.surveyUpstreamOfClone(ctx, &v, r); err != nil {
+		return v, err
+	}
+	if r.Barman {
+		err = w.surveyBarman(ctx, &v, r)
+		markLeftovers(&v)
 		return v, err
 	}
 	if err := w.surveyBackup(ctx, &v, r); err != nil {
@@ -141,18 +147,23 @@ func (w *World) lookAtSource(ctx context.Context, c *pg.Conn) (ops.CloneSource, 
 		return src, err
 	}
 	for _, t := range spaces {
-		one := ops.Tablespace{Location: t.Location, Target: t.Location}
-		for _, m := range w.cfg.TablespaceMapping {
-			if m.Old == t.Location {
-				one.Target = m.New
-			}
-		}
+		one := ops.Tablespace{Location: t.Location, Target: w.tablespaceTarget(t.Location)}
 		if one.State, err = w.DirectoryIs(ctx, one.Target); err != nil {
 			return src, err
 		}
 		src.Tablespaces = append(src.Tablespaces, one)
 	}
 	return src, w.lookForFiles(ctx, c, &src)
+}
+
+// tablespaceTarget is where a tablespace of the source is put here.
+func (w *World) tablespaceTarget(location string) string {
+	for _, m := range w.cfg.TablespaceMapping {
+		if m.Old == location {
+			return m.New
+		}
+	}
+	return location
 }
 
 // lookForFiles finds the configuration files that live outside the source's data
@@ -337,7 +348,7 @@ func (w *World) surveyBackup(ctx context.Context, v *CloneSurvey, r CloneRequest
 
 var versionNumber = regexp.MustCompile(`\) (\d+)`)
 
-// toolMajor is the major version of pg_basebackup; zero if it does not tell.
+// toolMajor is the major version of one of PostgreSQL's programs; zero if it does not tell.
 func toolMajor(ctx context.Context, program string) int {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

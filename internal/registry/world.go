@@ -55,6 +55,7 @@ type World struct {
 
 	source   pg.Conninfo // of a clone
 	backup   pg.BackupSpec
+	barman   *barman // of a clone from Barman
 	holds    map[cluster.NodeID]*hold
 	fills    []string      // directories outside its data directory that a clone fills
 	made     []string      // files that a clone made outside its directory

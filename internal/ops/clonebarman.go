@@ -1,0 +1,99 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"repmgr/internal/fault"
+	"repmgr/internal/plan"
+)
+
+// BarmanBackup is a base backup that Barman keeps.
+type BarmanBackup struct {
+	Host     string // as barman_host has it
+	Server   string // Barman's name of the cluster
+	ID       string
+	Ended    string // when, in Barman's words
+	Done     bool   // Barman says that it is complete
+	Version  int    // PostgreSQL's, as server_version_num has it
+	SystemID string
+	BeginWAL string // the first segment of WAL that a copy needs to become consistent
+	Diverged string // why its history is not the primary's; empty: it is, or that is not known
+	Gone     bool   // the upstream no longer has BeginWAL
+}
+
+// String names the backup.
+func (b BarmanBackup) String() string {
+	return fmt.Sprintf("backup %s of %q in Barman on %s", b.ID, b.Server, b.Host)
+}
+
+// restoreCommand is the setting by which a standby gets its WAL from there. The
+// program logs in as the user barman unless it is told another.
+func (b BarmanBackup) restoreCommand() string {
+	login := b.Host
+	if user, host, named := strings.Cut(b.Host, "@"); named {
+		login = "-U " + user + " " + host
+	}
+	return fmt.Sprintf("restore_command = 'barman-wal-restore %s %s %%f %%p' in repmgr.conf; the program is in the package barman-cli", login, b.Server)
+}
+
+// copied is what a clone copies, in words.
+func copied(src CloneSource, o CloneOptions) string {
+	if o.Barman != nil {
+		return o.Barman.String()
+	}
+	return src.Name
+}
+
+// checkBarman says why a standby cannot be made of the backup.
+func checkBarman(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) error {
+	b := o.Barman
+	switch {
+	case b == nil:
+		return nil
+	case o.VerifyBackup:
+		return fault.New(fault.BadConfig, "a backup of Barman cannot be verified by --verify-backup").
+			WithDetail("pg_verifybackup knows what pg_basebackup has just copied").
+			WithHint("leave --verify-backup out, or copy the server itself with --without-barman")
+	case !b.Done:
+		return fault.New(fault.Barman, "%s is not complete", b).
+			WithHint("take another with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
+	case src.SystemID != "" && b.SystemID != src.SystemID:
+		return fault.New(fault.Barman, "%s is of another cluster", b).
+			WithDetail("its system identifier is %s; that of %s is %s", b.SystemID, src.Name, src.SystemID).
+			WithHint("correct barman_server in repmgr.conf; if the cluster has been made anew, take a new backup")
+	case b.Version/10000 != src.Version/10000:
+		return fault.New(fault.Barman, "%s is of another major version", b).
+			WithDetail("it is of PostgreSQL %s; %s runs %s", major(b.Version), src.Name, major(src.Version)).
+			WithHint("take a new backup with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
+	case b.Diverged != "":
+		return fault.New(fault.Barman, "%s is of a history that the primary has left", b).
+			WithDetail("%s", b.Diverged).
+			WithHint("take a new backup with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
+	case o.RestoreCommand == "" && b.Gone:
+		return fault.New(fault.BadConfig, "the WAL that %s needs cannot be had", b).
+			WithDetail("it begins with segment %s, which the upstream no longer has, and restore_command is not set", b.BeginWAL).
+			WithHint("set %s", b.restoreCommand())
+	}
+	return nil
+}
+
+// CopyBackup copies a backup of Barman's. What it leaves when it fails goes with its
+// directory.
+type CopyBackup struct {
+	Path   string
+	Backup BarmanBackup
+}
+
+// Describe says what the step does.
+func (s CopyBackup) Describe() string { return "copy " + s.Backup.String() + " by rsync" }
+
+// Check is always ready.
+func (s CopyBackup) Check(context.Context, World) (plan.Status, error) { return ready, nil }
+
+// Do copies it.
+func (s CopyBackup) Do(ctx context.Context, w World) error { return w.CopyBackup(ctx, s) }
+
+// Undo has nothing to do.
+func (s CopyBackup) Undo(context.Context, World) error { return nil }
