@@ -23,7 +23,7 @@ func matrixVerb() verb {
 	return verb{
 		name:  "cluster matrix",
 		short: "show which node reaches which",
-		long: `Asks the daemon of every registered node, all at the same time, to connect to every node by the recorded conninfo, and prints a line for each node: * it reaches the node of that column, x it does not, ? it could not be asked. A connection is tried for 4 seconds at most, whatever connect_timeout says. Where no daemon runs on this machine the command itself looks for its node. No ssh is used.
+		long: `Asks the daemon of every registered node, all at the same time, to connect to every node by the recorded conninfo, and prints a line for each node: * it reaches the node of that column, x it does not, ? it could not be asked. A connection is tried for 4 seconds at most, whatever connect_timeout says. Where no daemon runs on this machine the command itself looks for its node. Where a node's daemon does not answer and its server is reached from here, repmgr is run on its host by ssh, as repmgr 5 does it (ssh_options, repmgr_bindir, --remote-user).
 
 csv: the node_id that looks, the node_id that is looked at, 0 (reached), -1 (not) or -2 (not known).
 
@@ -201,7 +201,7 @@ func clusterMatrix(ctx context.Context, s *Session, others bool) error {
 	if s.ConfPath == "" {
 		here = s.Opt.NodeID
 	}
-	ask := func(relay api.Relay) []registry.Answer[[]api.Outlook] {
+	ask := func(relay api.Relay) outlooks {
 		return registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) ([]api.Outlook, error) {
 			told, err := f.reach(ctx, n.ID, relay)
 			if err != nil && n.ID == here {
@@ -214,10 +214,11 @@ func clusterMatrix(ctx context.Context, s *Session, others bool) error {
 	if others {
 		relay = s.relay(ctx)
 	}
-	m := newMatrix(ask(relay))
-	if missing := m.missing(); others && slices.ContainsFunc(missing, func(id cluster.NodeID) bool { return !relay.To(id) }) {
-		m = newMatrix(ask(api.Relay{Of: missing}))
+	told := ask(relay)
+	if missing := newMatrix(told).missing(); others && slices.ContainsFunc(missing, func(id cluster.NodeID) bool { return !relay.To(id) }) {
+		told = ask(api.Relay{Of: missing})
 	}
+	m := newMatrix(s.bySSH(ctx, told, f, here, others))
 	if err := s.Result(m); err != nil {
 		return err
 	}

@@ -129,7 +129,7 @@ type option struct {
 var table = []option{
 	{name: "config-file", short: "f", arg: "FILE", group: commonOptions, help: "configuration file; else ./repmgr.conf, /etc/repmgr.conf and etc beside the program's directory are tried", set: text(func(o *Options) *string { return &o.ConfigFile })},
 	{name: "pg_bindir", short: "b", arg: "DIR", group: commonOptions, help: "directory of PostgreSQL's programs, before pg_bindir of the configuration", set: text(func(o *Options) *string { return &o.PgBindir })},
-	{name: "remote-user", short: "R", arg: "NAME", group: commonOptions, hidden: true, help: "user name for ssh", set: text(func(o *Options) *string { return &o.RemoteUser })},
+	{name: "remote-user", short: "R", arg: "NAME", group: commonOptions, help: "user name for ssh", set: text(func(o *Options) *string { return &o.RemoteUser })},
 	{name: "format", arg: "FORMAT", group: commonOptions, help: "text, csv or json: how a result is printed", set: word(func(o *Options) *string { return &o.Format }, "text", "csv", "json")},
 	{name: "csv", group: commonOptions, help: "the same as --format csv", set: on(func(o *Options) *bool { return &o.CSV })},
 	{name: "log-level", short: "L", arg: "LEVEL", group: commonOptions, help: "DEBUG, INFO, NOTICE, WARNING, ERROR, ALERT, CRIT or EMERG; before log_level of the configuration", set: level},

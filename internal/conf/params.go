@@ -33,7 +33,6 @@ const (
 
 // Why no program acts on some parameters: what would read them is not there.
 const (
-	notRemote    = "has no effect yet: nothing is run on other hosts by ssh; the programs speak to the servers and to the daemons there"
 	notBackupAPI = "has no effect yet: nothing is cloned by way of pg-backup-api"
 )
 
@@ -105,10 +104,9 @@ var Params = []Param{
 		at:      func(c *Config) any { return &c.PgBindir },
 	},
 	{
-		Name: "repmgr_bindir", Group: groupNode, Kind: Path, Max: pathLen, Reader: ByBoth, Reload: AtReload,
-		Brief:   "directory of repmgr on every node; empty: pg_bindir",
+		Name: "repmgr_bindir", Group: groupNode, Kind: Path, Max: pathLen, Reader: ByCommand,
+		Brief:   "directory of repmgr on every node, for what is run there by ssh; empty: PATH, then pg_bindir",
 		Example: "/usr/bin",
-		Unread:  notRemote,
 		at:      func(c *Config) any { return &c.RepmgrBindir },
 	},
 	{
@@ -675,7 +673,7 @@ var Params = []Param{
 
 	{
 		Name: "ssh_options", Group: groupRemote, Kind: Text, Default: "-q -o ConnectTimeout=10", Max: longLen, Reader: ByCommand,
-		Brief: "options of ssh, by which Barman's host is reached",
+		Brief: "options of ssh, by which Barman's host is reached, and nodes whose daemons do not answer",
 		About: "A login must need no password. What ssh itself complains of is shown also where -q is among them.",
 		at:    func(c *Config) any { return &c.SSHOptions },
 	},
