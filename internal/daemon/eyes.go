@@ -175,7 +175,7 @@ func (e *eyes) watchLocal(ctx context.Context) {
 func (e *eyes) look(ctx context.Context) failover.Local {
 	limit, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	kept := e.conn != nil
+	began, kept := bootTime(), e.conn != nil
 	local, err := e.ask(limit)
 	if err != nil && kept && limit.Err() == nil {
 		e.disconnect() // the connection may have been ended, and the server live
@@ -189,12 +189,12 @@ func (e *eyes) look(ctx context.Context) failover.Local {
 		e.refused = f
 	}
 	if ctx.Err() != nil {
-		return e.d.withDirectory(failover.Local{At: bootTime(), State: e.state, SystemID: e.last.SystemID, Position: e.last.Position, Barred: e.barred})
+		return e.d.withDirectory(failover.Local{At: began, State: e.state, SystemID: e.last.SystemID, Position: e.last.Position, Barred: e.barred})
 	}
 	e.disconnect()
 	if e.crowded(err) {
 		local := e.last
-		local.At, e.state = bootTime(), failover.ServerRunning
+		local.At, e.state = began, failover.ServerRunning
 		return e.d.withDirectory(local)
 	}
 	state := e.whyDown(ctx)
@@ -202,7 +202,7 @@ func (e *eyes) look(ctx context.Context) failover.Local {
 		e.d.complain(slog.LevelWarn, fault.Wrap(err, fault.DBConn, "the own server does not answer").WithDetail("It is %s.", state))
 	}
 	e.state = state
-	return e.d.withDirectory(failover.Local{At: bootTime(), State: state, SystemID: e.last.SystemID, Position: e.last.Position, Replayed: e.last.Replayed, Barred: e.barred})
+	return e.d.withDirectory(failover.Local{At: began, State: state, SystemID: e.last.SystemID, Position: e.last.Position, Replayed: e.last.Replayed, Barred: e.barred})
 }
 
 // crowded reports whether the server has only run out of connections: it lives,

@@ -26,7 +26,6 @@ func (d *Daemon) governTurn(ctx context.Context, now time.Time) {
 		d.ask(ctx, failover.Propose{Change: c}, now)
 	}
 	d.resumeOwnPause(ctx, now)
-	d.summonReady()
 	d.guide()
 	d.rememberRule()
 	d.forgetRejoins()
@@ -126,6 +125,7 @@ func (d *Daemon) guide() {
 	if at, limited := failover.Deadline(v); limited {
 		deadline = host.SinceBoot(at)
 	}
+	d.guardian.cannotWrite(failover.Harmless(v))
 	d.guardian.want(v.Group.Known && d.cfg.DataDirectory != "", deadline, failover.StandDown(v))
 }
 

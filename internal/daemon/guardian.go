@@ -26,10 +26,25 @@ type guardian struct {
 	deadline time.Duration // host.BootTime; zero: none
 	stand    bool          // there shall be no deadline
 	stood    bool          // and the guard knows
+	harmless bool          // the server cannot write
 	guard    *guard.Guard
 }
 
 func newGuardian(d *Daemon) *guardian { return &guardian{d: d, changed: make(chan struct{}, 1)} }
+
+// cannotWrite says whether the server cannot write, so that a guard which does not answer
+// may be replaced. Where it could, a guard may hold the only copy of a deadline.
+func (g *guardian) cannotWrite(so bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.harmless = so
+}
+
+func (g *guardian) mayReplace() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.harmless && g.stand && g.deadline == 0
+}
 
 // want says whether a guard shall be there, and until when the server may live;
 // a zero deadline with stand says that nothing limits it.
@@ -251,13 +266,10 @@ func (g *guardian) extendNow(ctx context.Context) error {
 }
 
 // ensure attaches to the guard, or starts one. One that does not answer is replaced where
-// nothing limits the server: else it stays, and the server is ended for want of a guard.
+// the server cannot write: else it stays, and the server is ended for want of a guard.
 func (g *guardian) ensure(ctx context.Context) (*guard.Guard, error) {
 	cfg := g.d.eyes.cfg.Load()
-	g.mu.Lock()
-	unlimited := g.stand && g.deadline == 0
-	g.mu.Unlock()
-	o := guard.Options{StateDir: cfg.StateDir(), DataDirectory: cfg.DataDirectory, Watchdog: cfg.WatchdogDevice, Replace: unlimited}
+	o := guard.Options{StateDir: cfg.StateDir(), DataDirectory: cfg.DataDirectory, Watchdog: cfg.WatchdogDevice, Replace: g.mayReplace}
 	if exe, err := os.Executable(); err == nil {
 		o.Command = []string{exe, guardFlag, o.StateDir, o.DataDirectory, o.Watchdog}
 	}

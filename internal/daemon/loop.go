@@ -298,6 +298,7 @@ func (d *Daemon) turn(ctx context.Context, now time.Time) bool {
 	d.transitions(now)
 	d.peers.notePrimary(d.loop.view, now)
 	d.publish(now)
+	d.summonReady() // who answers goes by what was published
 	d.shared.mu.Lock()
 	d.shared.turned, d.shared.local = now, d.loop.view.Local
 	d.shared.sureTo, _ = failover.Deadline(d.loop.view)

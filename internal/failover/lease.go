@@ -18,7 +18,7 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 	case GiveUp, Demote: // where the disk is stalled they may never end, and the lease has to
 		return record.Renew{}, false
 	}
-	if r.Lease.State == record.Indefinite && !r.Pause.On && v.stale() {
+	if r.Lease.State == record.Indefinite && !r.Pause.On && v.stale(now) {
 		return record.Renew{}, false // whether the server runs, and is armed, is not known
 	}
 	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Local.State == ServerRunning && v.Local.Role == cluster.Primary && !v.Local.Armed {
@@ -50,20 +50,23 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 }
 
 // stale reports whether the own server was looked at last during a pause that has
-// ended: operators may have started it since.
-func (v *View) stale() bool { return v.Local.At.Before(v.Group.Resumed) }
+// ended: operators may have started it since. A look that hangs is not waited for
+// longer than a server that hangs.
+func (v *View) stale(now time.Time) bool {
+	return v.Local.At.Before(v.Group.Resumed) && now.Sub(v.Group.Resumed) < v.Policy.HangBound
+}
 
 // renewEvery is how long after the last try of a renewal the next one is due. One that was
 // not answered is tried again after a tenth of the time to live. At rest, when it was, the
-// next one is due after a seventh: each is three saves and a dozen frames. The deadline is at
+// next one is due after an eighth: each is three saves and a dozen frames. The deadline is at
 // seven tenths, so a renewal may be lost five times and be in time, as often as with a tenth
 // throughout. A new leader is asked at once (askAgain): an election takes two fifths at most,
-// and with the seventh before it and the turn of the loop in which that falls due (a
-// twentieth) a tenth is left for the round, as is asked of the links and disks (TooShort).
+// and with the eighth before it and the turn of the loop in which that falls due (a
+// twentieth) more than a tenth is left for the round, as is asked of the links and disks (TooShort).
 func (v *View) renewEvery() time.Duration {
 	r := v.Group.Record
 	if r.Lease.State == record.Held && !r.Pause.On && v.Tenure.Answered && !v.Tenure.Given && v.Policy.LeaseTTL == r.Lease.TTL {
-		return r.Lease.TTL / 7
+		return r.Lease.TTL / 8
 	}
 	return v.shorterTTL() / 10
 }
@@ -163,6 +166,9 @@ func StandDown(v *View) bool {
 	}
 	return v.unlimited(r) && r.Holds(v.Self, v.Local.Incarnation)
 }
+
+// Harmless reports whether the own server surely cannot write, and is not about to.
+func Harmless(v *View) bool { return !v.mightWrite() }
 
 // mightWrite reports whether the own server takes writes, may be about to, or
 // nobody can tell.

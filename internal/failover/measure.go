@@ -31,7 +31,7 @@ func Smoothed(old, took time.Duration) time.Duration {
 // What has to fit into a lease's time to live (safety notes, section C). An election of
 // the group's leader must be over within the lease, and its time-out, a fifth of the
 // lease, must be several round trips. An entry is on two disks before it counts: with two
-// elections (0.4) and the time since the last renewal (a seventh, and a turn of the
+// elections (0.4) and the time since the last renewal (an eighth, and a turn of the
 // loop: 0.2) before the holder's end (0.7), it has a tenth.
 // And what is left for the end of a server after its deadline is 0.13 of the lease.
 const (

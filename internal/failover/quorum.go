@@ -269,7 +269,7 @@ var holderRules = []rule{
 		}, nil},
 	{"holder-resumed", "A pause has ended, and the holder's server was not looked at since: that it did not run before says nothing, operators may have started it.",
 		func(f facts) (string, bool) {
-			return "the server was " + string(f.local.State), f.holds() && f.stale() && f.local.State != ServerRunning
+			return "the server was " + string(f.local.State), f.holds() && f.stale(f.now) && f.local.State != ServerRunning
 		}, nil},
 	{"given-back", "The holder's server is gone and the lease was given back; this node's record does not say so yet.",
 		func(f facts) (string, bool) {

@@ -211,6 +211,10 @@ var quorumCases = []ruleCase{
 	{"wait-record", quorumView, nil, func(v *View) { v.Seal = Sealed{Group: v.Group.Record.Group, Vacancy: 5} }},
 	{"holder-resumed", holderView, []record.Change{paused, unpaused}, func(v *View) { down(ServerCrashed)(v); v.Group.Resumed = t0.Add(time.Millisecond) }},
 	{"give-up", holderView, []record.Change{paused, unpaused}, func(v *View) { down(ServerCrashed)(v); v.Group.Resumed = t0 }},
+	{"give-up", holderView, []record.Change{paused, unpaused}, func(v *View) { // the look hangs
+		down(ServerCrashed)(v)
+		v.Local.At, v.Group.Resumed = t0.Add(-v.Policy.HangBound-time.Second), t0.Add(-v.Policy.HangBound)
+	}},
 	{"holder-paused", holderView, []record.Change{paused}, down(ServerStopped)},
 	{"give-up", holderView, nil, down(ServerCrashed)},
 	{"given-back", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Tenure.ReleasedAt = t0.Add(-200 * time.Millisecond) }},
@@ -534,7 +538,7 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// TestRenewalsInTime: at rest a renewal follows the one before after a seventh of the time to
+// TestRenewalsInTime: at rest a renewal follows the one before after an eighth of the time to
 // live, but what is not answered is tried again as soon as ever, and a new leader is asked at once.
 func TestRenewalsInTime(t *testing.T) {
 	v := holderView()
@@ -569,10 +573,10 @@ func TestRenewalsInTime(t *testing.T) {
 		}
 	}
 	v.Tenure.TriedAt = t0
-	try(ttl / 7)
+	try(ttl / 8)
 	answered()
-	began := ttl / 7
-	at, tries := began+ttl/7, 0
+	began := ttl / 8
+	at, tries := began+ttl/8, 0
 	for ; at < began+Hold(ttl); at += ttl / 10 { // none of these is answered
 		try(at)
 		tries++

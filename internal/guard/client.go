@@ -22,7 +22,7 @@ const (
 	callTimeout     = 2 * time.Second
 	takeOverTimeout = 5 * time.Second
 	ensureTimeout   = 10 * time.Second
-	killTimeout     = time.Second
+	killTimeout     = 3 * time.Second
 )
 
 // errKilled says that there was a guard, which did not answer, and is no more.
@@ -115,7 +115,7 @@ func attach(ctx context.Context, o Options) (*Guard, error) {
 	if err == nil {
 		// Its answer says that it lived after it was taken hold of.
 		_, err = g.call(ctx, request{Verb: verbAttach, DataDirectory: o.DataDirectory})
-		if o.Replace && errors.Is(err, context.DeadlineExceeded) {
+		if o.Replace != nil && errors.Is(err, context.DeadlineExceeded) {
 			err = g.kill(ctx, o)
 		}
 	}
@@ -140,9 +140,10 @@ func dial(ctx context.Context, o Options) (conn *net.UnixConn, err error) {
 	return conn, nil
 }
 
-// kill ends a guard that did not answer; its error is errKilled when that is done. That
-// somebody listens still says that the process which was taken hold of is that one, and
-// no later one of its number.
+// kill ends a guard that did not answer; its error is errKilled when that is done. It is
+// asked once more first: this process may have stood still, and not the guard. That somebody
+// listens still says that the process which was taken hold of is that one, and no later one
+// of its number.
 func (g *Guard) kill(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
@@ -150,7 +151,11 @@ func (g *Guard) kill(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	again := &Guard{handle: g.handle, conn: conn, in: bufio.NewReader(conn)}
 	defer conn.Close()
+	if _, err := again.Status(ctx); !errors.Is(err, context.DeadlineExceeded) || !o.Replace() {
+		return fault.Wrap(err, fault.SysFailure, "the guard, process %d, answers late", g.PID())
+	}
 	if err := g.handle.Kill(); err != nil {
 		return err
 	}

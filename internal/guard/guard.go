@@ -38,10 +38,10 @@ type Options struct {
 	WatchdogTimeout time.Duration
 	// Command starts a guard with these options; only Ensure uses it.
 	Command []string
-	// Replace lets Ensure kill a guard that does not answer, as one that was stopped by a
-	// signal, and start another. Only where nothing limits the server's life: whatever
-	// deadline that guard has is gone with it.
-	Replace bool
+	// Replace is asked whether Ensure may kill a guard that does not answer, as one that was
+	// stopped by a signal, and start another; nil: it may not. Only where the server cannot
+	// write: whatever deadline that guard has is gone with it.
+	Replace func() bool
 }
 
 // Status is what a guard tells of itself. Times are host.BootTime's.

@@ -446,8 +446,14 @@ func TestAGuardThatDoesNotAnswer(t *testing.T) {
 	if g, err := Ensure(ctx, o); err == nil || first.handle.Exited() {
 		t.Errorf("guard %+v, %v", g, err)
 	}
-	o.Replace = true
+	may := false
+	o.Replace = func() bool { return may }
+	if g, err := Ensure(t.Context(), o); err == nil || first.handle.Exited() {
+		t.Errorf("not where it may not: guard %+v, %v", g, err)
+	}
+	may = true
 	second := ensure(t, o)
+	o.Replace = nil
 	if second.PID() == first.PID() || !first.handle.Exited() {
 		t.Error("the one that does not answer was not replaced")
 	}

@@ -186,7 +186,9 @@ func (r *ReplConn) Checkpoint(ctx context.Context) error {
 	results := r.conn.Exec(ctx, command)
 	begun := results.NextResult() // where the backup begins: behind the checkpoint
 	if begun {
-		_ = r.conn.CancelRequest(ctx) // else it ends with the session
+		if err := r.conn.CancelRequest(ctx); err != nil { // it would go on to its end
+			return errors.Join(err, r.conn.Close(ctx))
+		}
 	}
 	if err := results.Close(); err != nil && !(begun && Code(err) == canceled) {
 		return queryFault(err, "checkpoint by the beginning of a base backup")
