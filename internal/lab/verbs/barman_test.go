@@ -66,7 +66,6 @@ func TestACloneFromBarman(t *testing.T) {
 		return changed
 	}
 	must(t, l.BringUpPrimary(ctx))
-
 	// Nothing is changed by what cannot be.
 	refused(t, ctx, two, 19, []string{"does not know the server", "nosuch", "list-servers"}, withConf(t, two, with("barman_server", "nosuch"), cloneOf(one))...)
 	refused(t, ctx, two, 19, []string{"has no backup", "barman backup main"}, withConf(t, two, conf, cloneOf(one))...)
