@@ -7,6 +7,7 @@ BINARIES     := bin/repmgr bin/repmgrd
 # Arguments for the demo, the benchmark, the chaos lab and the simulator, as in: make demo ARGS=--keep
 ARGS         ?=
 # As many clusters at a time as there are processors, from two packages: more take no less time together, and each of them longer.
+PACKAGES     ?= 2
 PARALLEL     ?= $(shell n=$$(nproc); echo $$((n > 1 ? n / 2 : 1)))
 # Arguments for go test, as in: make test TESTARGS='-run TestClone -v'
 TESTARGS     ?=
@@ -30,13 +31,14 @@ majors:
 # The labs of all packages use the programs that were just built, instead of linking their own.
 test test-majors: export REPMGR_BIN = $(CURDIR)/bin
 
+# The packages that take longest come first, so that none of them runs alone in the end.
 test: postgres build ## every test, on the distribution's PostgreSQL
-	$(GO) test -timeout 60m -p 2 -parallel $(PARALLEL) $(TESTARGS) ./...
+	$(GO) test -timeout 60m -p $(PACKAGES) -parallel $(PARALLEL) $(TESTARGS) ./internal/lab/... ./internal/daemon ./...
 
 test-majors: postgres majors build ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
 	@for major in $(MAJORS); do \
 		echo "PostgreSQL $$major"; \
-		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 60m -p 2 -parallel $(PARALLEL) -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
+		REPMGR_PG_MAJOR=$$major $(GO) test -timeout 60m -p $(PACKAGES) -parallel $(PARALLEL) -count=1 -run '^TestCore' $(TESTARGS) ./internal/lab/... ./internal/server/... ./internal/daemon/... ./internal/cli/... || exit 1; \
 	done
 
 # A test binary, since raft's random numbers can be made repeatable in a test only; it starts itself once for every core.

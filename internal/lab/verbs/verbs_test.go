@@ -4,21 +4,16 @@ package verbs
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"repmgr/internal/lab"
+	"repmgr/internal/lab/labtest"
 )
 
 // TestMain leaves nothing behind, however the run ends.
-func TestMain(m *testing.M) {
-	lab.CloseOnInterrupt()
-	status := m.Run()
-	lab.CloseAll()
-	os.Exit(status)
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // testTimeout bounds one test, the building of the programs by the first included.
 const testTimeout = 10 * time.Minute
@@ -26,26 +21,10 @@ const testTimeout = 10 * time.Minute
 // open makes a lab that ends with its test.
 func open(t *testing.T, options lab.Options) (*lab.Lab, context.Context) {
 	t.Helper()
-	options.Unsynced = true
-	l, err := lab.New(options)
-	must(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
-	t.Cleanup(func() {
-		cancel()
-		if t.Failed() {
-			t.Log(l.Logs())
-		}
-		must(t, l.Close())
-	})
-	return l, ctx
+	return labtest.OpenFor(t, testTimeout, options)
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = labtest.Must
 
 // sql returns the answer of a node's server, rows joined by newlines and columns by blanks.
 func sql(t *testing.T, ctx context.Context, n *lab.Node, query string) string {

@@ -1,4 +1,4 @@
-package daemon_test
+package quorum
 
 import (
 	"context"
@@ -12,38 +12,7 @@ import (
 	"testing"
 
 	"repmgr/internal/lab"
-	"repmgr/internal/record"
 )
-
-// bringUpQuorum is bringUp, until the quorum rule is in force everywhere.
-func bringUpQuorum(t *testing.T, o lab.Options) (*lab.Lab, context.Context) {
-	t.Helper()
-	t.Parallel()
-	o.Quorum = true
-	l, ctx := open(t, o)
-	must(t, l.BringUp(ctx))
-	waitGoverned(t, ctx, l, l.Node(1))
-	return l, ctx
-}
-
-// waitGoverned waits until every node is at rest under the quorum rule, with that
-// one as the primary.
-func waitGoverned(t *testing.T, ctx context.Context, l *lab.Lab, primary *lab.Node) {
-	t.Helper()
-	for _, n := range l.Nodes {
-		want, why := "standby-follows", ""
-		if n == primary {
-			want, why = "primary-holds", "the lease is held" // not one that is indefinite, as after a pause or a restart
-		}
-		waitFor(t, ctx, n.Name+" to be at rest under the quorum rule", func() error {
-			r, err := n.Report(ctx)
-			if err == nil && (r.Rule != want || !strings.Contains(r.Why, why) || r.PromotionRule != record.Quorum || r.Voters < 3) {
-				err = fmt.Errorf("rule %q (%s), promotion by %s, %d voters", r.Rule, r.Why, r.PromotionRule, r.Voters)
-			}
-			return err
-		})
-	}
-}
 
 // The primary's server is killed: another takes over, and it comes back as a
 // standby by itself.
@@ -61,37 +30,6 @@ func TestCoreQuorumCrash(t *testing.T) {
 	waitGoverned(t, ctx, l, primary)
 	for _, n := range l.Nodes {
 		if n != primary {
-			waitFollows(t, ctx, n, primary)
-		}
-	}
-}
-
-// newPrimary waits until another node than the old one takes writes.
-func newPrimary(t *testing.T, ctx context.Context, l *lab.Lab, old *lab.Node) *lab.Node {
-	t.Helper()
-	var primary *lab.Node
-	waitFor(t, ctx, "a new primary", func() error {
-		for _, n := range l.Nodes {
-			if n == old {
-				continue
-			}
-			if standby, err := n.InRecovery(ctx); err == nil && !standby {
-				primary = n
-				return nil
-			}
-		}
-		return errors.New("nobody else takes writes")
-	})
-	return primary
-}
-
-// comesBack waits until that node is the only primary and all others follow it.
-func comesBack(t *testing.T, ctx context.Context, l *lab.Lab, primary *lab.Node) {
-	t.Helper()
-	waitPrimary(t, ctx, l, primary)
-	waitGoverned(t, ctx, l, primary)
-	for _, n := range l.Nodes {
-		if n != primary && n.ID <= 3 {
 			waitFollows(t, ctx, n, primary)
 		}
 	}

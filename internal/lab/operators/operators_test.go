@@ -1,27 +1,12 @@
-package daemon_test
+package operators
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
 	"repmgr/internal/lab"
 )
-
-// says waits until a command on a node ends well and its output holds all of want.
-func says(t *testing.T, n *lab.Node, command string, want ...string) func() error {
-	t.Helper()
-	return func() error {
-		r := n.Repmgr(t.Context(), strings.Fields(command)...)
-		for _, text := range want {
-			if !strings.Contains(r.Stdout+r.Stderr, text) {
-				return errors.Join(r.Err(), fmt.Errorf("%q is not in\n%s%s", text, r.Stdout, r.Stderr))
-			}
-		}
-		return r.Err()
-	}
-}
 
 // What operators see under the quorum rule before, while and after a server is lost.
 func TestOperatorsSee(t *testing.T) {
