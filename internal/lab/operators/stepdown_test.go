@@ -110,17 +110,22 @@ func TestSwitchoverByVisibilityWithoutAnEnd(t *testing.T) {
 	client, err := l.NewClient(ctx)
 	must(t, err)
 	defer client.Close()
+	// One that sleeps: another may hold a lock when it is stopped, and then nobody can connect.
+	go one.Run(ctx, "psql", "-h", one.Dir, "-p", fmt.Sprint(one.Port), "-U", "postgres", "-d", "postgres", "-Xc", "SELECT pg_sleep(3600)")
 	var pid int
-	waitFor(t, ctx, "the client's session", func() error {
-		text, err := one.SQL(ctx, "SELECT pid FROM pg_stat_activity WHERE usename = 'app' LIMIT 1")
-		if err != nil || text == "" {
-			return errors.Join(err, errors.New("there is none"))
+	waitFor(t, ctx, "the session", func() error {
+		text, err := one.SQL(ctx, "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+		if err == nil && text == "0" {
+			err = errors.New("there is none")
 		}
-		pid, err = strconv.Atoi(text)
+		if err == nil {
+			pid, err = strconv.Atoi(text)
+		}
 		return err
 	})
 	must(t, syscall.Kill(pid, syscall.SIGSTOP))
 	r := switchTo(t, ctx, one, two)
+	client.Mark()
 	if r.Code != 18 || !strings.Contains(r.Stderr, "not shut down in time") {
 		t.Errorf("status %d, want 18 and why", r.Code)
 	}
