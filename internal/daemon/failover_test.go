@@ -83,10 +83,12 @@ func TestFailoverOfALoneStandbyAndBack(t *testing.T) {
 func TestFailoverByPriority(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 4, NodeConf: map[int]map[string]string{
 		2: {"priority": "0"}, 3: {"priority": "50"}, 4: {"priority": "80"}}})
+	waitCalm(t, ctx, l, l.Node(1), 3)
 	must(t, l.Node(1).Kill9(ctx))
 	waitPrimary(t, ctx, l, l.Node(4))
 	waitFollows(t, ctx, l.Node(2), l.Node(4))
 	waitFollows(t, ctx, l.Node(3), l.Node(4))
+	waitCalm(t, ctx, l, l.Node(4), 2)
 	must(t, l.Node(4).Kill9(ctx))
 	waitPrimary(t, ctx, l, l.Node(3))
 	waitFollows(t, ctx, l.Node(2), l.Node(3))
@@ -204,9 +206,26 @@ func halfRecord(ctx context.Context, l *lab.Lab) error {
 	return nil
 }
 
+// waitCalm waits until all daemons have recorded their start, and every standby has what
+// the primary wrote: whichever is promoted then, the others have not diverged from it.
+func waitCalm(t *testing.T, ctx context.Context, l *lab.Lab, primary *lab.Node, standbys int) {
+	t.Helper()
+	for _, n := range l.Nodes {
+		waitEvent(t, ctx, primary, "repmgrd_start", n, true)
+	}
+	waitFor(t, ctx, "all standbys to have everything", func() error {
+		got, err := primary.SQL(ctx, "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn = pg_current_wal_insert_lsn()")
+		if err == nil && got != fmt.Sprint(standbys) {
+			err = fmt.Errorf("%s of them have", got)
+		}
+		return err
+	})
+}
+
 // A promotion by hand, by PostgreSQL's own means, is recorded and followed.
 func TestPromotedBehindOurBack(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"failover": "manual"}, 3: {"priority": "0"}}})
+	waitCalm(t, ctx, l, l.Node(1), 2)
 	must(t, l.Node(1).Kill9(ctx))
 	waitLog(t, ctx, l.Node(2), "upstream-lost-is-manual")
 	if _, err := l.Node(2).SQL(ctx, "SELECT pg_promote()"); err != nil {
@@ -242,6 +261,7 @@ func TestConfiguredCommands(t *testing.T) {
 // A promotion that fails is tried by the next candidate.
 func TestFailedPromotion(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"promote_command": "exit 7", "priority": "200"}}})
+	waitCalm(t, ctx, l, l.Node(1), 2)
 	must(t, l.Node(1).Kill9(ctx))
 	waitPrimary(t, ctx, l, l.Node(3))
 	waitLog(t, ctx, l.Node(2), "promote_command exited with status 7")
