@@ -8,15 +8,11 @@ import (
 	"time"
 
 	"repmgr/internal/lab"
+	"repmgr/internal/lab/labtest"
 )
 
 // TestMain leaves nothing behind, however the run ends.
-func TestMain(m *testing.M) {
-	lab.CloseOnInterrupt()
-	status := m.Run()
-	lab.CloseAll()
-	os.Exit(status)
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // A few faults on a real cluster in synchronous mode: nothing that was
 // acknowledged is lost, there are never two writers, the register is

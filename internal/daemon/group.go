@@ -313,9 +313,8 @@ func (q *group) pump() bool {
 			q.unsaved, changed = nil, true
 			q.d.notice("the state of the group can be saved again")
 		}
-		renews := q.onlyRenews(b.Committed)
 		for _, m := range b.Messages {
-			if renews && quorum.OnlyCommits(m) {
+			if quorum.OnlyCommits(m) && q.onlyRenews(b.Committed) {
 				continue
 			}
 			q.send(m.GetTo(), quorum.Frame{Message: m})

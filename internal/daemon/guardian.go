@@ -40,10 +40,15 @@ func (g *guardian) cannotWrite(so bool) {
 	g.harmless = so
 }
 
+// mayReplace is asked just before a guard that does not answer is killed, and tells of it.
 func (g *guardian) mayReplace() bool {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.harmless && g.stand && g.deadline == 0
+	may := g.harmless && g.stand && g.deadline == 0
+	g.mu.Unlock()
+	if may {
+		g.d.log.Warn("the guard does not answer, and is replaced: the server cannot write")
+	}
+	return may
 }
 
 // want says whether a guard shall be there, and until when the server may live;

@@ -153,8 +153,13 @@ func (g *Guard) kill(ctx context.Context, o Options) error {
 	}
 	again := &Guard{handle: g.handle, conn: conn, in: bufio.NewReader(conn)}
 	defer conn.Close()
-	if _, err := again.Status(ctx); !errors.Is(err, context.DeadlineExceeded) || !o.Replace() {
-		return fault.Wrap(err, fault.SysFailure, "the guard, process %d, answers late", g.PID())
+	switch _, err := again.Status(ctx); {
+	case err == nil:
+		return fault.New(fault.SysFailure, "the guard, process %d, answers late", g.PID())
+	case !errors.Is(err, context.DeadlineExceeded):
+		return err
+	case !o.Replace():
+		return fault.Wrap(err, fault.SysFailure, "the guard, process %d, does not answer, and may hold a deadline that matters", g.PID())
 	}
 	if err := g.handle.Kill(); err != nil {
 		return err

@@ -434,13 +434,29 @@ func TestDaemonThatStopsOrDies(t *testing.T) {
 	}
 }
 
-// A guard that is stopped is replaced where nothing limits the server, and nowhere else.
+// halt stops a process, and waits until none of its threads runs: one may answer yet.
+func halt(t *testing.T, pid int) {
+	t.Helper()
+	check(t, syscall.Kill(pid, syscall.SIGSTOP))
+	until(t, "all threads to stand still", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		check(t, err)
+		for _, path := range threads {
+			if text, err := os.ReadFile(path); err != nil || !strings.Contains(string(text), ") T ") {
+				return false
+			}
+		}
+		return len(threads) > 0
+	})
+}
+
+// A guard that is stopped is replaced where the server cannot write, and nowhere else.
 func TestAGuardThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	o := logged(t, options(tempDir(t), tempDir(t), ""))
 	first := ensure(t, o)
 	first.extendBy(t, time.Minute)
-	check(t, syscall.Kill(first.PID(), syscall.SIGSTOP))
+	halt(t, first.PID())
 	ctx, cancel := context.WithTimeout(t.Context(), 2*callTimeout)
 	defer cancel()
 	if g, err := Ensure(ctx, o); err == nil || first.handle.Exited() {

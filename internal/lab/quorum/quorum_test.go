@@ -161,6 +161,7 @@ func TestQuorumGuardStopped(t *testing.T) {
 		}
 		return err
 	})
+	waitLog(t, ctx, two, "the guard does not answer, and is replaced")
 	waitGoverned(t, ctx, l, l.Node(1))
 }
 
