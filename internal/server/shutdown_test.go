@@ -1,7 +1,11 @@
 package server
 
 import (
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"repmgr/internal/cluster"
 )
@@ -63,5 +67,29 @@ func TestCoreHandOver(t *testing.T) {
 	}
 	if _, _, err := standby.Reach(within(t), nil); err == nil {
 		t.Error("a primary was taken for a standby")
+	}
+}
+
+// Whoever stops a server sees its postmaster.pid go before the postmaster, which frees its
+// memory first: the gate waits for that, and opens. A server that runs is refused at once.
+func TestGateWaitsForThePostmaster(t *testing.T) {
+	t.Parallel()
+	primary := newInstance(t, "")
+	primary.start(t)
+	check(t, primary.Arm())
+	if err := primary.StartAsPrimary(within(t)); err == nil {
+		t.Fatal("the directory of a server that runs was opened")
+	}
+	postmaster, err := primary.Postmaster()
+	check(t, err)
+	defer postmaster.Close()
+	check(t, os.Remove(filepath.Join(primary.dir, "postmaster.pid")))
+	time.AfterFunc(200*time.Millisecond, func() { _ = postmaster.Signal(syscall.SIGINT) })
+	check(t, primary.StartAsPrimary(within(t)))
+	if armed, err := primary.Armed(); armed || err != nil {
+		t.Errorf("armed: %v, %v", armed, err)
+	}
+	if !postmaster.Exited() {
+		t.Error("the directory was opened while the postmaster lived")
 	}
 }

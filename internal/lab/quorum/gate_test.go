@@ -26,10 +26,11 @@ func TestGateRestart(t *testing.T) {
 	_, err := one.Rows(ctx, "CREATE UNLOGGED TABLE u AS SELECT 1 AS i")
 	must(t, err)
 	before := timeline(t, ctx, one)
-	must(t, one.Repmgr(ctx, "node", "service", "--action=restart").Err())
+	restarted := one.Repmgr(ctx, "node", "service", "--action=restart")
+	must(t, restarted.Err())
 	comesBack(t, ctx, l, one)
 	if after := timeline(t, ctx, one); after != before {
-		t.Errorf("timeline %s, before the restart %s", after, before)
+		t.Errorf("timeline %s, before the restart %s: %s", after, before, restarted.Stderr)
 	}
 	rows, err := one.SQL(ctx, "SELECT count(*) FROM u")
 	must(t, err)
