@@ -371,7 +371,9 @@ func (o Own) checkpointSource(ctx context.Context, r RewindRequest) error {
 		if pg.Code(err) != "42501" {
 			return err
 		}
-		o.log("the role may not make a checkpoint on the primary, which would save time: as a superuser, GRANT pg_checkpoint (15 and later) TO it; waiting for the primary's own")
+		if err := checkpointAsReplica(ctx, r); err != nil {
+			o.log("the role may not make a checkpoint on the primary, which would save time: as a superuser, GRANT pg_checkpoint (15 and later) TO it; waiting for the primary's own: " + err.Error())
+		}
 	}
 	done, err := eachWhile(ctx, func() (bool, error) {
 		now, err := timeline()
@@ -381,6 +383,22 @@ func (o Own) checkpointSource(ctx context.Context, r RewindRequest) error {
 		err = fault.Wrap(ctx.Err(), fault.RejoinFail, "the primary has made no checkpoint on timeline %d", r.History.Timeline)
 	}
 	return err
+}
+
+// checkpointAsReplica has the source make one by the right to replicate, which the role
+// has that this server will stream with. The source's own after its promotion is spread
+// over minutes where much was changed.
+func checkpointAsReplica(ctx context.Context, r RewindRequest) error {
+	stream, err := pg.ParseConninfo(r.Recovery.PrimaryConninfo)
+	if err != nil {
+		return err
+	}
+	c, err := pg.ConnectReplication(ctx, r.Source, stream.Get("user"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	return c.Checkpoint(ctx)
 }
 
 // noticing lets libpq notice within half a minute that a server has gone without a

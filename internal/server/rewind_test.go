@@ -280,22 +280,51 @@ func toolsWith(t *testing.T, script string) string {
 	return dir
 }
 
-// The role needs no more than pg_rewind does.
-func TestRewindWithoutSuperuser(t *testing.T) {
-	t.Parallel()
-	old, primary, _, _ := diverged(t, pg.Fast)
-	primary.exec(t, "CREATE ROLE rewinder LOGIN",
+// rewinder makes a role that may do what pg_rewind needs, and no more.
+func (i *instance) rewinder(t *testing.T) pg.Conninfo {
+	t.Helper()
+	i.exec(t, "CREATE ROLE rewinder LOGIN",
 		"GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO rewinder",
 		"GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_file(text, boolean) TO rewinder",
 		"GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO rewinder",
 		"GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO rewinder")
-	_, err := old.Rewind(within(t), RewindRequest{Source: primary.socket().With("user", "rewinder"),
-		History: primary.history(t, 2), StateDir: tempDir(t)})
+	return i.socket().With("user", "rewinder")
+}
+
+// The role needs no more than pg_rewind does.
+func TestRewindWithoutSuperuser(t *testing.T) {
+	t.Parallel()
+	old, primary, _, _ := diverged(t, pg.Fast)
+	_, err := old.Rewind(within(t), RewindRequest{Source: primary.rewinder(t), History: primary.history(t, 2), StateDir: tempDir(t)})
 	check(t, err)
 	old.start(t)
 	if sealed, err := old.Sealed(within(t)); err != nil || !sealed {
 		t.Errorf("without an upstream: %v, %v", sealed, err)
 	}
+}
+
+// The checkpoint after a promotion is spread over checkpoint_timeout where much was
+// changed: a role that may only replicate ends it at once.
+func TestRewindMakesTheCheckpointFast(t *testing.T) {
+	t.Parallel()
+	old := newInstance(t, "")
+	old.start(t)
+	old.exec(t, "CREATE TABLE t (i int)")
+	primary := old.clone(t, "checkpoint_timeout = 1h\nbgwriter_lru_maxpages = 0\nshared_buffers = 32MB")
+	primary.start(t)
+	old.awaitStreaming(t, primary)
+	old.exec(t, "CREATE TABLE much AS SELECT repeat('x', 1000) FROM generate_series(1, 14000)") // 2000 buffers, 0.1 s each at least
+	old.awaitCaughtUp(t, primary)
+	_, err := primary.Seal(within(t))
+	check(t, err)
+	old.exec(t, "INSERT INTO t VALUES (7)")
+	old.stop(t, pg.Fast)
+	primary.promote(t, 2)
+	request := RewindRequest{Source: primary.rewinder(t), History: primary.history(t, 2), StateDir: tempDir(t), Recovery: old.following(primary)}
+	_, err = old.Rewind(within(t), request)
+	check(t, err)
+	old.start(t)
+	primary.awaitStreaming(t, old)
 }
 
 func TestCanRewind(t *testing.T) {
