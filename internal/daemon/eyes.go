@@ -27,6 +27,7 @@ import (
 // Bounds of the eyes' looks.
 const (
 	lookTimeout   = 2 * time.Second        // at the own server
+	lookPatience  = 8 * time.Second        // at one whose sessions take that long to open
 	registryEvery = 2 * time.Second        // between two readings of the records
 	downEvery     = 200 * time.Millisecond // at a server that is down: one that comes back may have to be stopped
 )
@@ -42,6 +43,7 @@ type eyes struct {
 
 	conn      *pg.Conn
 	session   uint64         // how often it was opened
+	patience  time.Duration  // how long the next look may take; zero: lookTimeout
 	last      failover.Local // the last look that found the server running
 	state     failover.ServerState
 	readAt    time.Time
@@ -173,7 +175,7 @@ func (e *eyes) watchLocal(ctx context.Context) {
 
 // look asks the own server, or finds out why it does not answer.
 func (e *eyes) look(ctx context.Context) failover.Local {
-	limit, cancel := context.WithTimeout(ctx, lookTimeout)
+	limit, cancel := context.WithTimeout(ctx, max(e.patience, lookTimeout))
 	defer cancel()
 	began, kept := bootTime(), e.conn != nil
 	local, err := e.ask(limit)
@@ -182,8 +184,11 @@ func (e *eyes) look(ctx context.Context) failover.Local {
 		local, err = e.ask(limit)
 	}
 	if err == nil {
-		e.last, e.state = local, failover.ServerRunning
+		e.last, e.state, e.patience = local, failover.ServerRunning, 0
 		return e.d.withDirectory(local)
+	}
+	if limit.Err() != nil { // each look begins a session anew, and none would ever come to its end
+		e.patience = min(2*max(e.patience, lookTimeout), lookPatience)
 	}
 	if f := faultOf(err); f.Code == fault.BadConfig {
 		e.refused = f

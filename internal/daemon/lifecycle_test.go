@@ -3,12 +3,16 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"repmgr/internal/lab"
 	"repmgr/internal/quorum"
@@ -169,4 +173,49 @@ func TestFailoverByProof(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slow passes connections on to a server, each after a while, and returns its own port.
+func slow(t *testing.T, port int, by time.Duration) int {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { listener.Close() })
+	pass := func(client net.Conn) {
+		defer client.Close()
+		time.Sleep(by)
+		server, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return
+		}
+		defer server.Close()
+		go func() {
+			_, _ = io.Copy(server, client)
+			server.Close()
+		}()
+		_, _ = io.Copy(client, server)
+	}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go pass(client)
+		}
+	}()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// On a host where a session takes longer to open than a look may take, the daemon gets
+// one all the same.
+func TestSessionsThatTakeLong(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 1})
+	n := l.Node(1)
+	_, err := n.StopDaemon(ctx)
+	must(t, err)
+	port := slow(t, n.Port, 2500*time.Millisecond)
+	must(t, n.WriteConf(map[string]string{"conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=repmgr dbname=repmgr connect_timeout=20", port)}))
+	must(t, n.StartDaemon(ctx))
+	waitFor(t, ctx, "the daemon to watch its server", func() error { return watches(ctx, n) })
 }
