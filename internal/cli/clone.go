@@ -33,6 +33,11 @@ func standbyClone(ctx context.Context, s *Session) error {
 			WithDetail("pg_backupapi_host is set").
 			WithHint("take pg_backupapi_host out of repmgr.conf to copy the server itself, or set barman_host to copy Barman's backup over ssh")
 	}
+	if s.Opt.NoUpstreamConnection && !barman {
+		return fault.New(fault.BadConfig, "--no-upstream-connection is for a copy of Barman's backup").
+			WithDetail("what is made here needs a connection to the server").
+			WithHint("set barman_host and barman_server in repmgr.conf, or leave --no-upstream-connection out")
+	}
 	source, err := s.OptionConninfo()
 	if err != nil {
 		return err
@@ -47,7 +52,7 @@ func standbyClone(ctx context.Context, s *Session) error {
 	request := registry.CloneRequest{Source: s.withDefaults(source), DataDirectory: dir, Force: s.Opt.Force,
 		Upstream: s.Opt.UpstreamNodeID, UpstreamConninfo: s.Opt.UpstreamConninfo, ReplicationUser: s.Opt.ReplicationUser,
 		FastCheckpoint: s.Opt.FastCheckpoint, VerifyBackup: s.Opt.VerifyBackup,
-		CopyFiles: ops.Place(s.Opt.CopyExternalConfigFiles), ApplyDelay: s.Opt.RecoveryMinApplyDelay, Barman: barman}
+		CopyFiles: ops.Place(s.Opt.CopyExternalConfigFiles), ApplyDelay: s.Opt.RecoveryMinApplyDelay, Barman: barman, NoUpstream: s.Opt.NoUpstreamConnection}
 	if s.Opt.ReplicationConfOnly {
 		return replicationConfOnly(ctx, s, w, request)
 	}

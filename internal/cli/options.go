@@ -157,7 +157,7 @@ var table = []option{
 	{name: "replication-user", arg: "NAME", help: "user for replication connections", set: text(func(o *Options) *string { return &o.ReplicationUser })},
 	{name: "fast-checkpoint", short: "c", help: "let the copy begin with an immediate checkpoint", set: on(func(o *Options) *bool { return &o.FastCheckpoint })},
 	{name: "copy-external-config-files", arg: "WHERE", optional: true, help: "copy configuration files from outside the data directory: to the same path (samepath) or into the data directory (pgdata)", set: externalFiles},
-	{name: "no-upstream-connection", hidden: true, help: "make no connection to the upstream (Barman)", set: on(func(o *Options) *bool { return &o.NoUpstreamConnection })},
+	{name: "no-upstream-connection", help: "with Barman: connect to no server of the cluster", set: on(func(o *Options) *bool { return &o.NoUpstreamConnection })},
 	{name: "without-barman", help: "copy the server itself, though barman_host is set", set: on(func(o *Options) *bool { return &o.WithoutBarman })},
 	{name: "replication-conf-only", help: "write the replication settings of a copy that is there already", set: on(func(o *Options) *bool { return &o.ReplicationConfOnly })},
 	{name: "recovery-conf-only", hidden: true, aliasOf: "replication-conf-only"},

@@ -195,7 +195,7 @@ func cloneVerb() verb {
 		short: "make a standby by copying a server",
 		long: `Copies the primary, or a standby, into data_directory with pg_basebackup and writes the settings that make it a standby of the primary, or of the node that --upstream-node-id names. It neither starts nor registers the new standby.
 
-Where barman_host is set, the copy is of the latest backup that Barman keeps, by ssh and rsync, and costs the server nothing; restore_command should then fetch WAL from Barman too. --without-barman copies the server all the same.
+Where barman_host is set, the copy is of the latest backup that Barman keeps, by ssh and rsync, and costs the server nothing; restore_command should then fetch WAL from Barman too. --without-barman copies the server all the same. --no-upstream-connection makes no connection to any server of the cluster, so that a standby can be made while none can be reached: whom it shall follow is said by --upstream-conninfo, else Barman's host asks its server for the records by psql. What cannot be checked then is told, and no replication slot is made.
 
 The directory must be missing or empty; with --force everything in it is deleted. No server starts in it before the copy is complete, and a clone that is broken off leaves neither files nor a replication slot behind.`,
 		example:  "repmgr -h node1 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone --dry-run\nrepmgr -h node1 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone\nrepmgr -h node2 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone --upstream-node-id=2    # cascading",
@@ -215,7 +215,7 @@ func checkClone(s *Session) []error {
 	if len(s.Args) > 0 && s.Opt.Host != "" {
 		wrong = append(wrong, errors.New("the source was named twice: as an argument and with -h"))
 	}
-	if len(s.Args) == 0 && s.Opt.Host == "" && !isConninfo(s.Opt.DBName) {
+	if len(s.Args) == 0 && s.Opt.Host == "" && !isConninfo(s.Opt.DBName) && !s.Opt.NoUpstreamConnection {
 		wrong = append(wrong, errors.New("standby clone needs a server to copy: give its host with -h"))
 	}
 	if d := s.Opt.RecoveryMinApplyDelay; d != "" && !delay.MatchString(d) {

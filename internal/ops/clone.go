@@ -52,6 +52,9 @@ type ExternalFile struct {
 // CloneSource is what was seen of the server that is cloned.
 type CloneSource struct {
 	Server
+	// Unseen is set where no connection to it was made. Then what is here is what
+	// others tell of it, and zero is not known.
+	Unseen      bool
 	Name        string // as messages call it
 	Address     string // as the event has it
 	Metadata    bool   // its database holds the repmgr schema
@@ -111,7 +114,8 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 	for _, t := range src.Tablespaces {
 		p.Steps = append(p.Steps, PrepareTablespace{t.Target, t.State.Exists, t.State.Leftover})
 	}
-	if o.Slot != "" {
+	slot := o.Slot != "" && !src.Unseen
+	if slot {
 		p.Steps = append(p.Steps, HoldWAL{upstream, o.Slot})
 	}
 	method := "pg_basebackup"
@@ -128,7 +132,7 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 		p.Steps = append(p.Steps, CopyConfigFiles{target, copyPlace(src, o), o.Force, src.Files})
 	}
 	p.Steps = append(p.Steps, ConfigureClone{target, o.Recovery})
-	if o.Slot != "" {
+	if slot {
 		p.Steps = append(p.Steps, KeepWAL{upstream, o.Slot})
 	}
 	p.Steps = append(p.Steps, FinishDirectory{target}, Announce{Event{Name: "standby_clone", Node: s.Self.ID, About: upstream,
@@ -181,7 +185,7 @@ func checkSource(s Survey, src CloneSource, _ DirectoryState, o CloneOptions) er
 		return err
 	}
 	switch {
-	case !src.Metadata && !o.Force:
+	case !src.Metadata && !src.Unseen && !o.Force:
 		return fault.New(fault.BadConfig, "%s has no repmgr metadata", src.Name).
 			WithDetail("its database %q has no table repmgr.nodes", src.Settings["database"]).
 			WithHint("register the primary first with \"repmgr primary register\"; check the database name given with -d; or go on with -F/--force")
@@ -194,7 +198,7 @@ func checkSource(s Survey, src CloneSource, _ DirectoryState, o CloneOptions) er
 			WithHint("it may be a witness: clone from the primary or from a standby")
 	case o.ToolMajor != 0 && o.ToolMajor != src.Version/10000:
 		return fault.New(fault.BadConfig, "PostgreSQL here has another major version than the source").
-			WithDetail("the programs here are of version %d, %s runs %s", o.ToolMajor, src.Name, major(src.Version)).
+			WithDetail("the programs here are of version %d, %s is of %s", o.ToolMajor, copied(src, o), major(src.Version)).
 			WithHint("install PostgreSQL %s here, or set pg_bindir to its programs", major(src.Version))
 	}
 	return checkName(s)
@@ -243,10 +247,10 @@ func checkCapacity(s Survey, src CloneSource, dir DirectoryState, o CloneOptions
 		need = 2
 	}
 	source := cluster.Node{Name: src.Name}
-	if src.Senders < need {
+	if src.Senders < need && !src.Unseen {
 		return noSenders(source, need, src.Senders, fault.BadConfig)
 	}
-	if o.Slot != "" {
+	if o.Slot != "" && !src.Unseen {
 		on, free := s.node(o.Upstream), s.Servers[o.Upstream].SlotsFree
 		// One holds the WAL while the copy is taken, the other is the lasting one.
 		if need := 2; free < need {
@@ -268,9 +272,15 @@ func checkUpstreamOfClone(s Survey, src CloneSource, _ DirectoryState, o CloneOp
 	case o.Upstream == s.Self.ID && o.UpstreamGiven:
 		return fault.New(fault.BadConfig, "node %d cannot be its own upstream", o.Upstream).
 			WithHint("name another node with --upstream-node-id")
+	case src.Unseen && len(s.Nodes) == 0:
+		return nil // the operator says whom it follows
 	case !found && o.UpstreamGiven:
 		return fault.New(fault.BadConfig, "node %d is not registered and cannot be the upstream", o.Upstream).
 			WithDetail("registered are %s", idsOf(s.Nodes)).WithHint("name a registered node with --upstream-node-id")
+	case !found && src.Unseen:
+		return fault.New(fault.BadConfig, "%s has no record of an active primary", src.Name).
+			WithDetail("registered are %s", idsOf(s.Nodes)).
+			WithHint("say whom the standby shall follow with --upstream-conninfo, or with --upstream-node-id")
 	case !found && !o.Force:
 		return fault.New(fault.BadConfig, "%s has no record of an active primary", src.Name).
 			WithDetail("registered are %s", idsOf(s.Nodes)).
@@ -318,6 +328,11 @@ func listed(words []string) string {
 }
 
 func checkFiles(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) error {
+	if o.CopyFiles != Nowhere && src.Unseen {
+		return fault.New(fault.BadConfig, "configuration files cannot be copied without a connection to the server").
+			WithDetail("--copy-external-config-files reads them over SQL, and --no-upstream-connection makes no session").
+			WithHint("leave one of the two out; the files can be copied by hand")
+	}
 	if o.CopyFiles == Nowhere || len(src.Files) == 0 || src.MayReadFile {
 		return nil
 	}
@@ -346,6 +361,9 @@ func CloneNotes(src CloneSource, o CloneOptions) []fault.Error {
 		notes = append(notes, *fault.New(0, "restore_command is not set").
 			WithDetail("the standby needs WAL from segment %s on, and asks its upstream alone for it, which may remove it any time", o.Barman.BeginWAL).
 			WithHint("set %s", o.Barman.restoreCommand()))
+	}
+	if src.Unseen {
+		notes = append(notes, unseenNotes(src, o)...)
 	}
 	if len(src.Files) == 0 {
 		return notes

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/plan"
 )
@@ -19,6 +20,7 @@ type BarmanBackup struct {
 	Version  int    // PostgreSQL's, as server_version_num has it
 	SystemID string
 	BeginWAL string // the first segment of WAL that a copy needs to become consistent
+	Timeline cluster.Timeline
 	Diverged string // why its history is not the primary's; empty: it is, or that is not known
 	Gone     bool   // the upstream no longer has BeginWAL
 }
@@ -77,6 +79,28 @@ func checkBarman(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) er
 			WithHint("set %s", b.restoreCommand())
 	}
 	return nil
+}
+
+// unseenNotes say what is not known where no connection to the upstream was made, and
+// what is left to do for that.
+func unseenNotes(src CloneSource, o CloneOptions) []fault.Error {
+	b := o.Barman
+	unknown := "that the upstream has gone on from the backup's timeline, " + fmt.Sprint(b.Timeline) +
+		", and still has WAL from segment " + b.BeginWAL + " on; that it lets this node replicate, and has a WAL sender free; " +
+		"and which of its configuration files live outside its data directory"
+	if src.SystemID == "" {
+		unknown = "that the backup is of the upstream's cluster (its system identifier is " + b.SystemID +
+			") and of its major version, " + major(b.Version) + "; " + unknown
+	}
+	notes := []fault.Error{*fault.New(0, "the upstream was not asked").
+		WithDetail("not checked is: %s", unknown).
+		WithHint("look into this server's log when it has been started: it must stream from the upstream")}
+	if o.Slot != "" {
+		notes = append(notes, *fault.New(0, "replication slot %q was not made", o.Slot).
+			WithDetail("primary_slot_name names it, and the standby cannot stream without it").
+			WithHint("before it is started, on the upstream: SELECT pg_create_physical_replication_slot('%s', true)", o.Slot))
+	}
+	return notes
 }
 
 // CopyBackup copies a backup of Barman's. What it leaves when it fails goes with its

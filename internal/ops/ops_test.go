@@ -82,6 +82,13 @@ var cloneOptions = CloneOptions{DataDirectory: "/data", Upstream: 1, Streams: tr
 
 var barmanBackup = BarmanBackup{Host: "barman@backup", Server: "main", ID: "20260102T030405", Done: true, Version: 150018, SystemID: "7", BeginWAL: "000000010000000000000002"}
 
+// unseenSource is one that nobody connected to: nothing is known of it.
+func unseenSource(change func(*CloneSource)) CloneSource {
+	c := CloneSource{Server: Server{Version: 150000}, Unseen: true, Name: "the upstream", Address: "Barman on barman@backup"}
+	change(&c)
+	return c
+}
+
 // fromBarman is a clone of that backup.
 func fromBarman(change func(*BarmanBackup)) CloneOptions {
 	o, b := cloneOptions, barmanBackup
@@ -148,6 +155,12 @@ var verbs = []struct {
 	{"standby_clone_from_barman", func() Survey { return surveyOf(node3) },
 		func(s Survey) (Plan, error) {
 			return StandbyClone(s, cloneSource, DirectoryState{Free: -1}, fromBarman(func(*BarmanBackup) {}))
+		}, "missing"},
+	{"standby_clone_from_barman_alone", func() Survey { s := surveyOf(node3); s.Nodes, s.Servers, s.Primary = nil, nil, 0; return s },
+		func(s Survey) (Plan, error) {
+			o := fromBarman(func(*BarmanBackup) {})
+			o.Upstream, o.Backup.Tablespaces = 0, nil
+			return StandbyClone(s, unseenSource(func(*CloneSource) {}), DirectoryState{Free: -1}, o)
 		}, "missing"},
 }
 
@@ -415,6 +428,51 @@ func TestClonesFromBarmanThatAreRefused(t *testing.T) {
 	p, err := clone(whole, func(b *BarmanBackup) { b.Gone = true })(surveyOf(node3))
 	if err != nil || len(p.Steps) == 0 {
 		t.Errorf("refused though Barman has the WAL: %v", err)
+	}
+}
+
+func TestClonesWithoutAConnectionThatAreRefused(t *testing.T) {
+	asIs := func(*CloneSource) {}
+	clone := func(src CloneSource, dir DirectoryState, change func(*CloneOptions)) func(Survey) (Plan, error) {
+		o := fromBarman(func(*BarmanBackup) {})
+		o.Backup.Tablespaces = nil
+		change(&o)
+		return func(s Survey) (Plan, error) { return StandbyClone(s, src, dir, o) }
+	}
+	same, free := func(*CloneOptions) {}, DirectoryState{Free: -1}
+	alone := surveyOf(node3)
+	alone.Nodes = nil
+	inactive := alter(surveyOf(node3), func(s *Survey) { s.Nodes = []cluster.Node{node2} })
+	checkRefusals(t, []refusal{
+		{"files to be copied", alone, clone(unseenSource(asIs), free, func(o *CloneOptions) { o.CopyFiles = InPgData }), 1, "cannot be copied without a connection"},
+		{"other programs", alone, clone(unseenSource(asIs), free, func(o *CloneOptions) { o.ToolMajor = 17 }), 1, "another major version"},
+		{"a backup of another cluster", surveyOf(node3), clone(unseenSource(func(c *CloneSource) { c.SystemID = "8" }), free, same), 19, "another cluster"},
+		{"a backup of another major version", surveyOf(node3), clone(unseenSource(func(c *CloneSource) { c.Version = 170002 }), free, func(o *CloneOptions) { o.ToolMajor = 0 }), 19, "another major version"},
+		{"no primary in the records", inactive, clone(unseenSource(asIs), free, func(o *CloneOptions) { o.Force = true }), 1, "no record of an active primary"},
+		{"its own upstream", alone, clone(unseenSource(asIs), free, func(o *CloneOptions) { o.Upstream, o.UpstreamGiven = 3, true }), 1, "its own upstream"},
+		{"a full directory", alone, clone(unseenSource(asIs), DirectoryState{Exists: true, Is: "other files"}, same), 1, "not empty"},
+	})
+}
+
+func TestACloneWithoutAConnectionSaysWhatIsNotChecked(t *testing.T) {
+	told := func(src CloneSource, o CloneOptions) (all string) {
+		for _, n := range CloneNotes(src, o) {
+			all += n.Msg + "\n" + n.Detail + "\n" + n.Hint + "\n"
+		}
+		return all
+	}
+	o := fromBarman(func(b *BarmanBackup) { b.Timeline = 4 })
+	nobody := told(unseenSource(func(*CloneSource) {}), o)
+	for _, text := range []string{"was not asked", "system identifier is 7", "major version, 15", "timeline, 4", "000000010000000000000002", "configuration files",
+		"pg_create_physical_replication_slot('repmgr_slot_3', true)"} {
+		if !strings.Contains(nobody, text) {
+			t.Errorf("it does not say %q:\n%s", text, nobody)
+		}
+	}
+	o.Slot = ""
+	known := told(unseenSource(func(c *CloneSource) { c.SystemID = "7" }), o)
+	if strings.Contains(known, "system identifier") || strings.Contains(known, "slot") || !strings.Contains(known, "was not asked") {
+		t.Errorf("it says what is known, or not what is not:\n%s", known)
 	}
 }
 

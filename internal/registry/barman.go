@@ -30,6 +30,7 @@ type barman struct {
 	config string // Barman's configuration file there; empty: its own
 	server string // Barman's name of the cluster
 	base   string // where it keeps that server's backups
+	info   string // how Barman connects to that server, a conninfo
 	backup barmanBackup
 }
 
@@ -49,9 +50,7 @@ func newBarman(cfg *conf.Config) (*barman, error) {
 type barmanBackup struct {
 	ID     string `json:"backup_id"`
 	Status string `json:"status"`
-	// Version is PostgreSQL's, as server_version_num has it.
-	Version int `json:"postgresql_version"`
-	Base    struct {
+	Base   struct {
 		BeginWAL string `json:"begin_wal"` // the first segment that the copy needs
 		EndLSN   string `json:"end_lsn"`
 		Timeline int    `json:"timeline"`
@@ -64,6 +63,9 @@ type barmanBackup struct {
 		OID      uint32 `json:"oid"`
 	} `json:"tablespaces"`
 	SystemID string `json:"-"` // from the backup's control file
+	// Version is PostgreSQL's, as server_version_num has it, of the backup's PG_VERSION: its
+	// minor version is zero.
+	Version int `json:"-"`
 }
 
 // data is where the copy of the data directory is on Barman's host.
@@ -83,12 +85,13 @@ func (b *barman) find(ctx context.Context) error {
 		return err
 	}
 	var server struct {
-		Base string `json:"basebackups_directory"`
+		Base     string `json:"basebackups_directory"`
+		Conninfo string `json:"conninfo"`
 	}
 	if err := json.Unmarshal(answer, &server); err != nil || !path.IsAbs(server.Base) {
 		return b.strange("show-server", answer)
 	}
-	b.base = server.Base
+	b.base, b.info = server.Base, server.Conninfo
 	return b.identify(ctx)
 }
 
@@ -164,18 +167,20 @@ func (b *barman) run(ctx context.Context, line string) (host.Result, error) {
 }
 
 // identify reads the system identifier from the backup's own control file, of which
-// it is the first eight bytes, and its label. So it is seen too that the files of the
-// backup may be read, and that they are plain files.
+// it is the first eight bytes, its PG_VERSION and its label. So it is seen too that the
+// files of the backup may be read, and that they are plain files.
 func (b *barman) identify(ctx context.Context) error {
 	control, label := path.Join(b.data(), "global", "pg_control"), path.Join(b.data(), "backup_label")
-	r, err := b.run(ctx, "od -A n -t x1 -N 8 "+pg.Quote(control)+" && cat "+pg.Quote(label))
+	version := path.Join(b.data(), versionFile)
+	r, err := b.run(ctx, "od -A n -t x1 -N 8 "+pg.Quote(control)+" && sed 's/^/"+versionFile+" /' "+pg.Quote(version)+" && cat "+pg.Quote(label))
 	if err != nil {
 		return err
 	}
 	id, found := systemID(r.Stdout)
-	if !r.OK() || !found {
+	major, told := majorOf(r.Stdout)
+	if !r.OK() || !found || !told {
 		return fault.New(fault.Barman, "backup %s of %q cannot be copied from %s", b.backup.ID, b.server, b.ssh.Host).
-			WithDetail("%s and %s cannot be read: %s", control, label, firstLine(r.Stderr, r.Stdout)).
+			WithDetail("%s, %s and %s cannot be read: %s", control, version, label, firstLine(r.Stderr, r.Stdout)).
 			WithHint("the user that barman_host names must be able to read Barman's files, as Barman's own user can; a compressed backup and a snapshot cannot be copied: take a plain one; or copy the server itself with --without-barman")
 	}
 	// Manual of PostgreSQL 17, "Making an Incremental Backup": it is no data directory.
@@ -183,8 +188,19 @@ func (b *barman) identify(ctx context.Context) error {
 		return fault.New(fault.Barman, "backup %s of %q is an incremental one", b.backup.ID, b.server).
 			WithHint("take a full one with \"barman backup %s\", or copy the server itself with --without-barman", b.server)
 	}
-	b.backup.SystemID = id
+	b.backup.SystemID, b.backup.Version = id, major*10000
 	return nil
+}
+
+// majorOf reads the major version from the line that identify makes of PG_VERSION.
+func majorOf(text string) (major int, found bool) {
+	for line := range strings.Lines(text) {
+		if words := strings.Fields(line); len(words) == 2 && words[0] == versionFile {
+			n, err := strconv.Atoi(words[1])
+			return n, err == nil
+		}
+	}
+	return 0, false
 }
 
 // systemID reads the first line of eight bytes in hexadecimal, as od writes them, in the
@@ -212,24 +228,38 @@ var excluded = []string{"/postmaster.pid", "/postmaster.opts", "/standby.signal"
 var directories = []string{"pg_wal/archive_status", "pg_replslot", "pg_tblspc", "pg_dynshmem", "pg_notify", "pg_serial",
 	"pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_twophase", "pg_commit_ts", "pg_logical/snapshots", "pg_logical/mappings"}
 
+// askBarman finds Barman's backup, once.
+func (w *World) askBarman(ctx context.Context) error {
+	if w.barman != nil {
+		return nil
+	}
+	b, err := newBarman(w.cfg)
+	if err == nil {
+		err = b.find(ctx)
+	}
+	if err == nil {
+		w.barman = b
+	}
+	return err
+}
+
 // surveyBarman asks Barman for its backup, in place of surveyBackup.
 func (w *World) surveyBarman(ctx context.Context, v *CloneSurvey, r CloneRequest) error {
-	b, err := newBarman(w.cfg)
-	if err != nil {
+	if err := w.askBarman(ctx); err != nil {
 		return err
 	}
-	if err := b.find(ctx); err != nil {
-		return err
-	}
+	b := w.barman
 	options, err := pg.ParseBackupOptions(w.cfg.PgBasebackupOptions)
 	if err != nil {
 		return err
 	}
-	w.barman, w.backup.Options = b, options
+	w.backup.Options = options
 	v.Options.Barman = &ops.BarmanBackup{Host: b.ssh.Host, Server: b.server, ID: b.backup.ID, Ended: b.backup.Base.EndTime,
 		Done:    b.backup.Status == "DONE" || b.backup.Status == "WAITING_FOR_WALS",
-		Version: b.backup.Version, SystemID: b.backup.SystemID, BeginWAL: b.backup.Base.BeginWAL,
-		Diverged: w.divergedBackup(ctx, v.Source), Gone: w.segmentGone(ctx, v.Options.Upstream)}
+		Version: b.backup.Version, SystemID: b.backup.SystemID, BeginWAL: b.backup.Base.BeginWAL, Timeline: cluster.Timeline(b.backup.Base.Timeline)}
+	if !v.Source.Unseen {
+		v.Options.Barman.Diverged, v.Options.Barman.Gone = w.divergedBackup(ctx, v.Source), w.segmentGone(ctx, v.Options.Upstream)
+	}
 	v.Options.ToolMajor = 0
 	if program, err := pg.FindTool(w.cfg.PgBindir, "", "postgres"); err == nil {
 		v.Options.ToolMajor = toolMajor(ctx, program)

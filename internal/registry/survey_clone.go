@@ -31,6 +31,7 @@ type CloneRequest struct {
 	CopyFiles        ops.Place
 	ApplyDelay       string // before recovery_min_apply_delay of the configuration
 	Barman           bool   // copy Barman's backup, not the server
+	NoUpstream       bool   // connect neither to the source nor to any other server; with Barman only
 }
 
 // CloneSurvey is what was found out for a clone.
@@ -49,19 +50,11 @@ func (w *World) SurveyClone(ctx context.Context, r CloneRequest) (CloneSurvey, e
 		return v, err
 	}
 	w.source = r.Source
-	c, err := w.to(ctx, ops.Source)
-	if err != nil {
-		return v, sourceFault(err)
+	look := w.surveySource
+	if r.NoUpstream {
+		look = w.surveyUnseen
 	}
-	if err := w.records(ctx, c); err != nil {
-		return v, err
-	}
-	v.Survey = w.survey(ops.Server{})
-	v.Survey.Self.Role = cluster.Standby
-	if v.Source, err = w.lookAtSource(ctx, c); err != nil {
-		return v, err
-	}
-	if err := w.surveyClusterOf(ctx, c, &v); err != nil {
+	if err := look(ctx, &v, r); err != nil {
 		return v, err
 	}
 	v.Options = ops.CloneOptions{DataDirectory: r.DataDirectory, Force: r.Force, Upstream: r.Upstream,
@@ -84,6 +77,23 @@ func (w *World) SurveyClone(ctx context.Context, r CloneRequest) (CloneSurvey, e
 	return v, w.tryReplication(ctx, v)
 }
 
+// surveySource looks at the source and the cluster that it belongs to.
+func (w *World) surveySource(ctx context.Context, v *CloneSurvey, r CloneRequest) error {
+	c, err := w.to(ctx, ops.Source)
+	if err != nil {
+		return sourceFault(err, r.Barman)
+	}
+	if err := w.records(ctx, c); err != nil {
+		return err
+	}
+	v.Survey = w.survey(ops.Server{})
+	v.Survey.Self.Role = cluster.Standby
+	if v.Source, err = w.lookAtSource(ctx, c); err != nil {
+		return err
+	}
+	return w.surveyClusterOf(ctx, c, v)
+}
+
 // markLeftovers finds what a broken clone has left outside its data directory.
 func markLeftovers(v *CloneSurvey) {
 	if !v.Directory.Partial || !v.Options.Force {
@@ -97,9 +107,12 @@ func markLeftovers(v *CloneSurvey) {
 	}
 }
 
-func sourceFault(err error) error {
-	return fault.Wrap(err, fault.DBConn, "the source cannot be reached").
-		WithHint("check -h, -p, -U and -d, and pg_hba.conf of that server")
+func sourceFault(err error, barman bool) error {
+	hint := "check -h, -p, -U and -d, and pg_hba.conf of that server"
+	if barman {
+		hint += "; --no-upstream-connection copies Barman's backup without a connection to it"
+	}
+	return fault.Wrap(err, fault.DBConn, "the source cannot be reached").WithHint("%s", hint)
 }
 
 // recordedPrimary is the node that is registered as the active primary, or else
@@ -399,7 +412,7 @@ func (w *World) SurveyReplicationConf(ctx context.Context, r CloneRequest) (Clon
 	w.source = r.Source
 	c, err := w.to(ctx, ops.Source)
 	if err != nil {
-		return v, sourceFault(err)
+		return v, sourceFault(err, false)
 	}
 	if err := w.records(ctx, c); err != nil {
 		return v, err

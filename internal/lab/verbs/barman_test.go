@@ -70,7 +70,6 @@ func TestACloneFromBarman(t *testing.T) {
 	refused(t, ctx, two, 19, []string{"does not know the server", "nosuch", "list-servers"}, withConf(t, two, with("barman_server", "nosuch"), cloneOf(one))...)
 	refused(t, ctx, two, 19, []string{"has no backup", "barman backup main"}, withConf(t, two, conf, cloneOf(one))...)
 	refused(t, ctx, two, 19, []string{"cannot be asked by ssh", "onnection refused"}, withConf(t, two, with("ssh_options", "-q -p 1"), cloneOf(one))...)
-
 	must(t, one.Run(ctx, "mkdir", one.Dir+"/fast").Err())
 	for _, query := range []string{"CREATE TABLESPACE fast LOCATION '" + one.Dir + "/fast'", "CREATE TABLE there TABLESPACE fast AS SELECT 'before' AS n"} {
 		_, err := one.Rows(ctx, query)
@@ -118,6 +117,45 @@ func TestACloneFromBarman(t *testing.T) {
 	becomes(t, ctx, "the rows", two, "SELECT string_agg(n, ' ' ORDER BY n) FROM there", "after before")
 	equal(t, "tablespace", sql(t, ctx, two, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'fast'"), two.Dir+"/fast")
 	equal(t, "restore_command", sql(t, ctx, two, "SHOW restore_command"), restore)
+	withoutAConnection(t, ctx, one, two)
+}
+
+// withoutAConnection makes the standby again while nobody of the cluster is connected to, and
+// at last while the primary is down.
+func withoutAConnection(t *testing.T, ctx context.Context, one, two *lab.Node) {
+	t.Helper()
+	alone := func(more ...string) []string {
+		return append([]string{"standby", "clone", "-F", "--no-upstream-connection"}, more...)
+	}
+	says := func(r lab.Result, texts ...string) {
+		t.Helper()
+		must(t, r.Err())
+		for _, text := range texts {
+			if !strings.Contains(r.Stderr, text) {
+				t.Errorf("%s: it does not say %q:\n%s", r.Command, text, r.Stderr)
+			}
+		}
+	}
+	must(t, two.Stop(ctx, "fast"))
+	must(t, two.Run(ctx, "rm", "-r", two.Dir+"/fast").Err()) // a tablespace is never deleted
+	refused(t, ctx, two, 1, []string{"for a copy of Barman's backup", "barman_host"}, alone("--without-barman")...)
+	upstream := fmt.Sprintf("host=%s port=%d user=repmgr dbname=repmgr", one.Host, one.Port)
+	// Barman's host asks the server: the records are the primary's.
+	says(two.Repmgr(ctx, alone("--dry-run")...), "the upstream was not asked", "backup's timeline, 1", "repmgr_slot_2", fmt.Sprintf("port=%d", one.Port))
+	must(t, one.Stop(ctx, "fast"))
+	refused(t, ctx, two, 6, []string{"source cannot be reached", "--no-upstream-connection"}, cloneOf(one, "-F")...)
+	refused(t, ctx, two, 1, []string{"not known whom", "psql there", "--upstream-conninfo"}, alone()...)
+	says(two.Repmgr(ctx, alone("--upstream-conninfo", upstream)...), "its system identifier is", "was not made", "ready to be started")
+	written, err := os.ReadFile(filepath.Join(two.DataDir, "postgresql.auto.conf"))
+	must(t, err)
+	for _, text := range []string{fmt.Sprintf("port=%d", one.Port), "user=repmgr", "application_name=" + two.Name, "primary_slot_name = 'repmgr_slot_2'", "restore_command"} {
+		if !strings.Contains(string(written), text) {
+			t.Errorf("the settings lack %q:\n%s", text, written)
+		}
+	}
+	if !exists(two, "data/standby.signal") || !exists(two, "data/PG_VERSION") || exists(two, "data/repmgr-clone.partial") {
+		t.Error("the copy is not complete")
+	}
 }
 
 // brokenBarman has clones that change nothing or are broken off: what they leave cannot be taken
