@@ -57,6 +57,7 @@ type verb struct {
 	example  string // one command a line; # begins a remark
 	options  []string
 	changes  bool       // it changes something: it must offer --dry-run
+	hidden   bool       // it stands on its own page only
 	config   configNeed // the zero value is the usual case
 	argument string     // name of the one positional argument that it takes, if any
 	check    func(s *Session) []error
@@ -66,7 +67,7 @@ type verb struct {
 // verbs is every verb of the program, in the order of the help.
 func verbs() []verb {
 	return slices.Concat(primaryVerbs(), standbyVerbs(), witnessVerbs(),
-		nodeVerbs(), nodeServiceVerbs(), clusterVerbs(), serviceVerbs(), []verb{fencedVerb()}, daemonVerbs(), []verb{migrateVerb()})
+		nodeVerbs(), nodeServiceVerbs(), []verb{controlVerb()}, clusterVerbs(), serviceVerbs(), []verb{fencedVerb()}, daemonVerbs(), []verb{migrateVerb()})
 }
 
 // objects is what verbs act on, in the order of the help.
@@ -168,7 +169,7 @@ func (a *app) tree() *cobra.Command {
 // command is the cobra command of one verb.
 func (a *app) command(v verb, action string) *cobra.Command {
 	c := &cobra.Command{
-		Use: action, Short: v.short, Long: v.long, Example: v.example,
+		Use: action, Short: v.short, Long: v.long, Example: v.example, Hidden: v.hidden,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error { return a.perform(c.Context(), v, args) },
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -256,6 +257,9 @@ func (a *app) help(c *cobra.Command) {
 func (a *app) helpCommands(w io.Writer, c *cobra.Command) {
 	var rows [][2]string
 	for _, v := range a.verbs {
+		if v.hidden {
+			continue
+		}
 		if !c.HasParent() || strings.HasPrefix(v.name, c.Name()+" ") && c.HasSubCommands() {
 			rows = append(rows, [2]string{v.name, v.short})
 		}

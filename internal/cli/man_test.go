@@ -114,12 +114,17 @@ func manPage(v verb) string {
 	}
 	b.WriteString(".fi\n.SH EXIT STATUS\n0 if all went well;\n.BR repmgr (1)\nlists the others.\n.SH SEE ALSO\n.BR repmgr (1)")
 	object, _, _ := strings.Cut(v.name, " ")
-	for _, other := range verbs() {
+	for _, other := range shown() {
 		if strings.HasPrefix(other.name, object+" ") && other.name != v.name {
 			fmt.Fprintf(&b, ",\n.BR %s (1)", roff(manName(other)))
 		}
 	}
 	return b.String() + "\n"
+}
+
+// shown are the verbs that have a page.
+func shown() []verb {
+	return slices.DeleteFunc(verbs(), func(v verb) bool { return v.hidden })
 }
 
 func manName(v verb) string { return "repmgr-" + strings.ReplaceAll(v.name, " ", "-") }
@@ -129,7 +134,7 @@ func manOverview() string {
 	var b strings.Builder
 	manHead(&b, "repmgr", "set up, show and change a PostgreSQL replication cluster", `\fBrepmgr\fR \fIOBJECT\fR \fIACTION\fR [\fIoptions\fR]`)
 	b.WriteString(".SH DESCRIPTION\nEach command has a page of its own, named repmgr\\-\\fIOBJECT\\fR\\-\\fIACTION\\fR(1). Options may stand anywhere on the line.\n.SH COMMANDS\n")
-	for _, v := range verbs() {
+	for _, v := range shown() {
 		fmt.Fprintf(&b, ".TP\n.BR %s (1)\n%s\n", roff(manName(v)), roffLine(v.short))
 	}
 	manOptions(&b, "OPTIONS OF ALL COMMANDS", func(o option) bool { return o.group == commonOptions })
@@ -145,7 +150,7 @@ func manOverview() string {
 // TestManPages keeps the manual pages true; -update writes them.
 func TestManPages(t *testing.T) {
 	pages := map[string]string{"repmgr.1": manOverview()}
-	for _, v := range verbs() {
+	for _, v := range shown() {
 		pages[manName(v)+".1"] = manPage(v)
 	}
 	for name, page := range pages {

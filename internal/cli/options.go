@@ -87,6 +87,8 @@ type Options struct {
 	Nagios                  bool
 	OptFormat               bool // repmgr 5's own, over ssh
 	RemoteNodeID            cluster.NodeID
+	DisableReceiver         bool
+	EnableReceiver          bool
 	ConfigFiles             string // patterns, with commas between
 	Yes                     string // its name again
 
@@ -190,6 +192,8 @@ var table = []option{
 	{name: "replication-config-owner", hidden: true, help: "check who owns postgresql.auto.conf", set: chosen},
 	{name: "replication-connection", hidden: true, help: "check a replication connection to --remote-node-id", set: chosen},
 	{name: "remote-node-id", arg: "ID", hidden: true, help: "node to connect to", set: node(func(o *Options) *cluster.NodeID { return &o.RemoteNodeID })},
+	{name: "disable-wal-receiver", hidden: true, help: "end the WAL receiver, and let none be started", set: on(func(o *Options) *bool { return &o.DisableReceiver })},
+	{name: "enable-wal-receiver", hidden: true, help: "let the WAL receiver be started again", set: on(func(o *Options) *bool { return &o.EnableReceiver })},
 	{name: "has-passfile", hidden: true, help: "tell whether passfile is understood", set: chosen},
 	{name: "compact", help: "narrower columns, and fewer", set: on(func(o *Options) *bool { return &o.Compact })},
 	{name: "direct", help: "open a session with every server, and ask no daemon to do it", set: on(func(o *Options) *bool { return &o.Direct })},

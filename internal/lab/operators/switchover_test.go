@@ -100,7 +100,17 @@ func TestSwitchoverIsRefused(t *testing.T) {
 	waitGoverned(t, ctx, l, one)
 
 	three := l.Node(3)
+	control := func(status int, says, option string) {
+		t.Helper()
+		if r := three.Repmgr(ctx, "node", "control", option); r.Code != status || !strings.Contains(r.Stderr, says) {
+			t.Errorf("node control %s: status %d, want %d and %q:\n%s", option, r.Code, status, says, r.Stderr)
+		}
+	}
+	control(1, "under the quorum rule", "--disable-wal-receiver")
+	control(1, "daemon stop", "--enable-wal-receiver")
 	must(t, three.KillDaemon(ctx))
+	control(1, "under the quorum rule", "--disable-wal-receiver")
+	control(0, "a WAL receiver runs", "--enable-wal-receiver") // nobody seals
 	refused(18, "does not answer", "--node-id=3", "--force")
 	must(t, three.StartDaemon(ctx))
 	waitGoverned(t, ctx, l, one)
