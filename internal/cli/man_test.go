@@ -9,10 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
+
+	"repmgr/internal/daemon"
 	"repmgr/internal/fault"
 )
 
-// manDir holds the manual pages, one for the program and one for each verb.
+// manDir holds the manual pages, one for each program and one for each verb.
 const manDir = "../../packaging/man"
 
 // exitStatuses is the list of exit statuses of repmgr(1).
@@ -86,9 +89,9 @@ func manOptions(b *strings.Builder, heading string, want func(option) bool) {
 	}
 }
 
-func manHead(b *strings.Builder, name, short, synopsis string) {
+func manHead(b *strings.Builder, section int, name, short, synopsis string) {
 	b.WriteString(".\\\" Made by \"make docs\" from the command table; do not edit.\n")
-	fmt.Fprintf(b, ".TH %s 1 \"\" repmgr \"repmgr manual\"\n", strings.ToUpper(roff(name)))
+	fmt.Fprintf(b, ".TH %s %d \"\" repmgr \"repmgr manual\"\n", strings.ToUpper(roff(name)), section)
 	fmt.Fprintf(b, ".SH NAME\n%s \\- %s\n.SH SYNOPSIS\n%s\n", roff(name), roff(short), synopsis)
 }
 
@@ -98,7 +101,7 @@ func manPage(v verb) string {
 	if v.argument != "" {
 		synopsis += fmt.Sprintf(` [\fI%s\fR]`, roff(v.argument))
 	}
-	manHead(&b, manName(v), v.short, synopsis)
+	manHead(&b, 1, manName(v), v.short, synopsis)
 	b.WriteString(".SH DESCRIPTION\n")
 	for i, paragraph := range strings.Split(v.long, "\n\n") {
 		if i > 0 {
@@ -132,7 +135,7 @@ func manName(v verb) string { return "repmgr-" + strings.ReplaceAll(v.name, " ",
 // manOverview is repmgr(1).
 func manOverview() string {
 	var b strings.Builder
-	manHead(&b, "repmgr", "set up, show and change a PostgreSQL replication cluster", `\fBrepmgr\fR \fIOBJECT\fR \fIACTION\fR [\fIoptions\fR]`)
+	manHead(&b, 1, "repmgr", "set up, show and change a PostgreSQL replication cluster", `\fBrepmgr\fR \fIOBJECT\fR \fIACTION\fR [\fIoptions\fR]`)
 	b.WriteString(".SH DESCRIPTION\nEach command has a page of its own, named repmgr\\-\\fIOBJECT\\fR\\-\\fIACTION\\fR(1). Options may stand anywhere on the line.\n.SH COMMANDS\n")
 	for _, v := range shown() {
 		fmt.Fprintf(&b, ".TP\n.BR %s (1)\n%s\n", roff(manName(v)), roffLine(v.short))
@@ -143,13 +146,42 @@ func manOverview() string {
 		fmt.Fprintf(&b, ".TP\n%d\n%s\n", e.code, roffLine(e.what))
 	}
 	b.WriteString("A single check of\n.BR repmgr\\-node\\-check (1)\nends with 0, 1, 2 or 3, as Nagios wants it.\n")
-	b.WriteString(".SH FILES\n.TP\n/etc/repmgr.conf\nthe configuration; repmgr.conf.sample describes every parameter\n")
+	b.WriteString(manFiles + ".SH SEE ALSO\n.BR repmgrd (8)\n")
+	return b.String()
+}
+
+const manFiles = ".SH FILES\n.TP\n/etc/repmgr.conf\nthe configuration; repmgr.conf.sample describes every parameter\n"
+
+// manDaemon is repmgrd(8).
+func manDaemon() string {
+	var b strings.Builder
+	page := daemon.Help()
+	manHead(&b, 8, "repmgrd", page.About, `\fBrepmgrd\fR [\fIoptions\fR]`)
+	fmt.Fprintf(&b, ".SH DESCRIPTION\n.B repmgrd\n%s. One runs beside each server, as the user that PostgreSQL runs as.\n.SH OPTIONS\n", roff(page.About))
+	page.Options.VisitAll(func(f *pflag.Flag) {
+		value, help := pflag.UnquoteUsage(f)
+		b.WriteString(".TP\n")
+		if f.Shorthand != "" {
+			fmt.Fprintf(&b, `\fB%s\fR, `, roff("-"+f.Shorthand))
+		}
+		fmt.Fprintf(&b, `\fB%s\fR`, roff("--"+f.Name))
+		if value != "" {
+			fmt.Fprintf(&b, `=\fI%s\fR`, roff(value))
+		}
+		fmt.Fprintf(&b, "\n%s\n", roffLine(help))
+	})
+	fmt.Fprintf(&b, ".SH SIGNALS\n%s\n.SH EXAMPLES\n", roffLine(page.Signals))
+	for _, e := range page.Examples {
+		fmt.Fprintf(&b, "%s\n.PP\n.nf\n%s\n.fi\n.PP\n", roffLine(e[0]), roffLine(e[1]))
+	}
+	b.WriteString(".SH EXIT STATUS\n0 if it watches in the background, or was ended by a signal;\n.BR repmgr (1)\nlists the others.\n")
+	b.WriteString(manFiles + ".SH SEE ALSO\n.BR repmgr (1),\n.BR repmgr\\-daemon\\-start (1)\n")
 	return b.String()
 }
 
 // TestManPages keeps the manual pages true; -update writes them.
 func TestManPages(t *testing.T) {
-	pages := map[string]string{"repmgr.1": manOverview()}
+	pages := map[string]string{"repmgr.1": manOverview(), "repmgrd.8": manDaemon()}
 	for _, v := range shown() {
 		pages[manName(v)+".1"] = manPage(v)
 	}

@@ -28,12 +28,12 @@ type flags struct {
 func (f *flags) set() *pflag.FlagSet {
 	s := pflag.NewFlagSet("repmgrd", pflag.ContinueOnError)
 	s.SortFlags = false
-	s.StringArrayVarP(&f.configs, "config-file", "f", nil, "path of the configuration file; several for a witness of several clusters")
-	s.BoolVarP(&f.daemonize, "daemonize", "d", true, "go into the background")
-	s.StringVarP(&f.pidFile, "pid-file", "p", "", "write the process's number to this file")
+	s.StringArrayVarP(&f.configs, "config-file", "f", nil, "read the configuration from this `FILE`; several for a witness of several clusters")
+	s.BoolVarP(&f.daemonize, "daemonize", "d", true, "go into the background; --daemonize=false stays in the foreground")
+	s.StringVarP(&f.pidFile, "pid-file", "p", "", "write the process's number to this `FILE`, before repmgrd_pid_file of the configuration")
 	s.BoolVarP(&f.showPidFile, "show-pid-file", "s", false, "print the path of the PID file and exit")
 	s.BoolVar(&f.noPidFile, "no-pid-file", false, "write no PID file")
-	s.StringVarP(&f.logLevel, "log-level", "L", "", "DEBUG, INFO, NOTICE, WARNING, ERROR, ALERT, CRIT or EMERG")
+	s.StringVarP(&f.logLevel, "log-level", "L", "", "log from this `LEVEL` on: DEBUG, INFO, NOTICE, WARNING, ERROR, ALERT, CRIT or EMERG; before log_level of the configuration")
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "same as --log-level=DEBUG")
 	s.BoolVarP(&f.withHistory, "monitoring-history", "m", false, "write monitoring history, as monitoring_history=yes does")
 	s.BoolVarP(&f.version, "version", "V", false, "print the version and exit")
@@ -41,22 +41,40 @@ func (f *flags) set() *pflag.FlagSet {
 	return s
 }
 
-const usage = `repmgrd watches a node of a PostgreSQL replication cluster and fails over.
+// Page is what `repmgrd --help` and the manual page repmgrd(8) are made of.
+type Page struct {
+	About    string // what the program does; its name goes before it
+	Options  *pflag.FlagSet
+	Examples [][2]string // what a command is for, and the command
+	Signals  string      // what they do
+}
 
-Usage:
-  repmgrd [options]
+// Help is repmgrd's page.
+func Help() Page { return page(new(flags).set()) }
 
-Options:
-%s
-Example:
-  repmgrd -f /etc/repmgr.conf --daemonize=false
+func page(options *pflag.FlagSet) Page {
+	return Page{
+		About:   "watches a node of a PostgreSQL replication cluster and fails over",
+		Options: options,
+		Examples: [][2]string{
+			{"In the foreground, as a service manager wants it:", "repmgrd -f /etc/repmgr.conf --daemonize=false"},
+			{"A witness without PostgreSQL may serve several clusters, with a file for each:", "repmgrd -f /etc/repmgr/one.conf -f /etc/repmgr/two.conf"},
+		},
+		Signals: "SIGHUP reads the configuration again and opens the log file anew, SIGTERM and\nSIGINT end the daemon. Ending it never stops PostgreSQL.",
+	}
+}
 
-A witness without PostgreSQL may serve several clusters, with a file for each:
-  repmgrd -f /etc/repmgr/one.conf -f /etc/repmgr/two.conf
+// print writes the page for a terminal.
+func (p Page) print(w io.Writer) {
+	fmt.Fprintf(w, "repmgrd %s.\n\nUsage:\n  repmgrd [options]\n\nOptions:\n%s\n", p.About, p.Options.FlagUsagesWrapped(helpWidth))
+	for _, e := range p.Examples {
+		fmt.Fprintf(w, "%s\n  %s\n\n", e[0], e[1])
+	}
+	fmt.Fprintln(w, p.Signals)
+}
 
-SIGHUP reads the configuration again and opens the log file anew, SIGTERM ends
-the daemon. Ending it never stops PostgreSQL.
-`
+// helpWidth is that of a terminal, in columns.
+const helpWidth = 80
 
 // Main is the repmgrd program: it reads the options, goes into the background if
 // asked to, and runs the daemon. The result is the exit status.
@@ -78,7 +96,7 @@ func Main(ctx context.Context, args []string, out, errs io.Writer) int {
 		fmt.Fprintf(errs, "ERROR: %s\nHINT: Try \"repmgrd --help\" for more information.\n", err)
 		return int(fault.BadConfig)
 	case f.help:
-		fmt.Fprintf(out, usage, set.FlagUsages())
+		page(set).print(out)
 		return int(fault.Success)
 	case f.version:
 		fmt.Fprintf(out, "repmgrd %s\n", version())
