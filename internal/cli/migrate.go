@@ -384,7 +384,7 @@ func (m *migrating) PauseAhead(ctx context.Context, reason string) error {
 		if err := m.s.forgetGroup(); err != nil {
 			return err
 		}
-		if err := os.Remove(filepath.Join(dir, "cluster.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(filepath.Join(dir, registry.StateFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fault.Wrap(err, fault.SysFailure, "what repmgrd remembers of a former cluster could not be removed")
 		}
 	}

@@ -122,7 +122,7 @@ func TestStateOfOthers(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(dir, "cluster.json"), []byte(`{"format": 2}`), 0o600))
 		must(t, giveAway(dir, n))
 		must(t, n.WriteConf(map[string]string{"state_directory": dir}))
-		refused(t, daemon(), 1, "Format 2 was found, 1 is known")
+		refused(t, daemon(), 1, "Format 2 was found, this version knows formats up to 1")
 		if text, err := os.ReadFile(filepath.Join(dir, "cluster.json")); err != nil || string(text) != `{"format": 2}` {
 			t.Errorf("it was touched: %s %v", text, err)
 		}

@@ -45,8 +45,6 @@ type remembered struct {
 	Operators   operatorsSync                        `json:"synchronous_standby_names"`
 }
 
-const stateFormat = 1
-
 func openStateDir(path string) (*stateDir, error) {
 	if path == "" {
 		return nil, fault.New(fault.BadConfig, "there is no place for repmgrd's own files").WithHint("Set state_directory, or data_directory.")
@@ -88,27 +86,24 @@ func (d *Daemon) lockData() error {
 
 func (s *stateDir) load() (remembered, error) {
 	var r remembered
-	text, err := os.ReadFile(filepath.Join(s.path, "cluster.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return r, nil
+	text, err := registry.ReadState(s.path)
+	if text == nil {
+		return r, err
 	}
-	if err != nil {
-		return r, fault.Wrap(err, fault.BadConfig, "the remembered cluster cannot be read")
-	}
-	if err := json.Unmarshal(text, &r); err != nil || r.Format > stateFormat {
-		return remembered{}, fault.New(fault.BadConfig, "%s/cluster.json is not readable by this version", s.path).
-			WithDetail("Format %d was found, %d is known.", r.Format, stateFormat).WithHint("Remove the file: it is written again from the database.")
+	if err := json.Unmarshal(text, &r); err != nil {
+		return remembered{}, fault.Wrap(err, fault.BadConfig, "%s is damaged", filepath.Join(s.path, registry.StateFile)).
+			WithHint("Remove the file: it is written again from the database.")
 	}
 	return r, nil
 }
 
 func (s *stateDir) save(r remembered) error {
-	r.Format = stateFormat
+	r.Format = registry.StateFormat
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return host.WriteFileDurable(filepath.Join(s.path, "cluster.json"), text, 0o600)
+	return host.WriteFileDurable(filepath.Join(s.path, registry.StateFile), text, 0o600)
 }
 
 // isDaemon tells whether a process lives and runs this program: after a reboot the

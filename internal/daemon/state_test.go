@@ -4,11 +4,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"testing"
+	"time"
 
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/pg"
+	"repmgr/internal/registry"
 	"repmgr/internal/server"
 )
 
@@ -48,6 +53,49 @@ func TestServerOutOfSight(t *testing.T) {
 		}
 		if err := mustSee(own); err == nil {
 			t.Errorf("process %d is taken for the postmaster", pid)
+		}
+	}
+}
+
+// A state file of format 1 is read as it was meant, by this version and by every later
+// one. What is in the file never changes: a later format gets a file of its own.
+func TestStateFileOfFormat1(t *testing.T) {
+	kept, err := os.ReadFile("testdata/cluster-1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stateDir{path: t.TempDir()}
+	path := filepath.Join(s.path, registry.StateFile)
+	if err := os.WriteFile(path, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := remembered{
+		Format: 1,
+		Nodes: []cluster.Node{
+			{ID: 1, Active: true, Name: "node1", Role: cluster.Primary, Location: "default", Priority: 100, Conninfo: "host=node1 dbname=repmgr user=repmgr",
+				ReplUser: "repmgr", SlotName: "repmgr_slot_1", ConfigFile: "/etc/repmgr.conf"},
+			{ID: 2, Upstream: 1, Active: true, Name: "node2", Role: cluster.Standby, Location: "here", Priority: 50, Conninfo: "host=node2 dbname=repmgr user=repmgr",
+				ReplUser: "repmgr", ConfigFile: "/etc/repmgr.conf"},
+		},
+		Endpoints:   map[cluster.NodeID]registry.Endpoint{1: {Host: "node1", Port: 7433}, 2: {Host: "node2", Port: 7434}},
+		Certificate: "of the authority", Key: "of the authority as well",
+		Paused: true, PauseReason: "works", PausedUntil: time.Date(2026, 11, 26, 18, 0, 0, 0, time.UTC),
+		FencedBy: 2, Ended: true, Rejoins: 3, Quorum: true, Disowned: "6f9a1a52", PeerKeys: api.Keys{2: "sha256:aa"},
+		Withheld:  withheld{Held: true, Conninfo: "host=node1 user=repmgr"},
+		Operators: operatorsSync{Kept: true, Set: true, Value: "ANY 1 (node2)"},
+	}
+	for range 2 { // as it was kept, and as this version writes it
+		got, err := s.load()
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("got %+v, %v\nwant %+v", got, err, want)
+		}
+		if err := s.save(got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if registry.StateFormat == 1 {
+		if text, err := os.ReadFile(path); err != nil || string(text)+"\n" != string(kept) {
+			t.Errorf("it is written in another form and has the same number (%v):\n%s", err, text)
 		}
 	}
 }

@@ -3,10 +3,9 @@ package registry
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -18,8 +17,11 @@ import (
 // directory, as long ago as that may be: a hint, which is empty where there is
 // no such file or this user may not read it.
 func Remembered(stateDir string) []cluster.Node {
-	text, err := os.ReadFile(filepath.Join(stateDir, "cluster.json"))
-	if stateDir == "" || err != nil {
+	if stateDir == "" {
+		return nil
+	}
+	text, err := ReadState(stateDir)
+	if err != nil {
 		return nil
 	}
 	var file struct {
@@ -50,17 +52,17 @@ func PauseAhead(stateDir, reason string) error {
 // remember changes what a daemon that does not run has written down; the rest of the
 // file is the daemon's own, and stays as it is.
 func remember(stateDir string, facts map[string]any) error {
-	path := filepath.Join(stateDir, "cluster.json")
-	text, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		text, err = []byte(`{"format":1}`), nil
-	}
+	text, err := ReadState(stateDir)
 	if err != nil {
-		return fault.Wrap(err, fault.SysFailure, "the remembered cluster cannot be read")
+		return err
 	}
 	file := map[string]json.RawMessage{}
-	if err := json.Unmarshal(text, &file); err != nil {
-		return fault.Wrap(err, fault.BadConfig, "%s cannot be read", path).WithHint("remove the file: it is written again from the database")
+	if text != nil {
+		if err := json.Unmarshal(text, &file); err != nil {
+			return fault.Wrap(err, fault.BadConfig, "what the daemon remembers of its cluster cannot be read")
+		}
+	} else {
+		file["format"] = json.RawMessage(strconv.Itoa(StateFormat))
 	}
 	for name, value := range facts {
 		if file[name], err = json.Marshal(value); err != nil {
@@ -70,23 +72,21 @@ func remember(stateDir string, facts map[string]any) error {
 	if text, err = json.MarshalIndent(file, "", "  "); err != nil {
 		return err
 	}
-	return host.WriteFileDurable(path, text, 0o600)
+	return host.WriteFileDurable(filepath.Join(stateDir, StateFile), text, 0o600)
 }
 
 // RememberedQuorum tells whether the quorum rule was in force, as the local daemon
 // wrote it down in its state directory. An unreadable file is an error: nobody
 // knows then.
 func RememberedQuorum(stateDir string) (bool, error) {
-	text, err := os.ReadFile(filepath.Join(stateDir, "cluster.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	text, err := ReadState(stateDir)
+	if text == nil {
+		return false, err
 	}
 	var file struct {
 		Quorum bool `json:"quorum"`
 	}
-	if err == nil {
-		err = json.Unmarshal(text, &file)
-	}
+	err = json.Unmarshal(text, &file)
 	return file.Quorum, err
 }
 

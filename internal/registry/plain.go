@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -107,7 +106,7 @@ type clusterFile struct {
 // directory of a witness that has no database for them. A daemon that runs there
 // keeps the file itself, and learns from the others what has changed.
 func introduce(ctx context.Context, stateDir string, from *pg.Conn) error {
-	file := clusterFile{Format: 1}
+	file := clusterFile{Format: StateFormat}
 	var err error
 	if file.Nodes, err = Nodes(ctx, from); err != nil {
 		return err
@@ -140,12 +139,9 @@ func WithoutPassword(conninfo string) string {
 }
 
 func writeClusterFile(stateDir string, file clusterFile) error {
-	path := filepath.Join(stateDir, "cluster.json")
-	old, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return fault.Wrap(err, fault.BadConfig, "the state directory cannot be used")
+	old, err := ReadState(stateDir)
+	if err != nil {
+		return err
 	}
 	var was clusterFile
 	if len(old) > 0 && json.Unmarshal(old, &was) == nil && was.Certificate != "" && was.Certificate != file.Certificate {
@@ -165,7 +161,7 @@ func writeClusterFile(stateDir string, file clusterFile) error {
 	}
 	rest := map[string]json.RawMessage{} // what a daemon remembers of its own stays
 	if len(old) > 0 {
-		_ = json.Unmarshal(old, &rest) // what cannot be read is written anew
+		_ = json.Unmarshal(old, &rest) // an object, since its format was read
 	}
 	text, err := json.Marshal(file)
 	if err == nil {
@@ -177,7 +173,7 @@ func writeClusterFile(stateDir string, file clusterFile) error {
 	if err != nil {
 		return fault.Wrap(err, fault.Internal, "write the members")
 	}
-	if err := host.WriteFileDurable(path, text, 0o600); err != nil {
+	if err := host.WriteFileDurable(filepath.Join(stateDir, StateFile), text, 0o600); err != nil {
 		return fault.Wrap(err, fault.BadConfig, "the members cannot be written to the state directory")
 	}
 	return nil
