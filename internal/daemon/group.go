@@ -143,7 +143,8 @@ func (q *group) join(id raftstore.Identity, stored quorum.Stored) error {
 	q.member, q.identity = member, id
 	if s := stored.Snapshot; s != nil && len(s.GetData()) > 0 {
 		if q.rec, err = record.Decode(s.GetData()); err != nil {
-			return fault.Wrap(err, fault.BadConfig, "the cluster record")
+			return fault.Wrap(err, fault.BadConfig, "the group's state in %s cannot be taken up", q.store.Path()).
+				WithHint("Run the version of repmgr that wrote it, or a later one: nothing was changed. To stay with this version see \"Going back\" in docs/upgrade.md.")
 		}
 		q.snapped = s.GetMetadata().GetIndex()
 	}
@@ -295,8 +296,13 @@ func (q *group) pump() bool {
 		if !ok {
 			break
 		}
+		restored, err := q.restored(b)
+		if err != nil { // of a newer version: it is not kept, so that what is there stays whole
+			q.stop(err)
+			return true
+		}
 		began := bootTime()
-		err := q.store.Save(b.Durable)
+		err = q.store.Save(b.Durable)
 		if b.Durable.MustSync && err == nil {
 			q.disk = failover.Smoothed(q.disk, bootTime().Sub(began))
 		}
@@ -319,18 +325,12 @@ func (q *group) pump() bool {
 			}
 			q.send(m.GetTo(), quorum.Frame{Message: m})
 		}
-		if b.Restore != nil {
-			rec, err := record.Decode(b.Restore.GetData())
-			if err != nil {
-				q.member.Fail(err.Error())
-				return true
-			}
-			q.rec, q.snapped, changed = rec, b.Restore.GetMetadata().GetIndex(), true
+		if restored != nil {
+			q.rec, q.snapped, changed = restored, b.Restore.GetMetadata().GetIndex(), true
 		}
 		for _, c := range b.Committed {
 			if err := q.apply(c); err != nil {
-				q.member.Fail(err.Error())
-				q.d.log.Error("this node's member of the group stops: " + err.Error())
+				q.stop(err)
 				return true
 			}
 			changed = true
@@ -339,6 +339,21 @@ func (q *group) pump() bool {
 	}
 	q.compact()
 	return changed
+}
+
+// restored is the record that a leader has sent as a whole; nil where it has not.
+func (q *group) restored(b quorum.Batch) (*record.Record, error) {
+	if b.Restore == nil {
+		return nil, nil
+	}
+	return record.Decode(b.Restore.GetData())
+}
+
+// stop ends this node's part in the group, since it does not understand what the others
+// have agreed on.
+func (q *group) stop(why error) {
+	q.member.Fail(why.Error())
+	q.d.log.Error("this node's member of the group stops: " + why.Error())
 }
 
 // onlyRenews reports whether what is committed keeps a timed lease as it was, and nothing
@@ -395,9 +410,9 @@ func (q *group) apply(c quorum.Committed) error {
 	}
 	rec := q.rec.Clone()
 	if c.Change != nil {
-		var m record.Member
-		if err := json.Unmarshal(c.Change.Context, &m); err != nil {
-			return fmt.Errorf("a change of members cannot be read: %w", err)
+		m, err := record.DecodeMember(c.Change.Context)
+		if err != nil {
+			return err
 		}
 		if c.Change.Kind == quorum.Remove {
 			rec.RemoveMember(c.Change.ID, time.Time{}, c.Index)

@@ -217,11 +217,20 @@ func Kinds() []string { return slices.Sorted(maps.Keys(kinds)) }
 
 func decode[C Change](text []byte) (Change, error) {
 	var c C
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields() // a field that is not understood may change what the entry means
-	err := d.Decode(&c)
+	err := strictly(text, &c)
 	return c, err
 }
+
+// strictly decodes what has no field that is not known here: one that is not
+// understood may change what the rest means.
+func strictly(text []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+// older is why a newer form is met at all, and what to do.
+const older = "this node's repmgr is older than that of the nodes that wrote it, and has to be updated"
 
 // KindOf is a change's name in the log.
 func KindOf(c Change) string {
@@ -292,15 +301,15 @@ func decodeEntry(text []byte, level int) (Entry, Change, error) {
 		return e, nil, fmt.Errorf("an entry of the log cannot be read: %w", err)
 	}
 	if e.Version < 1 || e.Version > level {
-		return e, nil, fmt.Errorf("an entry of the log, of kind %q, has version %d, this program knows %d", e.Kind, e.Version, level)
+		return e, nil, fmt.Errorf("an entry of the log, of kind %q, has version %d, this program knows %d: %s", e.Kind, e.Version, level, older)
 	}
 	read, ok := kinds[e.Kind]
 	if !ok {
-		return e, nil, fmt.Errorf("an entry of the log is of kind %q, which this program does not know", e.Kind)
+		return e, nil, fmt.Errorf("an entry of the log is of kind %q, which this program does not know: %s", e.Kind, older)
 	}
 	c, err := read(e.Body)
 	if err != nil {
-		return e, nil, fmt.Errorf("an entry of kind %q cannot be read: %w", e.Kind, err)
+		return e, nil, fmt.Errorf("an entry of kind %q cannot be read (%w): %s", e.Kind, err, older)
 	}
 	return e, c, nil
 }

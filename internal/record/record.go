@@ -146,7 +146,9 @@ const (
 	keptTerms     = 200
 )
 
-// Format is the version of the stored form.
+// Format is the version of the stored form. A new field comes without a new one if it
+// stands there only when it is set (omitempty), which a change of a new Level does:
+// who does not know it then refuses the whole.
 const Format = 1
 
 // Record is what the voters agree on.
@@ -189,7 +191,9 @@ func (r *Record) Clone() *Record {
 // Encode is the stored form, for snapshots.
 func (r *Record) Encode() ([]byte, error) { return json.Marshal(r) }
 
-// Decode reads the stored form. One of a newer format is an error that says so.
+// Decode reads the stored form. One of a newer format, or with a field that is not
+// known here, is an error that says so: without it this member would come to another
+// record than the others.
 func Decode(text []byte) (*Record, error) {
 	var head struct {
 		Format int `json:"format"`
@@ -197,14 +201,26 @@ func Decode(text []byte) (*Record, error) {
 	if err := json.Unmarshal(text, &head); err != nil {
 		return nil, fmt.Errorf("the cluster record cannot be read: %w", err)
 	}
-	if head.Format < 1 || head.Format > Format {
-		return nil, fmt.Errorf("the cluster record has format %d, this version reads %d", head.Format, Format)
+	if head.Format > Format {
+		return nil, fmt.Errorf("the cluster record has format %d, this program knows formats up to %d: %s", head.Format, Format, older)
+	}
+	if head.Format < 1 {
+		return nil, fmt.Errorf("the cluster record cannot be read: it has format %d", head.Format)
 	}
 	r := &Record{}
-	if err := json.Unmarshal(text, r); err != nil {
-		return nil, fmt.Errorf("the cluster record cannot be read: %w", err)
+	if err := strictly(text, r); err != nil {
+		return nil, fmt.Errorf("the cluster record cannot be read (%w): %s", err, older)
 	}
 	return r, nil
+}
+
+// DecodeMember reads a member as it stands in a change of the group's members. A field
+// that is not known here is an error, as in Decode.
+func DecodeMember(text []byte) (m Member, err error) {
+	if err = strictly(text, &m); err != nil {
+		return m, fmt.Errorf("a change of members cannot be read (%w): %s", err, older)
+	}
+	return m, nil
 }
 
 // Member returns the member of that node.

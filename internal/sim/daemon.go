@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -463,7 +462,7 @@ func decode(c quorum.Committed) (d decoded) {
 	default:
 		d.data = fmt.Appendf(nil, "%s %x %s", c.Change.Kind, c.Change.ID, c.Change.Context)
 		if c.Change.Kind != quorum.Remove {
-			d.err = json.Unmarshal(c.Change.Context, &d.member)
+			d.member, d.err = record.DecodeMember(c.Change.Context)
 		}
 	}
 	return d
