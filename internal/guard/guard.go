@@ -54,6 +54,7 @@ type Status struct {
 	Killed        int           `json:"killed"`      // processes since FiredAt
 	Living        int           `json:"living"`      // of them, in the last scan; -1: there was none yet
 	Watchdog      bool          `json:"watchdog"`    // the device is open and counts
+	Protocol      int           `json:"protocol"`    // that the guard knows; zero: 1
 }
 
 // The verbs of a request.
@@ -66,8 +67,16 @@ const (
 	verbEnd      = "end"
 )
 
+// Protocol is the newest form of a request that this program knows, as a guard and as a
+// daemon. A guard lives on when its daemon is updated or put back, so that the two may
+// differ. A new verb or field is a new number, which stands in the requests that need it:
+// an older guard refuses them, and all others go on as before. What a guard adds to its
+// answers older daemons pass over.
+const Protocol = 1
+
 // request and answer are one line of JSON each.
 type request struct {
+	Protocol      int           `json:"protocol,omitempty"` // that this request needs; zero: 1
 	Verb          string        `json:"verb"`
 	Deadline      time.Duration `json:"deadline_ns,omitempty"`
 	DataDirectory string        `json:"data_directory,omitempty"`

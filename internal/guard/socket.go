@@ -163,6 +163,7 @@ func (s *server) session(conn *net.UnixConn) {
 
 func (s *server) reply(conn *net.UnixConn, err error) bool {
 	a := answer{Status: s.keeper.status(), Fired: errors.Is(err, ErrFired)}
+	a.Status.Protocol = Protocol
 	a.Status.Watchdog = s.dog.counts()
 	if err != nil {
 		a.Error = err.Error()
@@ -174,6 +175,9 @@ func (s *server) reply(conn *net.UnixConn, err error) bool {
 
 // do carries out one request.
 func (s *server) do(conn *net.UnixConn, r request) error {
+	if r.Protocol > Protocol {
+		return fmt.Errorf("this guard knows requests up to protocol %d, and this is one of protocol %d: a repmgrd of an older version has started it, and it ends when repmgrd is stopped while it holds no deadline", Protocol, r.Protocol)
+	}
 	if r.Verb == verbStatus {
 		return nil
 	}
