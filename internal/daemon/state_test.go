@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +13,9 @@ import (
 	"repmgr/internal/api"
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
+	"repmgr/internal/failover"
 	"repmgr/internal/pg"
+	"repmgr/internal/quorum"
 	"repmgr/internal/registry"
 	"repmgr/internal/server"
 )
@@ -97,5 +100,27 @@ func TestStateFileOfFormat1(t *testing.T) {
 		if text, err := os.ReadFile(path); err != nil || string(text)+"\n" != string(kept) {
 			t.Errorf("it is written in another form and has the same number (%v):\n%s", err, text)
 		}
+	}
+}
+
+// What a daemon notes in the group's store is read as it was noted by an older one.
+func TestNotesOfFormat1(t *testing.T) {
+	var seal failover.Sealed
+	var marks keptMarks
+	wantSeal := failover.Sealed{Group: "6f9a", Vacancy: 7, Incarnation: "1-2.3", Timeline: 4, LSN: 0x5000148, Line: "1@0/3000060 4"}
+	wantMarks := keptMarks{Group: "6f9a", Marks: quorum.Marks{10: {Term: 3, Index: 12, Life: 99, Forgot: true}}}
+	for text, into := range map[string]any{
+		`{"group":"6f9a","vacancy":7,"incarnation":"1-2.3","timeline":4,"lsn":"0/5000148","line":"1@0/3000060 4"}`: &seal,
+		`{"group":"6f9a","marks":{"10":{"term":3,"index":12,"life":99,"forgot":true}}}`:                            &marks,
+	} {
+		if err := json.Unmarshal([]byte(text), into); err != nil {
+			t.Error(err)
+		}
+	}
+	if seal != wantSeal || !reflect.DeepEqual(marks, wantMarks) {
+		t.Errorf("%+v\n%+v", seal, marks)
+	}
+	if sealKey != "seal" || marksKey != "marks" || raftIDKey != "raft-id" || foundingKey != "founding" {
+		t.Error("a note has another name than it had")
 	}
 }

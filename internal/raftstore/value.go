@@ -75,7 +75,7 @@ func decodeIdentity(b []byte) (id Identity, err error) {
 	if f.Format > Format {
 		return id, fault.New(fault.BadConfig, "the state directory is of a newer program").
 			WithDetail("Found: format %d. This program knows formats up to %d.", f.Format, Format).
-			WithHint("run the version of repmgr that wrote it, or a later one")
+			WithHint("Run the version of repmgr that wrote it, or a later one: nothing was changed. To stay with this version see \"Going back\" in docs/upgrade.md.")
 	}
 	if err := json.Unmarshal(b, &id); err != nil {
 		return id, fmt.Errorf("the identity is damaged: %w", err)
