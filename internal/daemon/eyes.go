@@ -115,7 +115,7 @@ func (e *eyes) registered(ctx context.Context) error {
 	cfg := e.d.cfg
 	nodes, current, err := registry.Installed(ctx, e.conn)
 	if err != nil {
-		return fault.Wrap(err, fault.DBQuery, "the repmgr schema cannot be read")
+		return err
 	}
 	if !nodes || !current && len(e.nodes) == 0 {
 		return fault.New(fault.BadConfig, "the database holds no repmgr schema").WithHint("Register the primary with `repmgr primary register` first.")

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -31,8 +32,9 @@ func Migrate(ctx context.Context, c *pg.Conn) (created bool, err error) {
 		created, err = migrate(ctx, tx)
 		return err
 	})
-	if err == nil {
-		return created, nil
+	var known *fault.Error
+	if err == nil || errors.As(err, &known) {
+		return created, err
 	}
 	f := fault.Wrap(err, fault.BadConfig, "could not create the repmgr metadata")
 	if stateOf(err) == noPrivilege {
@@ -49,6 +51,9 @@ func migrate(ctx context.Context, tx pgx.Tx) (created bool, err error) {
 		return false, err
 	}
 	version, err := schemaVersion(ctx, tx)
+	if err == nil {
+		err = refuseNewer(version)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -62,19 +67,16 @@ func migrate(ctx context.Context, tx pgx.Tx) (created bool, err error) {
 			return false, err
 		}
 	}
-	files, err := fs.Glob(migrations, "migrations/*.sql")
+	files, err := migrationFiles()
 	if err != nil {
 		return false, err
 	}
-	for _, name := range files {
-		number, err := migrationNumber(name)
-		if err != nil {
-			return false, err
-		}
+	for _, file := range files {
+		number := file.number
 		if number <= version || number == 1 && !created {
 			continue
 		}
-		text, err := migrations.ReadFile(name)
+		text, err := migrations.ReadFile(file.name)
 		if err != nil {
 			return false, err
 		}
@@ -118,26 +120,76 @@ func schemaVersion(ctx context.Context, q Querier) (int, error) {
 	return version, err
 }
 
-// migrationNumber reads the number at the head of a migration's file name.
-func migrationNumber(name string) (int, error) {
-	base := strings.TrimPrefix(name, "migrations/")
-	head, _, _ := strings.Cut(base, "_")
-	number, err := strconv.Atoi(head)
-	if err != nil {
-		return 0, fmt.Errorf("%s: its name does not begin with a number: %w", name, err)
+// breaking is what the number of a migration is rounded up to whose tables older programs
+// cannot use: 1000, 2000 and so on. All others only add what older ones pass over, so that
+// two versions of this program use one schema while a cluster is updated.
+const breaking = 1000
+
+// refuseNewer is why this program cannot use a schema of that number; nil if it can.
+func refuseNewer(version int) error {
+	known, err := latestMigration()
+	if err != nil || version/breaking <= known/breaking {
+		return err
 	}
-	return number, nil
+	return fault.New(fault.BadConfig, "the repmgr metadata was written by a newer version of repmgr").
+		WithDetail("Schema version %d was found, this version knows %d, and can use those below %d.", version, known, (known/breaking+1)*breaking).
+		WithHint("Update repmgr and repmgrd on this node. Nothing was changed.")
 }
 
-// Installed tells whether c's database holds the metadata (nodes) and whether
-// it has all of our own tables (current).
+// migration is a file that brings the schema up to its number.
+type migration struct {
+	number int
+	name   string
+}
+
+// migrationFiles are all migrations, in order.
+func migrationFiles() ([]migration, error) {
+	names, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	files := make([]migration, len(names))
+	for i, name := range names {
+		head, _, _ := strings.Cut(strings.TrimPrefix(name, "migrations/"), "_")
+		number, err := strconv.Atoi(head)
+		if err != nil {
+			return nil, fmt.Errorf("%s: its name does not begin with a number: %w", name, err)
+		}
+		files[i] = migration{number, name}
+	}
+	return files, nil
+}
+
+// latestMigration is the number of the schema that this program makes.
+func latestMigration() (int, error) {
+	files, err := migrationFiles()
+	if err != nil {
+		return 0, err
+	}
+	return files[len(files)-1].number, nil
+}
+
+// Installed tells whether c's database holds the metadata (nodes) and whether all of it is
+// there that this program makes (current). One that only a newer program can use is an error.
 func Installed(ctx context.Context, q Querier) (nodes, current bool, err error) {
+	const what = "look for the repmgr metadata"
 	nodes, err = exists(ctx, q, "repmgr.nodes")
 	if err != nil || !nodes {
-		return nodes, false, explain(err, "look for the repmgr metadata")
+		return nodes, false, explain(err, what)
 	}
-	current, err = exists(ctx, q, "repmgr.authority")
-	return nodes, current, explain(err, "look for the repmgr metadata")
+	version, err := schemaVersion(ctx, q)
+	if stateOf(err) == noPrivilege { // who only asks for what is there, as a clone's user
+		current, err = exists(ctx, q, "repmgr.authority")
+		return nodes, current, explain(err, what)
+	}
+	if err != nil {
+		return nodes, false, explain(err, what)
+	}
+	known, err := latestMigration()
+	if err == nil {
+		err = refuseNewer(version)
+	}
+	return nodes, err == nil && version >= known, err
 }
 
 // HandOver lets owner, who is no superuser, keep the metadata: super, a

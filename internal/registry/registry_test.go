@@ -70,6 +70,41 @@ func TestSchemaNeedsNoSuperuserAndIsMadeOnce(t *testing.T) {
 	if got := psql(t, c, "SELECT count(*) FROM information_schema.table_privileges WHERE table_schema='repmgr' AND grantee='PUBLIC'"); got != "0" {
 		t.Errorf("%s privileges of PUBLIC", got)
 	}
+	version := func() string { t.Helper(); return psql(t, c, "SELECT version FROM repmgr.schema_version") }
+
+	// Of an older version: what is missing is added.
+	psql(t, c, "DROP TABLE repmgr.quorum")
+	psql(t, c, "UPDATE repmgr.schema_version SET version = 2")
+	if nodes, current, err := Installed(t.Context(), c); !nodes || current || err != nil {
+		t.Errorf("an older one: %v %v %v", nodes, current, err)
+	}
+	if created, err := Migrate(t.Context(), c); created || err != nil || version() != "3" || psql(t, c, "SELECT to_regclass('repmgr.quorum') IS NULL") != "false" {
+		t.Errorf("an older one was not brought forward: %v %v, version %s", created, err, version())
+	}
+
+	// Of a newer version that has only added to it, as while a cluster is updated.
+	psql(t, c, "UPDATE repmgr.schema_version SET version = 999")
+	if nodes, current, err := Installed(t.Context(), c); !nodes || !current || err != nil {
+		t.Errorf("a newer one: %v %v %v", nodes, current, err)
+	}
+	if _, err := Migrate(t.Context(), c); err != nil || version() != "999" {
+		t.Errorf("a newer one: %v, version %s", err, version())
+	}
+
+	// Of a newer version whose tables this one cannot use.
+	psql(t, c, "DROP TABLE repmgr.quorum")
+	psql(t, c, "UPDATE repmgr.schema_version SET version = 1000")
+	_, _, installed := Installed(t.Context(), c)
+	_, migrated := Migrate(t.Context(), c)
+	for what, err := range map[string]error{"asked for": installed, "migrated": migrated, "founded": RecordFounding(t.Context(), c, "g", 1)} {
+		var f *fault.Error
+		if !errors.As(err, &f) || f.Code != fault.BadConfig || !strings.Contains(f.Msg, "newer version") || !strings.Contains(f.Detail, "version 1000 was found") || f.Hint == "" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if version() != "1000" || psql(t, c, "SELECT to_regclass('repmgr.quorum') IS NULL") != "true" {
+		t.Error("it was changed")
+	}
 }
 
 func TestSchemaIsThatOfTheExtension(t *testing.T) {
