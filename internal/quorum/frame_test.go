@@ -2,7 +2,11 @@ package quorum
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
+	"flag"
+	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -10,6 +14,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
+
+var update = flag.Bool("update", false, "write the frames of today's version")
 
 const group = "6f9a1a52-6c49-4c3b-9f0e-8a5b3a3f0a11"
 
@@ -169,5 +175,43 @@ func TestStrangersCostNoMemory(t *testing.T) {
 	}
 	if n := len(g.heard) + len(g.held) + len(g.forgetful) + len(g.sending); n != 0 {
 		t.Errorf("%d strangers are remembered", n)
+	}
+}
+
+// Frames of version 1 are read by this version and by every later one, and those for
+// members that know no other are written like that.
+func TestFramesOfVersion1(t *testing.T) {
+	const fixture = "testdata/frames-1.txt"
+	var now strings.Builder
+	for _, f := range frames() {
+		f.Group, f.From, f.To = group, 0xa, 0xb
+		b, err := f.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&now, "%x\n", b)
+	}
+	if *update {
+		if err := os.WriteFile(fixture, []byte(now.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := os.ReadFile(fixture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := frames()
+	for i, line := range strings.Fields(string(kept)) {
+		b, err := hex.DecodeString(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[i].Group, want[i].From, want[i].To = group, 0xa, 0xb
+		if f, err := DecodeFrame(b); err != nil || !equal(f, want[i]) {
+			t.Errorf("%s\nis read as %+v, %v\nand was %+v", line, f, err, want[i])
+		}
+	}
+	if now.String() != string(kept) {
+		t.Errorf("they are written in another form:\n%s", &now)
 	}
 }
