@@ -15,6 +15,11 @@ func TestReplay(t *testing.T) {
 		if !slices.Equal(r.Timeline, again.Timeline) {
 			t.Errorf("seed %d runs in another way the second time", seed)
 		}
+		if one, err := r.Fingerprint(); err != nil {
+			t.Fatal(err)
+		} else if two, _ := again.Fingerprint(); one != two {
+			t.Errorf("seed %d has two fingerprints: %x, %x", seed, one, two)
+		}
 		if !slices.Equal(r.Timeline, named.Timeline) {
 			t.Errorf("seed %d runs in another way when its faults are named", seed)
 		}

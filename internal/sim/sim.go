@@ -60,6 +60,7 @@ type Result struct {
 	Faults    []Fault // that struck, in order
 	Timeline  []Line  // if it was asked for
 	Coverage  Coverage
+	Order     uint64 // a hash of when each event happened, in the order of them
 }
 
 // World is the cluster and all around it.
@@ -88,6 +89,7 @@ type World struct {
 	stirred  time.Duration  // when that was last, or a fault struck
 	healed   time.Duration  // when everything was healed; zero: not yet
 	ids      int            // of commits and data directories
+	order    uint64         // see Result
 }
 
 // process is something that runs, is stopped for a while, or is gone.
@@ -138,6 +140,7 @@ func (w *World) step() {
 		}
 	}
 	w.counts.Events++
+	w.order = (w.order ^ uint64(w.now)) * prime
 	w.rng = e.rng
 	do, sent := e.do, e.sent
 	w.queue.done()
@@ -201,7 +204,7 @@ func Run(o Options) (r Result) {
 			w.log(name("check"), "VIOLATION %s", v)
 		}
 		w.counts.Virtual = w.now
-		r.Seed, r.Counts, r.Timeline, r.Coverage = o.Seed, w.counts, w.lines, w.cover
+		r.Seed, r.Counts, r.Timeline, r.Coverage, r.Order = o.Seed, w.counts, w.lines, w.cover, w.order
 		r.Nodes, r.Chaos, r.Faults = w.Nodes, w.Chaos, w.struck
 	}()
 	w.build()

@@ -19,12 +19,13 @@ var (
 	budget = flag.Uint64("defects", 0, "plant every mistake in turn, and let each take so many schedules to be noticed")
 	fresh  = flag.Bool("unseeded", false, "with -defects: only those that no seed is known for")
 	all    = flag.Bool("all", false, "go on after a seed that breaks a promise")
+	hashes = flag.Bool("fingerprints", false, "print one number a seed for all that happened, to compare two versions of this program by")
 	traced = flag.Bool("timeline", false, "print the timeline of every seed, and do not shrink")
 )
 
 // options are those of a seed, by the flags.
 func options(seed uint64) Options {
-	return Options{Seed: seed, Nodes: *nodes, Chaos: *chaos, Only: faultsOf(*only), Defect: Defect(*defect), Trace: *traced}
+	return Options{Seed: seed, Nodes: *nodes, Chaos: *chaos, Only: faultsOf(*only), Defect: Defect(*defect), Trace: *traced || *hashes}
 }
 
 func faultsOf(text string) []string {
@@ -65,6 +66,13 @@ func TestSeeds(t *testing.T) {
 		}
 		if *traced {
 			t.Logf("\n%s", Timeline(r, len(r.Timeline)))
+		}
+		if *hashes {
+			n, err := r.Fingerprint()
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Printf("%d %016x\n", o.Seed, n)
 		}
 	}
 	t.Logf("%d schedules: %+v", *seeds, total)
