@@ -101,7 +101,7 @@ func (g *Group) Done(b Batch) {
 		}
 		for _, e := range rd.CommittedEntries {
 			if c, real := committed(e, g.conf); real && c.Change != nil {
-				g.conf = g.node.ApplyConfChange(c.Change.raft())
+				g.conf = g.tell().ApplyConfChange(c.Change.raft())
 				g.store.changed = e.GetIndex()
 				g.drop(c.Change)
 			}
@@ -110,7 +110,7 @@ func (g *Group) Done(b Batch) {
 			}
 			g.applied, g.term = e.GetIndex(), e.GetTerm()
 		}
-		g.node.Advance(rd)
+		g.tell().Advance(rd)
 		g.remember()
 		return nil
 	})
@@ -135,11 +135,12 @@ func committed(e *raftpb.Entry, conf *raftpb.ConfState) (Committed, bool) {
 
 // remember keeps what each peer has acknowledged of what is committed.
 func (g *Group) remember() {
-	s := g.node.BasicStatus()
-	if s.RaftState != raft.StateLeader {
+	s := g.state()
+	commit := s.GetCommit()
+	if s.RaftState != raft.StateLeader || commit == g.recalled {
 		return
 	}
-	commit := s.GetCommit()
+	g.recalled = commit
 	g.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
 		g.held[id] = max(g.held[id], min(p.Match, commit))
 	})

@@ -49,7 +49,7 @@ type Change struct {
 // not applied, and by a leader that may not know of an older one yet.
 func (g *Group) ProposeChange(c Change) error {
 	return g.guard(func() error {
-		s := g.node.BasicStatus()
+		s := g.state()
 		switch {
 		case s.RaftState != raft.StateLeader:
 			return ErrNotLeader
@@ -63,7 +63,7 @@ func (g *Group) ProposeChange(c Change) error {
 		if err := c.allowed(g.conf); err != nil {
 			return err
 		}
-		if err := g.node.ProposeConfChange(c.raft()); err != nil {
+		if err := g.tell().ProposeConfChange(c.raft()); err != nil {
 			return dropped(err)
 		}
 		g.proposed = s.GetTerm()

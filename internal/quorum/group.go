@@ -53,7 +53,8 @@ type Options struct {
 type Group struct {
 	id        uint64
 	election  int
-	node      *raft.RawNode
+	node      *raft.RawNode    // by tell, where that may change its state
+	known     raft.BasicStatus // that state, by state; without a HardState: it is not known
 	store     *memory
 	conf      *raftpb.ConfState // the members as of applied
 	applied   uint64
@@ -66,6 +67,7 @@ type Group struct {
 	heard     map[uint64]int    // peer: tick of its last message
 	sending   map[uint64]int    // peer: tick at which a snapshot was sent to it
 	held      map[uint64]uint64 // peer: committed index that it once acknowledged
+	recalled  uint64            // what was committed when that was looked at last; zero: a peer has acknowledged something since
 	forgetful map[uint64]bool   // peers that showed less than they once acknowledged
 	log       func(string)
 	broken    error
@@ -84,9 +86,6 @@ func New(o Options) (g *Group, err error) {
 	g = &Group{
 		id: o.ID, election: o.ElectionTicks, log: o.Log,
 		heard: map[uint64]int{}, sending: map[uint64]int{}, held: map[uint64]uint64{}, forgetful: map[uint64]bool{},
-	}
-	if g.log == nil {
-		g.log = func(string) {}
 	}
 	if g.store, err = newMemory(o.Stored); err != nil {
 		return nil, err
@@ -120,10 +119,10 @@ func (g *Group) Tick() {
 		for id, at := range g.sending {
 			if g.now-at >= g.election { // lost or arrived: raft finds out by asking
 				delete(g.sending, id)
-				g.node.ReportSnapshot(id, raft.SnapshotFailure)
+				g.tell().ReportSnapshot(id, raft.SnapshotFailure)
 			}
 		}
-		g.node.Tick()
+		g.tell().Tick()
 		return nil
 	})
 }
@@ -140,7 +139,10 @@ func (g *Group) Step(m *raftpb.Message) error {
 		if g.forgot(m) {
 			return fmt.Errorf("%w: %x once acknowledged index %d and has less now", ErrMessage, m.GetFrom(), g.held[m.GetFrom()])
 		}
-		if err := g.node.Step(m); err != nil {
+		if m.GetType() == raftpb.MsgAppResp {
+			g.recalled = 0
+		}
+		if err := g.tell().Step(m); err != nil {
 			return fmt.Errorf("%w: %w", ErrMessage, err)
 		}
 		return nil
@@ -158,7 +160,7 @@ func (g *Group) Propose(data []byte) error {
 			return fault.New(fault.Internal, "an entry of %d bytes cannot be proposed", len(data)).
 				WithDetail("An entry has 1 to %d bytes.", MaxData)
 		}
-		return dropped(g.node.Propose(data))
+		return dropped(g.tell().Propose(data))
 	})
 }
 
@@ -167,7 +169,7 @@ func (g *Group) Propose(data []byte) error {
 func (g *Group) Transfer(to uint64) {
 	_ = g.guard(func() error {
 		if g.leads() && to != g.id && slices.Contains(g.conf.GetVoters(), to) {
-			g.node.TransferLeader(to)
+			g.tell().TransferLeader(to)
 		}
 		return nil
 	})
@@ -175,7 +177,7 @@ func (g *Group) Transfer(to uint64) {
 
 // Campaign stands for election now. Without a majority's consent nothing comes of it.
 func (g *Group) Campaign() error {
-	return g.guard(g.node.Campaign)
+	return g.guard(func() error { return g.tell().Campaign() })
 }
 
 // Fail puts the group out of order for good: where a batch could not be saved,
@@ -198,7 +200,7 @@ func (g *Group) guard(do func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			g.broken = broken(fmt.Sprint(r))
-			g.log(g.broken.Error())
+			logger(g.log).say(g.broken.Error())
 			err = g.broken
 		}
 	}()
@@ -211,7 +213,21 @@ func broken(reason string) error {
 		WithHint("if the state directory is an older copy or was lost, remove this node from the group and let it join anew")
 }
 
-func (g *Group) leads() bool { return g.node.BasicStatus().RaftState == raft.StateLeader }
+// tell is raft, which is about to be told something: its state is not known any more.
+func (g *Group) tell() *raft.RawNode {
+	g.known.HardState = nil
+	return g.node
+}
+
+// state is raft's. It is asked for after every message, and raft makes it anew each time.
+func (g *Group) state() raft.BasicStatus {
+	if g.known.HardState == nil {
+		g.known = g.node.BasicStatus()
+	}
+	return g.known
+}
+
+func (g *Group) leads() bool { return g.state().RaftState == raft.StateLeader }
 
 // forgot tells whether the sender shows less than it once acknowledged of what
 // is committed: a state directory of an hour ago. A late duplicate of an old
@@ -222,7 +238,7 @@ func (g *Group) forgot(m *raftpb.Message) bool {
 	switch m.GetType() {
 	case raftpb.MsgVote, raftpb.MsgPreVote: // Index is the end of the sender's log
 	case raftpb.MsgAppResp:
-		if m.GetTerm() < g.node.BasicStatus().GetTerm() {
+		if m.GetTerm() < g.state().GetTerm() {
 			return false
 		}
 		if m.GetReject() {

@@ -12,7 +12,7 @@ type Standing struct {
 // Standing is this member's own, as of what is saved; zero of a broken one.
 func (g *Group) Standing() (s Standing) {
 	_ = g.guard(func() error {
-		rs := g.node.BasicStatus()
+		rs := g.state()
 		s.Term = rs.GetTerm()
 		s.Last, _ = g.store.LastIndex()
 		s.Safe = min(s.Last, rs.GetCommit())

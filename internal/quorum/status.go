@@ -50,7 +50,7 @@ type Peer struct {
 // node, with an entry of its own raft term applied. Unlike Status it costs nothing.
 func (g *Group) Leader() (id uint64, own bool) {
 	_ = g.guard(func() error {
-		s := g.node.BasicStatus()
+		s := g.state()
 		id, own = s.Lead, s.RaftState == raft.StateLeader && g.term == s.GetTerm()
 		return nil
 	})
@@ -65,7 +65,7 @@ func (g *Group) Applied() uint64 { return g.applied }
 func (g *Group) Status() Status {
 	s := Status{ID: g.id, Role: Outsider, Applied: g.applied, Voters: sorted(g.conf.GetVoters()), Learners: sorted(g.conf.GetLearners())}
 	_ = g.guard(func() error {
-		rs := g.node.BasicStatus()
+		rs := g.state()
 		s.Leader, s.Term, s.Commit, s.Handing = rs.Lead, rs.GetTerm(), rs.GetCommit(), rs.LeadTransferee
 		s.Last, _ = g.store.LastIndex()
 		switch {

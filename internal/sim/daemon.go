@@ -314,7 +314,7 @@ func (d *daemon) speak() {
 	}
 	var told failover.Event = failover.PeerReported{Report: r} // one for all
 	say := func(p *daemon) {
-		w.Defect.unseals(p, &r)
+		w.Defect.unseals(p, told)
 		p.observe(told)
 	}
 	for _, to := range w.nodes {
@@ -488,7 +488,7 @@ func (d *decoded) applyTo(r *record.Record, c quorum.Committed, planted Defect) 
 func (d *daemon) frame(f quorum.Frame) {
 	if m := f.Message; m != nil && m.GetType() != raftpb.MsgSnap {
 		if to := d.n.w.ofRaft(f.To); to != nil {
-			d.send(to, func(p *daemon) { p.take(quorum.Frame{Group: "g", From: m.GetFrom(), To: m.GetTo(), Message: m}) })
+			d.n.w.net.send(message{t: ofDaemons, from: d.n.id, to: to.id, daemon: &to.daemon, raft: m})
 		}
 		return
 	}

@@ -267,9 +267,12 @@ func (p Defect) position(s *server, before int) cluster.LSN {
 }
 
 // unseals has a sealed server receive again by hearsay.
-func (p Defect) unseals(d *daemon, r *failover.Report) {
-	s := &d.n.server
-	if p == UnsealOnWord && s.standby && s.upstream == 0 && r.Role == cluster.Primary && d.view.Doing == nil {
+func (p Defect) unseals(d *daemon, told failover.Event) {
+	if p != UnsealOnWord {
+		return
+	}
+	s, r := &d.n.server, told.(failover.PeerReported).Report
+	if s.standby && s.upstream == 0 && r.Role == cluster.Primary && d.view.Doing == nil {
 		s.upstream = r.Node
 		s.receive()
 	}

@@ -5,7 +5,10 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"repmgr/internal/cluster"
+	"repmgr/internal/quorum"
 )
 
 // traffic is who talks: a firewall may stop the daemons and let the servers through,
@@ -26,6 +29,7 @@ type network struct {
 	worse time.Duration // more delay, for a while
 	loss  float64       // per cent
 	twice float64
+	free  []*message // that have arrived
 }
 
 // link is one direction between two nodes, for one kind of traffic.
@@ -76,9 +80,36 @@ type message struct {
 	t        traffic
 	from, to cluster.NodeID
 	daemon   *daemon
+	raft     *raftpb.Message // of the group, or what else there is to say
 	say      func(*daemon)
 	do       func()
 	again    bool // it was held, and comes however the link is now
+}
+
+// arrive tells the daemon what the message says.
+func (m *message) arrive() {
+	if r := m.raft; r != nil {
+		m.daemon.take(quorum.Frame{Group: "g", From: r.GetFrom(), To: r.GetTo(), Message: r})
+		return
+	}
+	m.say(m.daemon)
+}
+
+// sent is a message on its way.
+func (n *network) sent(m message) *message {
+	if last := len(n.free) - 1; last >= 0 {
+		kept := n.free[last]
+		n.free = n.free[:last]
+		*kept = m
+		return kept
+	}
+	return &m
+}
+
+// arrived forgets a message that was delivered: the next one is made of it.
+func (n *network) arrived(m *message) {
+	*m = message{}
+	n.free = append(n.free, m)
 }
 
 // send carries a message: later, twice, out of order, or not at all.
@@ -101,8 +132,7 @@ func (n *network) send(m message) {
 		case twice:
 			copies++
 		}
-		sent := m
-		w.queue.push(w.now+late, event{rng: w.rng, sent: &sent})
+		w.queue.push(w.now+late, event{rng: w.rng, sent: n.sent(m)})
 	}
 }
 
@@ -120,9 +150,10 @@ func (n *network) deliver(m *message) {
 	switch p, w := &m.daemon.process, n.w; {
 	case !p.up:
 	case p.frozen > w.now:
-		w.after(p, 0, func() { m.say(m.daemon) })
+		later := *m
+		w.after(p, 0, later.arrive)
 	default:
-		w.by(p.rng, func() { m.say(m.daemon) })
+		w.by(p.rng, m.arrive)
 	}
 }
 

@@ -146,6 +146,7 @@ func (w *World) step() {
 	w.queue.done()
 	if sent != nil {
 		w.net.deliver(sent)
+		w.net.arrived(sent)
 		return
 	}
 	do()
