@@ -2,6 +2,7 @@ package record
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -25,7 +26,16 @@ type Switch struct {
 // LineOf writes the line that ends in that timeline. The switches may hold
 // others: only those that lead to it count.
 func LineOf(switches []Switch, end cluster.Timeline) Line {
-	text := fmt.Sprint(end)
+	var text []byte
+	for _, s := range leading(switches, end) {
+		text = fmt.Appendf(text, "%d@%s ", s.Parent, s.LSN)
+	}
+	return Line(strconv.AppendUint(text, uint64(end), 10))
+}
+
+// leading are the switches that lead to a timeline, oldest first.
+func leading(switches []Switch, end cluster.Timeline) []Switch {
+	out := make([]Switch, 0, len(switches))
 	for range len(switches) {
 		at := -1
 		for i, s := range switches {
@@ -36,10 +46,11 @@ func LineOf(switches []Switch, end cluster.Timeline) Line {
 		if at < 0 || switches[at].Parent >= end {
 			break
 		}
+		out = append(out, switches[at])
 		end = switches[at].Parent
-		text = fmt.Sprintf("%d@%s %s", end, switches[at].LSN, text)
 	}
-	return Line(text)
+	slices.Reverse(out)
+	return out
 }
 
 // Parse reads a line. Timelines grow along it.
@@ -88,9 +99,18 @@ func word(text string) (first, rest string) {
 // Line is the history that the record knows: up to the last promotion that was
 // recorded. Empty before the quorum rule began.
 func (r *Record) Line() Line {
-	switches, end, err := r.Base.Parse()
+	switches, end, err := r.history()
 	if err != nil {
 		return ""
+	}
+	return LineOf(switches, end)
+}
+
+// history is that line, with what leads elsewhere.
+func (r *Record) history() (switches []Switch, end cluster.Timeline, err error) {
+	switches, end, err = r.Base.Parse()
+	if err != nil {
+		return nil, 0, err
 	}
 	for _, t := range r.Terms {
 		if t.Parent != 0 {
@@ -98,7 +118,7 @@ func (r *Record) Line() Line {
 		}
 		end = t.Timeline
 	}
-	return LineOf(switches, end)
+	return switches, end, nil
 }
 
 // Standing is how a server's history and position stand to the record's.
@@ -114,10 +134,11 @@ type Standing struct {
 // timeline that it was granted.
 func (r *Record) Judge(line Line, lsn cluster.LSN, lastHolder bool) Standing {
 	own, end, err := line.Parse()
-	known, knownEnd, knownErr := r.Line().Parse()
+	known, knownEnd, knownErr := r.history()
 	if err != nil || knownErr != nil {
 		return Standing{Diverged: true}
 	}
+	known = leading(known, knownEnd)
 	for _, s := range own {
 		at, left := leaves(known, s.Parent)
 		unrecorded := lastHolder && s.Child == end && end == r.Lease.Timeline && !r.Lease.Promoted
