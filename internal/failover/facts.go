@@ -22,8 +22,10 @@ type digest struct {
 	local    *Local
 	upstream cluster.NodeID // whom this node follows: by its record, else the recorded primary
 	primary  cluster.NodeID // the active primary by record
-	newest   cluster.NodeID // the newest running primary among the others; zero: none seen
-	newestAt Position
+
+	sought bool           // newest was looked for
+	found  cluster.NodeID // and is this, at that position
+	at     Position
 }
 
 // unregistered is the record of a node that has none.
@@ -49,16 +51,31 @@ func newFacts(v *View, now time.Time) facts {
 	if f.leads() {
 		f.upstream = 0
 	}
-	for i := range v.Nodes {
-		n := &v.Nodes[i]
-		if n.ID == v.Self || n.Role == cluster.Witness {
+	return f
+}
+
+// newest is the newest running primary among the others; zero: none is seen.
+func (f facts) newest() cluster.NodeID {
+	if f.sought {
+		return f.found
+	}
+	f.sought = true
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		if n.ID == f.Self || n.Role == cluster.Witness {
 			continue
 		}
-		if at, ok := f.runsAsPrimary(n.ID); ok && (f.newest == 0 || at.Timeline > f.newestAt.Timeline) {
-			f.newest, f.newestAt = n.ID, at
+		if at, ok := f.runsAsPrimary(n.ID); ok && (f.found == 0 || at.Timeline > f.at.Timeline) {
+			f.found, f.at = n.ID, at
 		}
 	}
-	return f
+	return f.found
+}
+
+// newestAt is the position of that one.
+func (f facts) newestAt() Position {
+	f.newest()
+	return f.at
 }
 
 // siblings are those who follow the same upstream, by record or by their own word, without self.

@@ -62,30 +62,38 @@ func (ResumeReceiver) action() {}
 // Decide returns the decision of the first rule that applies to v at now.
 func Decide(v *View, now time.Time) Decision {
 	f := newFacts(v, now)
-	table := rules
 	if f.quorumKnown() {
-		table = quorumRules
+		return f.spaced(f.first(quorumRules))
 	}
-	return f.spaced(f.first(table))
+	return f.spaced(f.first(rules))
 }
 
 // first is the decision of the first rule of a table that applies. The last rule
 // of each is unconditional.
-func (f facts) first(table []rule) Decision {
-	for _, r := range table {
-		f.brief = true
-		if _, ok := r.when(f); !ok {
+func (f facts) first(t table) Decision {
+	f.brief = true
+	for _, p := range t {
+		if p.applies != nil && !p.applies(f) {
 			continue
 		}
-		f.brief = false
-		why, _ := r.when(f)
-		d := Decision{Rule: r.id, Why: why}
-		if r.then != nil {
-			d.Actions = r.then(f)
+		for i := range p.rules {
+			if _, ok := p.rules[i].when(f); ok {
+				return f.decision(&p.rules[i])
+			}
 		}
-		return d
 	}
 	panic("failover: no rule applies; the last rule must be unconditional")
+}
+
+// decision is that of a rule that applies.
+func (f facts) decision(r *rule) Decision {
+	f.brief = false
+	why, _ := r.when(f)
+	d := Decision{Rule: r.id, Why: why}
+	if r.then != nil {
+		d.Actions = r.then(f)
+	}
+	return d
 }
 
 // say puts a reason into words. While a rule is only tried, they are not wanted:
@@ -95,6 +103,14 @@ func (f facts) say(format string, args ...any) string {
 		return format
 	}
 	return fmt.Sprintf(format, args...)
+}
+
+// with puts a reason together of two halves, where that is wanted.
+func (f facts) with(text, more string) string {
+	if f.brief {
+		return text
+	}
+	return text + more
 }
 
 // waitSetback is the rule's name under which an order is withheld for a while
@@ -131,8 +147,8 @@ const notLeading = "not-leading"
 func Rules() []Table {
 	waits := [2]string{waitSetback, "The order that the rule below would give failed a short while ago."}
 	out := []Table{{Name: "The visibility rule", Rules: [][2]string{waits}}, {Name: "The quorum rule", Rules: [][2]string{waits}}, {Name: "The leader of the group", Rules: [][2]string{{notLeading, "Another node leads the group, or none."}}}, {Name: "Synchronous replication"}}
-	for i, table := range [][]rule{rules, quorumRules, leaderRules, syncRules} {
-		for _, r := range table {
+	for i, t := range []table{rules, quorumRules, leaderRules, syncRules} {
+		for _, r := range t.all() {
 			out[i].Rules = append(out[i].Rules, [2]string{r.id, r.doc})
 		}
 	}

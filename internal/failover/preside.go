@@ -42,12 +42,17 @@ func Preside(v *View, now time.Time) Decision {
 }
 
 // leaderRules are tried in order; the first that applies wins.
-var leaderRules = []rule{
+var leaderRules = table{{nil, termRules}, {facts.vacant, biddingRules}, {nil, presidingRules}}
+
+// termRules are for a lease that is held or granted.
+var termRules = []rule{
 	{"expire", "The holder has not renewed its lease for the whole time to live, as this leader saw it.",
 		func(f facts) (string, bool) {
 			l, since := f.lease(), f.leaseSeen()
-			return f.say("node %d did not renew its lease for %s", l.Holder, f.now.Sub(since).Round(10*time.Millisecond)),
-				f.governed() && l.State == record.Held && f.now.Sub(since) >= l.TTL
+			if !f.governed() || l.State != record.Held || f.now.Sub(since) < l.TTL {
+				return "", false
+			}
+			return f.say("node %d did not renew its lease for %s", l.Holder, f.now.Sub(since).Round(10*time.Millisecond)), true
 		},
 		func(f facts) []Action {
 			return f.propose(record.Expire{Term: f.Group.Record.Term, Seq: f.lease().Seq})
@@ -60,29 +65,31 @@ var leaderRules = []rule{
 		func(f facts) []Action {
 			return f.propose(record.Void{Term: f.Group.Record.Term, Why: fmt.Sprintf("node %d did not claim it", f.lease().Holder)})
 		}},
+}
+
+// biddingRules are for the time in which bids are waited for.
+var biddingRules = []rule{
 	{"await-successor", "The lease was handed over in a switchover, and the node that it is for has not bid yet.",
 		func(f facts) (string, bool) {
 			waits, _ := f.awaitsSuccessor()
-			return f.say("node %d has not bid yet", f.lease().Successor), waits && f.vacant() && f.now.Sub(f.leaseSeen()) < f.untilBids()
+			return f.say("node %d has not bid yet", f.lease().Successor), waits && f.now.Sub(f.leaseSeen()) < f.untilBids()
 		}, nil},
 	{"await-bids", "Nobody holds the lease, and a member that was heard of has not bid yet.",
 		func(f facts) (string, bool) {
-			if !f.vacant() {
-				return "", false
-			}
 			n, missing := f.missingBid()
 			_, settled := f.awaitsSuccessor()
 			return f.say("node %d has not bid yet", n), missing && !settled && f.now.Sub(f.leaseSeen()) < f.Policy.BidWindow
 		}, nil},
 	{"close", "Nobody holds the lease, and the bids suffice.",
 		func(f facts) (string, bool) {
-			if !f.vacant() {
-				return "", false
-			}
 			v := f.Group.Record.Verdict()
 			return v.Why, v.Winner != 0
 		},
 		func(f facts) []Action { return f.propose(record.Close{Vacancy: f.lease().Vacancy}) }},
+}
+
+// presidingRules are for everything else.
+var presidingRules = []rule{
 	{"wait-claimed", "The lease is granted: members do not change now.",
 		func(f facts) (string, bool) {
 			return f.say("node %d may claim it", f.lease().Holder), f.governed() && f.lease().State == record.Granted

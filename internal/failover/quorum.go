@@ -124,6 +124,9 @@ func (f facts) inRecovery() bool {
 	return f.local.State == ServerRunning && f.local.Role == cluster.Standby
 }
 
+// untaken reports whether nobody holds the lease.
+func (f facts) untaken() bool { return !f.lease().Taken() }
+
 func (f facts) witness() bool { return f.self.Role == cluster.Witness }
 
 // asked reports whether a change was proposed and its answer is still awaited,
@@ -210,7 +213,13 @@ func (f facts) outsiders() (without, all int) {
 
 // quorumRules are those of a member under the quorum rule; of the others, the
 // first says that they wait.
-var quorumRules = slices.Concat([]rule{
+var quorumRules = table{{nil, standingRules}, {facts.holds, slices.Concat(downForSwitchover, holderRules, switchoverRules, primaryHolds)},
+	{facts.untaken, slices.Concat(successionRules, vacancyRules)}, {nil, memberRules}, {facts.mustRejoin, rejoinRules}, {nil, downRules},
+	{facts.misplaced, measureRules}, {nil, standbyFollows}}
+
+// standingRules come before all else: they are about what this node knows, and what it is
+// doing.
+var standingRules = []rule{
 	{"not-registered", "This node has no record in repmgr.nodes, and does not hold the lease, which a holder has to give back all the same.",
 		func(f facts) (string, bool) {
 			return f.say("node %d is not registered", f.Self), !f.known && !f.holds()
@@ -228,7 +237,10 @@ var quorumRules = slices.Concat([]rule{
 		func(f facts) (string, bool) {
 			hangs := f.holds() && f.local.State == ServerUnreachable && !f.ReadOnly
 			_, ending := f.Doing.(GiveUp)
-			return f.whyUnsure(), f.Group.Record != nil && (f.writable() || hangs) && !f.sure() && !ending
+			if f.Group.Record == nil || !f.writable() && !hangs || f.sure() || ending {
+				return "", false
+			}
+			return f.whyUnsure(), true
 		},
 		func(f facts) []Action { return []Action{Demote{f.whyUnsure()}} }},
 	{"guard-is-gone", "This server takes writes, and nothing would stop it if this daemon hung.",
@@ -246,8 +258,10 @@ var quorumRules = slices.Concat([]rule{
 	witnessVotes,
 	{"arm-stopped", "The data directory was a primary's, nothing runs there, and whoever starts it would make it a primary: it is armed.",
 		func(f facts) (string, bool) {
-			return f.say("the server is %s and standby.signal is not there", f.local.State), f.down() && f.local.Sealed && !f.local.Armed &&
-				!f.witness() && !f.Group.Record.Pause.On && f.lease().State != record.Indefinite && !(f.Opened && f.holds() && f.sure())
+			if !f.down() || !f.local.Sealed || f.local.Armed || f.witness() || f.Group.Record.Pause.On || f.lease().State == record.Indefinite || f.Opened && f.holds() && f.sure() {
+				return "", false
+			}
+			return f.say("the server is %s and standby.signal is not there", f.local.State), true
 		},
 		func(facts) []Action { return []Action{Arm{}} }},
 	{"wait-record", "This node is sealed for a vacancy that its record does not know yet: the record is behind.",
@@ -255,7 +269,7 @@ var quorumRules = slices.Concat([]rule{
 			return f.say("it was sealed for vacancy %d, the record is at vacancy %d", f.Seal.Vacancy, f.lease().Vacancy),
 				f.Seal.Group == f.Group.Record.Group && f.Seal.Vacancy > f.lease().Vacancy
 		}, nil},
-}, downForSwitchover, holderRules, switchoverRules, []rule{primaryHolds}, successionRules, vacancyRules, memberRules)
+}
 
 // releasedWithin is how long this node's record may lag behind a release that was
 // answered before it is asked for again.
@@ -265,20 +279,20 @@ const releasedWithin = 250 * time.Millisecond
 var holderRules = []rule{
 	{"holder-paused", "The holder's server does not run, and the cluster is paused: it is left to the operators.",
 		func(f facts) (string, bool) {
-			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.holds() && f.Group.Record.Pause.On && f.local.State != ServerRunning
+			return f.with("the cluster is paused: ", f.Group.Record.Pause.Reason), f.Group.Record.Pause.On && f.local.State != ServerRunning
 		}, nil},
 	{"holder-resumed", "A pause has ended, and the holder's server was not looked at since: that it did not run before says nothing, operators may have started it.",
 		func(f facts) (string, bool) {
-			return "the server was " + string(f.local.State), f.holds() && f.stale(f.now) && f.local.State != ServerRunning
+			return f.with("the server was ", string(f.local.State)), f.stale(f.now) && f.local.State != ServerRunning
 		}, nil},
 	{"given-back", "The holder's server is gone and the lease was given back; this node's record does not say so yet.",
 		func(f facts) (string, bool) {
-			return "the lease was given back", f.holds() && f.down() && !f.Tenure.ReleasedAt.IsZero() && f.now.Sub(f.Tenure.ReleasedAt) < releasedWithin
+			return "the lease was given back", f.down() && !f.Tenure.ReleasedAt.IsZero() && f.now.Sub(f.Tenure.ReleasedAt) < releasedWithin
 		}, nil},
 	{"give-up", "The holder's server is gone or hangs: what is left of it is ended, and the lease given back.",
 		func(f facts) (string, bool) {
 			why, gone := f.goneFor()
-			return why, f.holds() && gone && (f.sure() || f.Tenure.Given)
+			return why, gone && (f.sure() || f.Tenure.Given)
 		},
 		func(f facts) []Action {
 			why, _ := f.goneFor()
@@ -296,20 +310,23 @@ var holderRules = []rule{
 		}},
 	{"start-read-only", "The holder's lease ran out and its server is down: it is started read-only, to be the primary again when the majority is back.",
 		func(f facts) (string, bool) {
-			return "the server is " + string(f.local.State), f.holds() && !f.sure() && f.mayStart()
+			return f.with("the server is ", string(f.local.State)), !f.sure() && f.mayStart()
 		},
 		func(facts) []Action { return []Action{StartServer{}} }},
 	{"holder-grace", "The holder's server was stopped or is starting: a restart is waited for.",
 		func(f facts) (string, bool) {
-			return f.say("the server is %s for %s", f.local.State, f.now.Sub(f.local.Since).Round(100*time.Millisecond)), f.holds() && f.local.State != ServerRunning
+			if f.local.State == ServerRunning {
+				return "", false
+			}
+			return f.say("the server is %s for %s", f.local.State, f.now.Sub(f.local.Since).Round(100*time.Millisecond)), true
 		}, nil},
 	{"wait-lease", "The record says that this node holds the lease, and it is not sure for how long: its server stays read-only.",
 		func(f facts) (string, bool) {
-			return f.whyUnsure(), f.holds() && f.inRecovery() && !f.sure()
+			return f.whyUnsure(), f.inRecovery() && !f.sure()
 		}, nil},
 	{"record-promotion", "The holder's server was promoted, and the record does not say so yet; this comes before all else, also after a restart.",
 		func(f facts) (string, bool) {
-			return f.say("timeline %d", f.lease().Timeline), f.holds() && (f.writable() || f.inRecovery()) && f.unrecorded()
+			return f.say("timeline %d", f.lease().Timeline), (f.writable() || f.inRecovery()) && f.unrecorded()
 		},
 		func(f facts) []Action {
 			switches, end, err := f.local.Line.Parse()
@@ -321,18 +338,18 @@ var holderRules = []rule{
 		}},
 	{"holder-barred", "The holder's server came up read-only, and its settings forbid that it is promoted: the lease is given back.",
 		func(f facts) (string, bool) {
-			return f.local.Barred, f.holds() && f.inRecovery() && f.local.Barred != ""
+			return f.local.Barred, f.inRecovery() && f.local.Barred != ""
 		},
 		func(f facts) []Action { return f.giveUp(f.local.Barred) }},
 	{"promotion-failed", "The promotion of the holder's server failed, and may happen yet: the server is ended, and the lease given back.",
 		func(f facts) (string, bool) {
 			p, tried := f.Setback.Of.(PromoteTo)
-			return f.say("promotion to timeline %d", p.Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted && tried && p.Term == f.Group.Record.Term
+			return f.say("promotion to timeline %d", p.Timeline), f.inRecovery() && !f.lease().Promoted && tried && p.Term == f.Group.Record.Term
 		},
 		func(f facts) []Action { return f.giveUp("its promotion failed") }},
 	{"first-set", "This node claimed the lease: before its server is promoted, the record says for whom its commits will wait.",
 		func(f facts) (string, bool) {
-			if !f.holds() || !f.inRecovery() || f.lease().Promoted || !f.firstSetMissing() {
+			if !f.inRecovery() || f.lease().Promoted || !f.firstSetMissing() {
 				return "", false
 			}
 			return f.say("mode %s, %q", f.syncMode(), f.firstSet()), true
@@ -340,7 +357,7 @@ var holderRules = []rule{
 		func(f facts) []Action { return f.propose(f.syncAdd(f.firstSet())) }},
 	{"promote-granted", "This node was granted the lease and claimed it: its server is promoted.",
 		func(f facts) (string, bool) {
-			return f.say("term %d, timeline %d", f.Group.Record.Term, f.lease().Timeline), f.holds() && f.inRecovery() && !f.lease().Promoted
+			return f.say("term %d, timeline %d", f.Group.Record.Term, f.lease().Timeline), f.inRecovery() && !f.lease().Promoted
 		},
 		func(f facts) []Action {
 			r := f.Group.Record
@@ -348,11 +365,11 @@ var holderRules = []rule{
 		}},
 	{"regrant-waits", "The holder's server came up read-only, again and again: each promotion costs a timeline, so it waits a little longer each time, unless the lease is held without a gap by now.",
 		func(f facts) (string, bool) {
-			return f.say("%s are left", f.waits().Round(100*time.Millisecond)), f.holds() && f.inRecovery() && f.waits() > 0 && !f.Group.Record.Pause.On
+			return f.say("%s are left", f.waits().Round(100*time.Millisecond)), f.inRecovery() && f.waits() > 0 && !f.Group.Record.Pause.On
 		}, nil},
 	{"regrant", "The holder's server was restarted and came up read-only: a new term and timeline are asked for.",
 		func(f facts) (string, bool) {
-			return "the server came up read-only under a lease that is held", f.holds() && f.inRecovery()
+			return "the server came up read-only under a lease that is held", f.inRecovery()
 		},
 		func(f facts) []Action {
 			return f.propose(record.Regrant{Term: f.Group.Record.Term, Node: f.Self, Incarnation: f.local.Incarnation, TTL: f.Policy.LeaseTTL, Life: f.Life, Why: "its server was restarted"})
@@ -360,22 +377,22 @@ var holderRules = []rule{
 	{"wrong-timeline", "The holder's server was promoted to another timeline than the one it was granted.",
 		func(f facts) (string, bool) {
 			return f.say("timeline %d instead of %d", f.local.Position.Timeline, f.lease().Timeline),
-				f.holds() && f.writable() && f.local.Line != "" && f.local.Position.Timeline != f.lease().Timeline
+				f.writable() && f.local.Line != "" && f.local.Position.Timeline != f.lease().Timeline
 		},
 		func(f facts) []Action { return []Action{Demote{"it is on a timeline that was not granted"}} }},
 	{"disarm-paused", "The cluster is paused, so that nobody else can be promoted: the primary's server may be restarted as one.",
 		func(f facts) (string, bool) {
-			return "standby.signal is there", f.holds() && f.writable() && f.local.Armed && f.lease().State == record.Indefinite && f.Group.Record.Pause.On
+			return "standby.signal is there", f.writable() && f.local.Armed && f.lease().State == record.Indefinite && f.Group.Record.Pause.On
 		},
 		func(facts) []Action { return []Action{Disarm{}} }},
 	{"arm", "The primary's data directory would come up writable after a crash: it is armed, after a pause before the lease is a timed one again.",
 		func(f facts) (string, bool) {
-			return "standby.signal is not there", f.holds() && f.writable() && !f.local.Armed && !f.Group.Record.Pause.On
+			return "standby.signal is not there", f.writable() && !f.local.Armed && !f.Group.Record.Pause.On
 		},
 		func(facts) []Action { return []Action{Arm{}} }},
 	{"end-quorum", "Fewer than three voters are left by the records, or promotion_rule='visibility': the quorum rule is ended before a voter goes.",
 		func(f facts) (string, bool) {
-			if !f.known || !f.holds() || !f.writable() || !f.sure() || f.lease().State != record.Held {
+			if !f.known || !f.writable() || !f.sure() || f.lease().State != record.Held {
 				return "", false
 			}
 			why := f.whyEnd()
@@ -385,10 +402,10 @@ var holderRules = []rule{
 }
 
 // primaryHolds is where the holder has nothing to do.
-var primaryHolds = rule{"primary-holds", "This server takes writes and this node holds the lease.",
+var primaryHolds = []rule{{"primary-holds", "This server takes writes and this node holds the lease.",
 	func(f facts) (string, bool) {
-		return f.say("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), f.holds()
-	}, nil}
+		return f.say("term %d, the lease is %s", f.Group.Record.Term, f.lease().State), true
+	}, nil}}
 
 // vacancyRules are for the time in which nobody holds the lease.
 var vacancyRules = []rule{
@@ -406,7 +423,7 @@ var vacancyRules = []rule{
 		}, nil},
 	{"vacancy-paused", "Nobody holds the lease, and the cluster is paused.",
 		func(f facts) (string, bool) {
-			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.lease().State == record.Vacant && f.Group.Record.Pause.On
+			return f.with("the cluster is paused: ", f.Group.Record.Pause.Reason), f.lease().State == record.Vacant && f.Group.Record.Pause.On
 		}, nil},
 	{"witness-waits-for-grant", "Nobody holds the lease; a witness has nothing to bid.",
 		func(f facts) (string, bool) {
@@ -453,7 +470,7 @@ var vacancyRules = []rule{
 	{"decline", "This node's server does not run: the others need not wait for its bid.",
 		func(f facts) (string, bool) {
 			_, known := f.Group.Record.BidOf(f.Self)
-			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.local.State != ServerRunning && !known
+			return f.with("the server is ", string(f.local.State)), f.lease().State == record.Vacant && f.local.State != ServerRunning && !known
 		},
 		func(f facts) []Action {
 			why := "its server is " + string(f.local.State)
@@ -471,7 +488,7 @@ var vacancyRules = []rule{
 		}, nil},
 	{"start-to-bid", "Nobody holds the lease, and this node's server is down: it is started read-only.",
 		func(f facts) (string, bool) {
-			return "the server is " + string(f.local.State), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > max(f.untilBids(), f.startAfter())
+			return f.with("the server is ", string(f.local.State)), f.lease().State == record.Vacant && f.mayStart() && f.now.Sub(f.Group.LeaseAt) > max(f.untilBids(), f.startAfter())
 		},
 		func(facts) []Action { return []Action{StartServer{}} }},
 	{"wait-grant", "Nobody holds the lease yet.",
@@ -492,33 +509,38 @@ var memberRules = []rule{
 		}, nil},
 	{"follow-paused", "Another node is the primary, and the cluster is paused.",
 		func(f facts) (string, bool) {
-			return "the cluster is paused: " + f.Group.Record.Pause.Reason, f.Group.Record.Pause.On && (f.local.State != ServerRunning || f.mustFollow() != 0)
+			return f.with("the cluster is paused: ", f.Group.Record.Pause.Reason), f.Group.Record.Pause.On && (f.local.State != ServerRunning || f.mustFollow() != 0)
 		}, nil},
+}
+
+// rejoinRules are for one whose server cannot simply follow.
+var rejoinRules = []rule{
 	{"rejoin-is-off", "This node's server has to be made a standby again, and auto_rejoin='off'.",
 		func(f facts) (string, bool) {
-			return f.say("node %d is the primary; this server is %s", f.lease().Holder, f.local.State), f.Policy.Rejoin == "off" && f.mustRejoin()
+			return f.say("node %d is the primary; this server is %s", f.lease().Holder, f.local.State), f.Policy.Rejoin == "off"
 		}, nil},
 	{"rejoin-gave-up", "This node's server could not be made a standby again, several times over.",
 		func(f facts) (string, bool) {
-			return f.say("%d attempts failed; repmgr standby clone --force makes it anew", f.Rejoins.Tries), f.mustRejoin() && f.Rejoins.Tries >= rejoinAttempts
+			return f.say("%d attempts failed; repmgr standby clone --force makes it anew", f.Rejoins.Tries), f.Rejoins.Tries >= rejoinAttempts
 		}, nil},
 	{"rejoin-waits", "This node's server could not be made a standby again a short while ago, or was and has to be once more.",
 		func(f facts) (string, bool) {
 			wait := f.Rejoins.wait(f.Self)
-			return f.say("attempt %d is made %s after the last", f.Rejoins.Tries+1, wait), f.mustRejoin() && f.now.Sub(f.Rejoins.At) < wait
+			return f.say("attempt %d is made %s after the last", f.Rejoins.Tries+1, wait), f.now.Sub(f.Rejoins.At) < wait
 		}, nil},
 	{"rejoin", "This node's server was the primary, or crashed as a standby, or has what the primary does not have: it is made a standby again.",
 		func(f facts) (string, bool) {
-			if !f.mustRejoin() {
-				return "", false
-			}
 			s := f.standing()
 			return f.say("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), true
 		},
 		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term, f.streamName()}} }},
+}
+
+// downRules are for a standby that an operator has to see to.
+var downRules = []rule{
 	{"standby-down", "This node's server is a standby's and does not run: an operator stopped it, or it crashed a moment ago.",
 		func(f facts) (string, bool) {
-			return "the server is " + string(f.local.State), f.local.State != ServerRunning
+			return f.with("the server is ", string(f.local.State)), f.local.State != ServerRunning
 		}, nil},
 	{"follow-holder-is-manual", "There is a new primary and failover=manual: an operator points this node to it.",
 		func(f facts) (string, bool) {
@@ -528,16 +550,24 @@ var memberRules = []rule{
 			n := f.mustFollow()
 			return f.say("node %d is the primary", n), n != 0
 		}, nil},
+}
+
+// measureRules are for one that has to follow another than it does.
+var measureRules = []rule{
 	{"measure", "This node follows nobody, or not the primary: it stops receiving WAL, so that its position can be compared with the primary's history.",
 		func(f facts) (string, bool) {
-			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.inRecovery() && !f.sealedNow() && f.mustFollow() != 0
+			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.inRecovery() && !f.sealedNow()
 		},
 		func(f facts) []Action { return []Action{Seal{f.lease().Vacancy}} }},
 	{"follow-holder", "This node follows nobody, or not the primary, and can.",
 		func(f facts) (string, bool) {
-			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), f.mustFollow() != 0
+			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), true
 		},
 		func(f facts) []Action { return []Action{f.follow()} }},
+}
+
+// standbyFollows is where a member has nothing to do.
+var standbyFollows = []rule{
 	{"standby-follows", "This node follows the primary.",
 		func(f facts) (string, bool) {
 			return f.say("node %d is the primary in term %d", f.lease().Holder, f.Group.Record.Term), true
@@ -752,6 +782,9 @@ func (f facts) mustFollow() cluster.NodeID {
 	}
 	return 0
 }
+
+// misplaced reports whether the own server has to be pointed at another.
+func (f facts) misplaced() bool { return f.mustFollow() != 0 }
 
 // follow is the order to follow whom this node must follow.
 func (f facts) follow() Follow {

@@ -703,24 +703,24 @@ func TestServerAfterAnOrder(t *testing.T) {
 // TestQuorumRules reaches every rule of the quorum rule and of the leader by a
 // view that shows why it exists.
 func TestQuorumRules(t *testing.T) {
-	for _, table := range []struct {
+	for _, tested := range []struct {
 		cases  []ruleCase
-		rules  []rule
+		rules  table
 		decide func(*View, time.Time) Decision
 	}{{quorumCases, quorumRules, Decide}, {leaderCases, leaderRules, Preside}, {syncCases, syncRules, Synchronize}} {
 		hit := map[string]bool{}
-		for _, c := range table.cases {
+		for _, c := range tested.cases {
 			v := c.view()
 			change(t, v, c.changes...)
 			if c.set != nil {
 				c.set(v)
 			}
-			d := table.decide(v, t0)
+			d := tested.decide(v, t0)
 			if hit[d.Rule] = true; d.Rule != c.rule {
 				t.Errorf("%s: decided by %s: %s", c.rule, d.Rule, d.Why)
 			}
 		}
-		for _, r := range table.rules {
+		for _, r := range tested.rules.all() {
 			if !hit[r.id] {
 				t.Errorf("no view shows why rule %q exists", r.id)
 			}

@@ -43,7 +43,7 @@ func (p Policy) noticeWithin() time.Duration {
 
 // underVisibility is a drill under the visibility rule.
 func (f facts) underVisibility(o *Outcome) {
-	primary, end := f.newest, f.newestAt.LSN
+	primary, end := f.newest(), f.newestAt().LSN
 	if f.writable() {
 		primary, end = f.Self, f.local.Position.LSN
 	}

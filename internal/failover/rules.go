@@ -15,9 +15,26 @@ type rule struct {
 	then func(facts) []Action // nil: nothing to do
 }
 
+// table is what rules are tried in: part by part, in order.
+type table []part
+
+// part are rules that are for one state of this node alone, and are not even tried in
+// another.
+type part struct {
+	applies func(facts) bool // nil: in every state
+	rules   []rule
+}
+
+func (t table) all() (out []rule) {
+	for _, p := range t {
+		out = append(out, p.rules...)
+	}
+	return out
+}
+
 // rules are tried in order; the first that applies wins. Their identities stand
 // in logs and events: rename none.
-var rules = slices.Concat(ownRules, groupRules, primaryRules, followRules, electionRules)
+var rules = table{{nil, slices.Concat(ownRules, groupRules, primaryRules, followRules, electionRules)}}
 
 // ownRules are about this node itself.
 var ownRules = []rule{
@@ -27,16 +44,16 @@ var ownRules = []rule{
 		}, nil},
 	{"primary-superseded", "This server takes writes, and another of the same cluster does so on a newer timeline: this one is stopped.",
 		func(f facts) (string, bool) {
-			why := f.say("node %d is primary on timeline %d, this node on timeline %d", f.newest, f.newestAt.Timeline, f.local.Position.Timeline)
-			return why, f.writable() && !f.Paused && f.newest != 0 && f.newestAt.Timeline > f.local.Position.Timeline
+			why := f.say("node %d is primary on timeline %d, this node on timeline %d", f.newest(), f.newestAt().Timeline, f.local.Position.Timeline)
+			return why, f.writable() && !f.Paused && f.newest() != 0 && f.newestAt().Timeline > f.local.Position.Timeline
 		},
-		func(f facts) []Action { return []Action{Fence{By: f.newest}} }},
+		func(f facts) []Action { return []Action{Fence{By: f.newest()}} }},
 	{"primary-doubted", "This server takes writes, and so does another on the same timeline number: nobody can say which is right, so each stops.",
 		func(f facts) (string, bool) {
-			why := f.say("node %d is a primary on timeline %d too, by another promotion", f.newest, f.newestAt.Timeline)
-			return why, f.writable() && !f.Paused && f.newest != 0 && f.newestAt.Timeline == f.local.Position.Timeline
+			why := f.say("node %d is a primary on timeline %d too, by another promotion", f.newest(), f.newestAt().Timeline)
+			return why, f.writable() && !f.Paused && f.newest() != 0 && f.newestAt().Timeline == f.local.Position.Timeline
 		},
-		func(f facts) []Action { return []Action{Fence{By: f.newest}} }},
+		func(f facts) []Action { return []Action{Fence{By: f.newest()}} }},
 	{"busy", "An order is being carried out.",
 		func(f facts) (string, bool) { return f.busyWith(f.Doing) }, nil},
 	refusedTwice,
@@ -65,6 +82,9 @@ func (f facts) busyWith(a Action) (string, bool) {
 	if a == nil {
 		return "", false
 	}
+	if f.brief {
+		return "", true
+	}
 	return f.say("carrying out %s", Describe(a)), true
 }
 
@@ -86,8 +106,8 @@ var witnessVotes = rule{"witness-votes", "This node is a witness without Postgre
 var primaryRules = []rule{
 	{"primary-disputed", "This server takes writes, another does so too, and the cluster is paused: nothing is done about it.",
 		func(f facts) (string, bool) {
-			return f.say("node %d is a primary too, and failover is paused", f.newest),
-				f.leads() && f.newest != 0 && f.Paused
+			return f.say("node %d is a primary too, and failover is paused", f.newest()),
+				f.leads() && f.newest() != 0 && f.Paused
 		}, nil},
 	{"primary-unrecorded", "This server was promoted by hand, no other primary is seen, and the registry does not know yet.",
 		func(f facts) (string, bool) {
@@ -115,7 +135,7 @@ var followRules = []rule{
 	{"follow-new-primary", "The upstream is lost, or is no longer the newest primary, and another node is.",
 		func(f facts) (string, bool) {
 			n := f.otherPrimary()
-			return f.say("node %d is the primary on timeline %d", n, f.newestAt.Timeline), n != 0
+			return f.say("node %d is the primary on timeline %d", n, f.newestAt().Timeline), n != 0
 		},
 		func(f facts) []Action { return []Action{Follow{Upstream: f.otherPrimary()}} }},
 	{"no-upstream", "Nobody is known whom this node could follow.",
@@ -145,9 +165,9 @@ var followRules = []rule{
 		}, nil},
 	{"follow-primary", "The upstream standby is lost and the primary is visible: it is followed instead.",
 		func(f facts) (string, bool) {
-			return f.say("standby node %d is lost, the primary is node %d", f.upstream, f.newest), f.cascaded() && f.newest != 0
+			return f.say("standby node %d is lost, the primary is node %d", f.upstream, f.newest()), f.cascaded() && f.newest() != 0
 		},
-		func(f facts) []Action { return []Action{Follow{Upstream: f.newest}} }},
+		func(f facts) []Action { return []Action{Follow{Upstream: f.newest()}} }},
 	{"wait-primary", "The upstream standby is lost, and no primary is visible.",
 		func(f facts) (string, bool) {
 			return f.say("standby node %d is lost and no primary is visible", f.upstream), f.cascaded()
@@ -159,7 +179,7 @@ func (f facts) writable() bool { return f.local.State == ServerRunning && f.lead
 
 // seesPrimary reports whether the recorded primary, or another one, is in sight.
 func (f facts) seesPrimary() bool {
-	return f.newest != 0 || f.primary != 0 && f.seen(f.primary) && f.Probes[f.primary].Role == cluster.Primary
+	return f.newest() != 0 || f.primary != 0 && f.seen(f.primary) && f.Probes[f.primary].Role == cluster.Primary
 }
 
 // cascaded reports whether the upstream is registered as a standby.
@@ -172,17 +192,17 @@ func (f facts) cascaded() bool {
 // upstream: the upstream is lost, is no primary any more though it was recorded
 // as one, or takes writes on an older timeline.
 func (f facts) otherPrimary() cluster.NodeID {
-	if f.newest == 0 || f.newest == f.upstream || f.leads() {
+	if f.newest() == 0 || f.newest() == f.upstream || f.leads() {
 		return 0
 	}
 	at, writes := f.runsAsPrimary(f.upstream)
 	switch {
-	case f.upstream == 0, writes && at.Timeline < f.newestAt.Timeline:
-		return f.newest
+	case f.upstream == 0, writes && at.Timeline < f.newestAt().Timeline:
+		return f.newest()
 	case !f.cascaded() && (f.lost(f.upstream) || f.fresh(f.upstream) && !writes):
-		return f.newest
-	case !f.cascaded() && f.newestAt.Timeline > f.local.Position.Timeline && !f.seen(f.upstream):
-		return f.newest
+		return f.newest()
+	case !f.cascaded() && f.newestAt().Timeline > f.local.Position.Timeline && !f.seen(f.upstream):
+		return f.newest()
 	}
 	return 0
 }

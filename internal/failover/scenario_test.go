@@ -51,7 +51,7 @@ func TestScenarios(t *testing.T) {
 			t.Errorf("%s differs; run go test -update and read the diff:\n%s", file, got)
 		}
 	}
-	for _, r := range rules {
+	for _, r := range rules.all() {
 		if hit[r.id] == 0 {
 			t.Errorf("no scenario shows why rule %q exists", r.id)
 		}

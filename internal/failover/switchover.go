@@ -135,7 +135,7 @@ var downForSwitchover = []rule{
 		func(f facts) (string, bool) {
 			s, _ := f.request()
 			return f.say("node %d has everything up to %s", s.To, f.Handover.End),
-				f.holds() && f.underway() && f.Handover.End != 0 && !f.writable() && !f.inRecovery() && (f.sure() || f.Tenure.Given)
+				f.underway() && f.Handover.End != 0 && !f.writable() && !f.inRecovery() && (f.sure() || f.Tenure.Given)
 		},
 		func(f facts) []Action {
 			s, _ := f.request()
@@ -144,7 +144,7 @@ var downForSwitchover = []rule{
 	{"take-up", "A switchover was broken off after the holder's server had been stopped: it is started again as the primary that it was.",
 		func(f facts) (string, bool) {
 			_, tried := f.Setback.Of.(TakeUp)
-			return f.whyCallOff(), f.holds() && f.underway() && f.Handover.End == 0 && f.local.State == ServerStopped && f.sure() && !f.Tenure.Inherited && f.Guard.Alive && !tried
+			return f.whyCallOff(), f.underway() && f.Handover.End == 0 && f.local.State == ServerStopped && f.sure() && !f.Tenure.Inherited && f.Guard.Alive && !tried
 		},
 		func(f facts) []Action { return []Action{TakeUp{f.Handover.Number}} }},
 }
@@ -154,7 +154,7 @@ var switchoverRules = []rule{
 	{"call-off", "A switchover was asked for and is not possible, or was broken off: the request is ended.",
 		func(f facts) (string, bool) {
 			why := f.whyCallOff()
-			return why, why != "" && f.holds() && f.writable()
+			return why, why != "" && f.writable()
 		},
 		func(f facts) []Action {
 			s, _ := f.request()
@@ -163,7 +163,7 @@ var switchoverRules = []rule{
 	{"hand-over", "A switchover was asked for: this server is stopped, and the lease handed over.",
 		func(f facts) (string, bool) {
 			s, open := f.request()
-			return f.say("node %d is to be the primary, asked for by %s", s.To, s.By), open && f.holds() && f.writable() && f.sure()
+			return f.say("node %d is to be the primary, asked for by %s", s.To, s.By), open && f.writable() && f.sure()
 		},
 		func(f facts) []Action {
 			s, _ := f.request()

@@ -168,7 +168,7 @@ func Synchronizing(v *View) bool {
 	return f.presides() && (f.syncMode() != record.SyncOff || f.syncPending())
 }
 
-var syncRules = []rule{
+var syncRules = table{{nil, []rule{
 	{"sync-busy", "An order of synchronous replication is being carried out.",
 		func(f facts) (string, bool) { return f.busyWith(f.Sync.Doing) }, nil},
 	{"sync-after-setback", "An order of synchronous replication failed a moment ago.",
@@ -194,13 +194,19 @@ var syncRules = []rule{
 		func(f facts) (string, bool) {
 			r := f.Group.Record.Sync
 			to := f.syncTarget()
-			return f.say("mode %s, %q after %q", f.syncMode(), to, r.Newest()), r.Mode != f.syncMode() || r.Newest() != to || len(r.Sets) == 0
+			if r.Mode == f.syncMode() && r.Newest() == to && len(r.Sets) > 0 {
+				return "", false
+			}
+			return f.say("mode %s, %q after %q", f.syncMode(), to, r.Newest()), true
 		},
 		func(f facts) []Action { return f.propose(f.syncAdd(f.syncTarget())) }},
 	{"sync-write", "The newest set is not in force on this server.",
 		func(f facts) (string, bool) {
 			want := f.syncNames(f.Group.Record.Sync.Newest())
-			return f.say("synchronous_standby_names is %q, not %q", f.Sync.Names, want), f.syncMode() != record.SyncOff && f.Sync.Names != want
+			if f.syncMode() == record.SyncOff || f.Sync.Names == want {
+				return "", false
+			}
+			return f.say("synchronous_standby_names is %q, not %q", f.Sync.Names, want), true
 		},
 		func(f facts) []Action {
 			return []Action{WriteSync{f.Group.Record.Term, f.Group.Record.Sync.Seq, f.syncNames(f.Group.Record.Sync.Newest())}}
@@ -208,14 +214,22 @@ var syncRules = []rule{
 	{"sync-drop", "It is sure that only the newest set is in force, and that what was acknowledged before is on enough of its members.",
 		func(f facts) (string, bool) {
 			r := f.Group.Record
-			return f.say("%q", r.Sync.Newest()), f.settles() && f.Sync.Proven.Term == r.Term && f.Sync.Proven.Seq == r.Sync.Seq
+			if !f.settles() || f.Sync.Proven.Term != r.Term || f.Sync.Proven.Seq != r.Sync.Seq {
+				return "", false
+			}
+			return f.say("%q", r.Sync.Newest()), true
 		},
 		func(f facts) []Action {
 			r := f.Group.Record
 			return f.propose(record.SyncDrop{Term: r.Term, Node: f.Self, Seq: r.Sync.Seq, LSN: f.Sync.Floor})
 		}},
 	{"sync-prove", "Another set than the newest may still be in force on a connection, or its members may lack what the former ones acknowledged.",
-		func(f facts) (string, bool) { return f.say("%q", f.Group.Record.Sync.Sets), f.settles() },
+		func(f facts) (string, bool) {
+			if !f.settles() {
+				return "", false
+			}
+			return f.say("%q", f.Group.Record.Sync.Sets), true
+		},
 		func(f facts) []Action {
 			r := f.Group.Record
 			count, _ := r.Sync.Newest().Parse()
@@ -223,7 +237,7 @@ var syncRules = []rule{
 		}},
 	{"sync-settled", "The set in force is the one wanted.",
 		func(f facts) (string, bool) { return f.say("%q", f.Group.Record.Sync.Newest()), true }, nil},
-}
+}}}
 
 // presides reports whether this node manages synchronous replication.
 func (f facts) presides() bool {
