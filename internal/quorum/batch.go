@@ -42,16 +42,22 @@ type Committed struct {
 // before is not Done yet.
 func (g *Group) Next() (b Batch, ok bool) {
 	err := g.guard(func() error {
-		if g.pending || !g.node.HasReady() {
+		if g.pending {
+			return nil
+		}
+		if g.quiet = !g.node.HasReady(); g.quiet {
 			return nil
 		}
 		g.ready, g.pending, ok = g.node.Ready(), true, true
 		rd := &g.ready
+		if rd.SoftState != nil {
+			g.soft = *rd.SoftState
+		}
 		g.batch++
 		b = Batch{number: g.batch, Messages: rd.Messages}
 		b.Durable = Durable{Entries: rd.Entries, MustSync: rd.MustSync}
 		if !raft.IsEmptyHardState(rd.HardState) {
-			b.HardState = rd.HardState
+			b.HardState, g.rose = rd.HardState, rd.HardState.GetTerm()
 		}
 		if !raft.IsEmptySnap(rd.Snapshot) {
 			b.Snapshot, b.Restore, b.MustSync = rd.Snapshot, rd.Snapshot, true

@@ -55,6 +55,9 @@ type Group struct {
 	election  int
 	node      *raft.RawNode    // by tell, where that may change its state
 	known     raft.BasicStatus // that state, by state; without a HardState: it is not known
+	soft      raft.SoftState   // as the last batch had it
+	rose      uint64           // raft term, as the last batch had it
+	quiet     bool             // and so both still are: raft has nothing to say
 	store     *memory
 	conf      *raftpb.ConfState // the members as of applied
 	applied   uint64
@@ -109,6 +112,7 @@ func New(o Options) (g *Group, err error) {
 	if err != nil {
 		return nil, err
 	}
+	g.soft, g.rose = g.state().SoftState, g.state().GetTerm()
 	return g, nil
 }
 
@@ -215,7 +219,7 @@ func broken(reason string) error {
 
 // tell is raft, which is about to be told something: its state is not known any more.
 func (g *Group) tell() *raft.RawNode {
-	g.known.HardState = nil
+	g.known.HardState, g.quiet = nil, false
 	return g.node
 }
 

@@ -49,12 +49,15 @@ type Peer struct {
 // Leader is who leads the group, zero if nobody is known, and whether it is this
 // node, with an entry of its own raft term applied. Unlike Status it costs nothing.
 func (g *Group) Leader() (id uint64, own bool) {
-	_ = g.guard(func() error {
+	if g.broken != nil {
+		return 0, false
+	}
+	soft, term := g.soft, g.rose
+	if !g.quiet {
 		s := g.state()
-		id, own = s.Lead, s.RaftState == raft.StateLeader && g.term == s.GetTerm()
-		return nil
-	})
-	return id, own
+		soft, term = s.SoftState, s.GetTerm()
+	}
+	return soft.Lead, soft.RaftState == raft.StateLeader && g.term == term
 }
 
 // Applied is the index of the last entry that is Done.

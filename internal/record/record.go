@@ -270,8 +270,6 @@ func (r *Record) Holds(id cluster.NodeID, incarnation string) bool {
 }
 
 func (r *Record) note(d Decision) {
-	r.Decisions = append(r.Decisions, d)
-	if extra := len(r.Decisions) - keptDecisions; extra > 0 {
-		r.Decisions = slices.Delete(slices.Clone(r.Decisions), 0, extra)
-	}
+	kept := r.Decisions[max(0, len(r.Decisions)+1-keptDecisions):]
+	r.Decisions = slices.Concat(kept, []Decision{d}) // as long as it has to be: others share the old list
 }

@@ -301,25 +301,25 @@ func (w *World) unwhole() string {
 		return ""
 	}
 	if !r.Lease.Taken() || !r.Lease.Promoted {
-		return fmt.Sprintf("the lease is %s of node %d in term %d (%s)%s", r.Lease.State, r.Lease.Holder, r.Term, r.Verdict().Why, w.allRules())
+		return fmt.Sprintf("the lease is %s of node %d in term %d (%s)", r.Lease.State, r.Lease.Holder, r.Term, r.Verdict().Why)
 	}
 	p := &w.nodes[r.Lease.Holder-1].server
 	if !p.writes() || p.timeline != r.Lease.Timeline || !p.armed {
-		return fmt.Sprintf("node %d holds the lease: writes %v, timeline %d, armed %v%s", p.n.id, p.writes(), p.timeline, p.armed, w.allRules())
+		return fmt.Sprintf("node %d holds the lease: writes %v, timeline %d, armed %v", p.n.id, p.writes(), p.timeline, p.armed)
 	}
 	if w.now > w.check.ackAt+2*time.Second {
-		return fmt.Sprintf("node %d acknowledges nothing: it waits by %q, the record has %q%s", p.n.id, p.waits, r.Sync.Sets, w.allRules())
+		return fmt.Sprintf("node %d acknowledges nothing: it waits by %q, the record has %q", p.n.id, p.waits, r.Sync.Sets)
 	}
 	for _, n := range w.nodes {
 		s := &n.server
 		if m, member := r.Member(n.id); !n.dead && (!member || m.RaftID != n.raftID || !m.Voter && r.Voters() < min(len(w.nodes), failover.MaximumVoters)) {
-			return fmt.Sprintf("node %d is not in the group as it should be: %+v%s", n.id, m, w.allRules())
+			return fmt.Sprintf("node %d is not in the group as it should be: %+v", n.id, m)
 		}
 		if s == p || n.witness || n.dead {
 			continue
 		}
 		if !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50 {
-			return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s%s", n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn(), w.allRules())
+			return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s", n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn())
 		}
 	}
 	return ""
@@ -330,7 +330,10 @@ func (w *World) unwhole() string {
 // not has what none of them has: an operator has to choose, by a priority.
 func (w *World) hopeless() bool {
 	r := w.check.rec
-	if r.Lease.State == record.Vacant && strings.Contains(r.Verdict().Why, "may not be promoted and has more than") {
+	if r.Lease.State != record.Vacant {
+		return false
+	}
+	if strings.Contains(r.Verdict().Why, "may not be promoted and has more than") {
 		return true
 	}
 	diverged := map[cluster.NodeID]bool{}
@@ -344,7 +347,7 @@ func (w *World) hopeless() bool {
 			return false
 		}
 	}
-	return r.Lease.State == record.Vacant
+	return true
 }
 
 func (w *World) allRules() (text string) {

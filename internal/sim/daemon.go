@@ -57,6 +57,8 @@ type daemon struct {
 	acked    time.Time // and that the guard has
 	ensuring bool
 	syncDue  time.Duration // when the walsenders are looked at again
+
+	ticks, turns func() // tick and turn, which happen over and over
 }
 
 // leadership is what is watched of the group between two batches.
@@ -75,6 +77,7 @@ func (d *daemon) boot() {
 	}
 	*d = daemon{process: process{life: d.process.life, rng: d.rng}, n: n}
 	d.start()
+	d.ticks, d.turns = d.tick, d.turn
 	d.life, d.asked, d.askers = w.rng.Uint64(), map[uint64]record.Change{}, map[uint64]uint64{}
 	d.view = failover.New(n.id, w.policy)
 	d.view.Life = d.life
@@ -147,7 +150,7 @@ func (d *daemon) restore(data []byte, index uint64) {
 // tick is the daemon's clock.
 func (d *daemon) tick() {
 	w := d.n.w
-	w.after(&d.process, d.n.lasts(standard.LeaseTTL/50), d.tick)
+	w.after(&d.process, d.n.lasts(standard.LeaseTTL/50), d.ticks)
 	d.group.Tick()
 	d.work()
 	d.watchGroup()
@@ -225,7 +228,7 @@ func (d *daemon) steady() bool {
 func (d *daemon) soon() {
 	if !d.turning {
 		d.turning = true
-		d.n.w.after(&d.process, d.n.w.between(50*time.Microsecond, 2*time.Millisecond), d.turn)
+		d.n.w.after(&d.process, d.n.w.between(50*time.Microsecond, 2*time.Millisecond), d.turns)
 	}
 }
 

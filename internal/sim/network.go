@@ -83,7 +83,8 @@ type message struct {
 	raft     *raftpb.Message // of the group, or what else there is to say
 	say      func(*daemon)
 	do       func()
-	again    bool // it was held, and comes however the link is now
+	reply    reply // of a WAL receiver to its walsender, where it is neither
+	again    bool  // it was held, and comes however the link is now
 }
 
 // arrive tells the daemon what the message says.
@@ -96,14 +97,15 @@ func (m *message) arrive() {
 }
 
 // sent is a message on its way.
-func (n *network) sent(m message) *message {
-	if last := len(n.free) - 1; last >= 0 {
-		kept := n.free[last]
-		n.free = n.free[:last]
-		*kept = m
-		return kept
+func (n *network) sent(m *message) *message {
+	last := len(n.free) - 1
+	if last < 0 {
+		n.free, last = append(n.free, new(message)), 0
 	}
-	return &m
+	kept := n.free[last]
+	n.free = n.free[:last]
+	*kept = *m
+	return kept
 }
 
 // arrived forgets a message that was delivered: the next one is made of it.
@@ -132,7 +134,7 @@ func (n *network) send(m message) {
 		case twice:
 			copies++
 		}
-		w.queue.push(w.now+late, event{rng: w.rng, sent: n.sent(m)})
+		w.queue.push(w.now+late, event{rng: w.rng, sent: n.sent(&m)})
 	}
 }
 
@@ -144,7 +146,7 @@ func (n *network) deliver(m *message) {
 		return
 	}
 	if m.daemon == nil {
-		m.do()
+		n.happen(m)
 		return
 	}
 	switch p, w := &m.daemon.process, n.w; {
@@ -155,6 +157,15 @@ func (n *network) deliver(m *message) {
 	default:
 		w.by(p.rng, m.arrive)
 	}
+}
+
+// happen does what a message is about that is for no daemon.
+func (n *network) happen(m *message) {
+	if m.do != nil {
+		m.do()
+		return
+	}
+	n.w.nodes[m.to-1].server.sends(&n.w.nodes[m.from-1].server, m.reply)
 }
 
 // hold keeps what a link that is cut does not carry, if its ends keep the connection:

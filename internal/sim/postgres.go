@@ -52,6 +52,7 @@ type server struct {
 	managed     bool   // by repmgrd
 	called      string // application_name in primary_conninfo
 
+	pulls    func()
 	lined    lined // for which lineText was made
 	lineText record.Line
 }
@@ -61,7 +62,7 @@ func (s *server) String() string { return s.n.String() + ".pg" }
 // found is the state that the quorum rule begins with.
 func (s *server) found(primary bool) {
 	s.timeline, s.incarnation, s.armed, s.wal = 1, fmt.Sprintf("d%d", s.n.id), true, []entry{{1, -1, 0}, {1, -2, 0}, {1, -3, 0}}
-	s.flushed, s.called = len(s.wal), s.n.String()
+	s.flushed, s.called, s.pulls = len(s.wal), s.n.String(), s.pull
 	if s.n.witness {
 		return
 	}
@@ -192,32 +193,33 @@ func (s *server) pull() {
 		if s.flushed < len(s.wal) && w.chance(70) {
 			s.flushed = len(s.wal)
 		}
-		reply := reply{s.n.id, life, s.called, s.flushed}
-		w.net.send(message{t: ofServers, from: s.n.id, to: up, do: func() {
-			from := &w.nodes[up-1].server
-			if !from.hears(reply) {
-				return
-			}
-			more, err := from.serve(s)
-			if err != nil {
-				delete(from.senders, s.n.id)
-				return
-			}
-			if x := from.senders[s.n.id]; x != nil {
-				x.sent = len(s.wal) + len(more)
-			}
-			switches, at := from.switches, len(s.wal) // a promotion makes a new list of them
-			if len(more) == 0 {
-				return
-			}
-			w.net.send(message{t: ofServers, from: up, to: s.n.id, do: func() {
-				if s.receiver.up && s.receiver.life == life && s.up && s.frozen <= w.now && at == len(s.wal) {
-					s.take(more, switches)
-				}
-			}})
-		}})
+		w.net.send(message{t: ofServers, from: s.n.id, to: up, reply: reply{life, s.called, s.flushed}})
 	}
-	w.after(&s.receiver, w.pace(w.between(10*time.Millisecond, 60*time.Millisecond)), s.pull)
+	w.after(&s.receiver, w.pace(w.between(10*time.Millisecond, 60*time.Millisecond)), s.pulls)
+}
+
+// sends is what the walsender for a standby does when that one has replied.
+func (s *server) sends(to *server, r reply) {
+	if !s.hears(to.n.id, r) {
+		return
+	}
+	more, err := s.serve(to)
+	if err != nil {
+		delete(s.senders, to.n.id)
+		return
+	}
+	if x := s.senders[to.n.id]; x != nil {
+		x.sent = len(to.wal) + len(more)
+	}
+	switches, at := s.switches, len(to.wal) // a promotion makes a new list of them
+	if len(more) == 0 {
+		return
+	}
+	s.n.w.net.send(message{t: ofServers, from: s.n.id, to: to.n.id, do: func() {
+		if to.receiver.up && to.receiver.life == r.life && to.up && to.frozen <= to.n.w.now && at == len(to.wal) {
+			to.take(more, switches)
+		}
+	}})
 }
 
 // serve is what a walsender does: it compares timelines as PostgreSQL does, which

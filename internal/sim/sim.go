@@ -228,7 +228,7 @@ func Run(o Options) (r Result) {
 			return r
 		}
 		if w.now > w.healed+w.Bound {
-			w.fail("not whole %s after everything was healed: %s", w.Bound, why)
+			w.fail("not whole %s after everything was healed: %s%s", w.Bound, why, w.allRules())
 		}
 	}
 }
@@ -318,7 +318,7 @@ func (w *World) build() {
 
 // machine makes a node, by a stream of its own: it is the same whoever else there is.
 func (w *World) machine(id cluster.NodeID) *node {
-	n := &node{w: w, id: id, raftID: uint64(id) * 0x11, priority: 100}
+	n := &node{w: w, id: id, name: fmt.Sprintf("n%d", id), raftID: uint64(id) * 0x11, priority: 100}
 	w.by(w.stream(n.String()), func() {
 		n.rate, n.base = 0.9+0.2*w.rng.Float64(), time.Duration(w.rng.Int64N(int64(time.Hour)))
 		if w.chance(40) {
@@ -344,6 +344,7 @@ func (w *World) rates() (out []string) {
 type node struct {
 	w        *World
 	id       cluster.NodeID
+	name     string
 	raftID   uint64
 	witness  bool
 	priority int
@@ -363,7 +364,7 @@ type node struct {
 	disk         disk
 }
 
-func (n *node) String() string { return fmt.Sprintf("n%d", n.id) }
+func (n *node) String() string { return n.name }
 
 // epoch is when the clocks that count through a suspension began.
 var epoch = time.Unix(1_000_000, 0)

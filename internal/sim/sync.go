@@ -31,7 +31,6 @@ type sender struct {
 
 // reply is what a WAL receiver tells its walsender.
 type reply struct {
-	from  cluster.NodeID
 	life  int
 	name  string
 	flush int
@@ -51,9 +50,9 @@ func (s *server) answers() bool { return s.up && s.ready && s.frozen <= s.n.w.no
 // hears takes a standby's reply in; false: nobody is there for it. What a new
 // connection says first counts before the histories are compared: a standby whose
 // history is another says that it has all that it ever had (A14).
-func (s *server) hears(r reply) bool {
+func (s *server) hears(from cluster.NodeID, r reply) bool {
 	w := s.n.w
-	x, receiver := s.senders[r.from], w.nodes[r.from-1].server.receiver
+	x, receiver := s.senders[from], &w.nodes[from-1].server.receiver
 	unknown := x == nil || x.life != r.life
 	switch {
 	case !s.answers() || unknown && (s.hung > w.now || !receiver.up || receiver.life != r.life): // the last: what is left of a connection that was closed
@@ -64,7 +63,7 @@ func (s *server) hears(r reply) bool {
 		if s.senders == nil {
 			s.senders = map[cluster.NodeID]*sender{}
 		}
-		s.senders[r.from] = x
+		s.senders[from] = x
 	case x.frozen > w.now:
 		return false
 	}
