@@ -153,7 +153,7 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 		o.log("the discarded commits cannot be counted: " + err.Error())
 		d.Bytes = relation.Beyond
 	}
-	if _, err := o.pgRewind(ctx, r, "--dry-run"); err != nil {
+	if _, err := o.pgRewind(ctx, r, rehearsal); err != nil {
 		return Discarded{}, err
 	}
 	if err := o.saveConfig(r); err != nil {
@@ -167,7 +167,7 @@ func (o Own) Rewind(ctx context.Context, r RewindRequest) (Discarded, error) {
 	if err := host.WriteFileDurable(filepath.Join(r.StateDir, markerName), []byte(text), 0o600); err != nil {
 		return Discarded{}, errors.Join(err, open(), r.end())
 	}
-	switch touched, err := o.pgRewind(ctx, r); {
+	switch touched, err := o.pgRewind(ctx, r, ""); {
 	case err != nil && !touched:
 		return Discarded{}, errors.Join(err, open(), r.end())
 	case err != nil:
@@ -412,21 +412,30 @@ func noticing(c pg.Conninfo) pg.Conninfo {
 	return c
 }
 
-// beforeChanges is what pg_rewind says of its progress when it has asked the source
-// for all that it needs to know, and before it changes anything ("need to copy 5 MB",
-// pg_rewind.c, before perform_rewind).
-const beforeChanges = "need to copy"
+// What pg_rewind says of its progress (pg_rewind.c).
+const (
+	// beforeChanges it says when it has asked the source for all that it needs to know, and
+	// before it changes anything ("need to copy 5 MB").
+	beforeChanges = "need to copy"
+	// copied follows what it has received, and what it will have ("8260/620243 kB (1%) copied").
+	copied = " copied"
+)
 
-// pgRewind runs pg_rewind and hands its words to Log. Unless it may have changed
-// the directory, touched is false: then it can be tried again.
-func (o Own) pgRewind(ctx context.Context, r RewindRequest, more ...string) (touched bool, err error) {
+// rehearsal is the option with which pg_rewind changes nothing. It would receive everything
+// all the same, WAL that the source keeps included: it is ended with the first that came,
+// when nothing is left that the source could refuse.
+const rehearsal = "--dry-run"
+
+// pgRewind runs pg_rewind, or rehearses it, and hands its words to Log. Unless it may have
+// changed the directory, touched is false: then it can be tried again.
+func (o Own) pgRewind(ctx context.Context, r RewindRequest, option string) (touched bool, err error) {
 	program, err := o.tool("pg_rewind")
 	if err != nil {
 		return false, err
 	}
-	args := append([]string{"-D", o.dir(), "--source-server", noticing(r.Source).Without("password").String(), "--no-ensure-shutdown"}, more...)
-	if len(more) == 0 {
-		args = append(args, "--progress")
+	args := []string{"-D", o.dir(), "--source-server", noticing(r.Source).Without("password").String(), "--no-ensure-shutdown", "--progress"}
+	if option != "" {
+		args = append(args, option)
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=C")
@@ -446,23 +455,37 @@ func (o Own) pgRewind(ctx context.Context, r RewindRequest, more ...string) (tou
 	if err != nil {
 		return false, fault.Wrap(err, fault.RejoinFail, "start of pg_rewind")
 	}
-	said, touched, unneeded := o.tell(out, len(more) == 0)
+	words := rewinding{own: o}
+	if option == rehearsal {
+		words.enough = func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // it is not waited for yet: the number is its own
+	}
+	words.read(out)
+	touched = words.begun && option != rehearsal
 	err = cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
 		return touched, fault.Wrap(ctx.Err(), fault.RejoinFail, "pg_rewind was stopped")
-	case err != nil:
-		return touched, fault.Wrap(err, fault.RejoinFail, "pg_rewind has failed").WithDetail("It said: %s", said)
-	case unneeded:
+	case err != nil && !words.ended:
+		return touched, fault.Wrap(err, fault.RejoinFail, "pg_rewind has failed").WithDetail("It said: %s", strings.Join(words.last, "; "))
+	case words.unneeded:
 		return touched, fault.New(fault.RejoinFail, "pg_rewind sees no need for a rewind, though the histories have parted").
 			WithHint("Clone the server.")
 	}
 	return true, nil
 }
 
-// tell reads pg_rewind's words, of which progress comes with carriage returns, and
-// returns the last of them, and whether it has begun to change the directory.
-func (o Own) tell(out io.Reader, aloud bool) (said string, touched, unneeded bool) {
+// rewinding is what pg_rewind has said.
+type rewinding struct {
+	own      Own
+	enough   func()   // ends a rehearsal; nil: it is none, and the log is told all
+	ended    bool     // enough was called
+	begun    bool     // it is about to change the directory, or has
+	unneeded bool     // it saw no need to
+	last     []string // its last words
+}
+
+// read reads its words until it ends. Progress comes with carriage returns.
+func (w *rewinding) read(out io.Reader) {
 	lines := bufio.NewScanner(out)
 	lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
 		if at := bytes.IndexAny(data, "\r\n"); at >= 0 {
@@ -473,23 +496,27 @@ func (o Own) tell(out io.Reader, aloud bool) (said string, touched, unneeded boo
 		}
 		return 0, nil, nil
 	})
-	var last []string
 	for lines.Scan() {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" {
-			continue
-		}
-		if aloud {
-			o.log(line)
-		}
-		touched = touched || strings.Contains(line, beforeChanges)
-		unneeded = unneeded || strings.Contains(line, "no rewind required")
-		if last = append(last, line); len(last) > 10 {
-			last = last[1:]
+		if line := strings.TrimSpace(lines.Text()); line != "" {
+			w.hear(line)
 		}
 	}
 	_, _ = io.Copy(io.Discard, out)
-	return strings.Join(last, "; "), touched, unneeded
+}
+
+func (w *rewinding) hear(line string) {
+	w.begun = w.begun || strings.Contains(line, beforeChanges)
+	w.unneeded = w.unneeded || strings.Contains(line, "no rewind required")
+	if w.last = append(w.last, line); len(w.last) > 10 {
+		w.last = w.last[1:]
+	}
+	switch {
+	case w.enough == nil:
+		w.own.log(line)
+	case !w.ended && strings.HasSuffix(line, copied) && !strings.HasPrefix(line, "0/"):
+		w.ended = true
+		w.enough()
+	}
 }
 
 // settle writes what the server follows, after a rewind or instead of one, and
