@@ -106,8 +106,9 @@ func (c ServiceCommands) Text(w io.Writer) {
 	}
 	fmt.Fprintf(w, "Following commands would be executed for each action:\n\n")
 	for _, one := range c.Commands {
-		fmt.Fprintf(w, "    %7s: \"%s\"\n", one.Action, one.Line)
+		fmt.Fprintf(w, "%9s: \"%s\"\n", one.Action, one.Line)
 	}
+	fmt.Fprintln(w)
 }
 
 // CSV is the text: repmgr 5 has no other form.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
@@ -57,7 +58,10 @@ func nodeRejoin(ctx context.Context, s *Session) error {
 	if s.Conf.WithoutServer() {
 		return fault.New(fault.BadConfig, "this node is a witness without PostgreSQL")
 	}
-	if running, err := host.Processes(s.Conf.DataDirectory); err != nil {
+	if running, err := host.Processes(s.Conf.DataDirectory); errors.Is(err, fs.ErrNotExist) {
+		return fault.Wrap(err, fault.BadConfig, "there is no data directory at %s", s.Conf.DataDirectory).
+			WithHint("correct data_directory in repmgr.conf; a node that has none is made by \"repmgr standby clone\"")
+	} else if err != nil {
 		return err
 	} else if len(running) > 0 {
 		return fault.New(fault.RejoinFail, "the local server runs").
