@@ -58,6 +58,30 @@ func TestLostAfterAttempts(t *testing.T) {
 	}
 }
 
+// TestLostDuringAPause has a primary be away while failover is paused: the end of the pause alone
+// does not make it lost.
+func TestLostDuringAPause(t *testing.T) {
+	v := New(2, Policy{MonitorInterval: time.Second, ReconnectAttempts: 3, ReconnectInterval: time.Second})
+	v.Observe(NodesRead{[]cluster.Node{{ID: 1, Role: cluster.Primary, Active: true}, {ID: 2, Role: cluster.Standby, Active: true, Upstream: 1}}}, t0)
+	v.Observe(PauseSet{Paused: true}, t0)
+	lost := func(seconds int) bool { return newFacts(v, t0.Add(time.Duration(seconds)*time.Second)).lost(1) }
+	for s := range 10 {
+		v.Observe(Probed{Node: 1}, t0.Add(time.Duration(s)*time.Second))
+	}
+	if !lost(9) {
+		t.Fatal("it is not lost while failover is paused")
+	}
+	v.Observe(PauseSet{}, t0.Add(9*time.Second))
+	for s := 9; s <= 12; s++ {
+		if s > 9 {
+			v.Observe(Probed{Node: 1}, t0.Add(time.Duration(s)*time.Second))
+		}
+		if got := lost(s); got != (s == 12) {
+			t.Errorf("%d s after the end of the pause lost is %v", s-9, got)
+		}
+	}
+}
+
 // TestBidOutlivesLook says that a bid keeps the numbers it was placed with, and
 // that a failed promotion marks it.
 func TestBidOutlivesLook(t *testing.T) {

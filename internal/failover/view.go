@@ -278,7 +278,7 @@ func (v *View) Observe(e Event, now time.Time) {
 	case NodesRead:
 		v.Nodes = e.Nodes
 	case PauseSet:
-		v.Paused = e.Paused
+		v.observePause(e.Paused, now)
 	case PolicySet:
 		v.Policy = e.Policy
 	case RejoinsKept:
@@ -347,6 +347,18 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	if l.State == ServerRunning {
 		v.Opened = false
 	}
+}
+
+// observePause begins or ends a pause. A server that failed while it lasted has to fail as often
+// and as long again: it may have been stopped on purpose, and started just now, since the last look.
+func (v *View) observePause(paused bool, now time.Time) {
+	for id, p := range v.Probes {
+		if v.Paused && !paused && p.Failures > 0 {
+			p.Failures, p.FirstFail, p.LostAt = 1, now, time.Time{}
+			v.Probes[id] = p
+		}
+	}
+	v.Paused = paused
 }
 
 // observeReport keeps the newest report of each peer: one that was overtaken on
