@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sys/unix"
 
 	"repmgr/internal/api"
@@ -128,7 +129,11 @@ func (s *Session) refound(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	timeline := max(at.Timeline, s.topTimeline()) + 1
+	top, err := s.topTimeline()
+	if err != nil {
+		return err
+	}
+	timeline := max(at.Timeline, top) + 1
 	if s.Opt.DryRun {
 		s.Talk.Info("group %q would be given up", founding.Group)
 		if at.InRecovery {
@@ -203,25 +208,35 @@ func (s *Session) othersAreLost(ctx context.Context, c *pg.Conn, nodes []cluster
 }
 
 // topTimeline is the highest timeline that this node's record knows of; a number
-// is never used twice (safety notes, B15). Entries count that were not committed.
-func (s *Session) topTimeline() cluster.Timeline {
+// is never used twice (safety notes, B15). Entries count that were not committed. Zero
+// where nothing is stored, or it is damaged; what only a newer version can read is an error.
+func (s *Session) topTimeline() (cluster.Timeline, error) {
 	store, err := raftstore.Open(s.Conf.StateDir())
 	if err != nil {
-		return 0
+		return 0, nil // it is put aside, not removed
 	}
 	defer store.Close()
 	_, stored, found, err := store.Load()
 	if err != nil || !found || stored.Snapshot == nil {
-		return 0
+		return 0, nil
+	}
+	newer := func(err error) error {
+		return fault.Wrap(err, fault.BadConfig, "it cannot be told which timelines the group has used").
+			WithHint("Run this command with the version of repmgr that repmgrd had here; the one from before may be put back after it.")
 	}
 	rec, err := record.Decode(stored.Snapshot.GetData())
 	if err != nil {
-		return 0
+		return 0, newer(err)
 	}
 	for _, e := range stored.Entries {
-		if entry, change, err := record.DecodeEntry(e.GetData()); err == nil {
-			rec.Apply(change, entry.At, e.GetIndex())
+		if e.GetType() != raftpb.EntryNormal || len(e.GetData()) == 0 {
+			continue // raft's own, and changes of members
 		}
+		entry, change, err := record.DecodeEntry(e.GetData())
+		if err != nil {
+			return 0, newer(err)
+		}
+		rec.Apply(change, entry.At, e.GetIndex())
 	}
-	return rec.TopTimeline
+	return rec.TopTimeline, nil
 }
