@@ -114,7 +114,11 @@ func (s *Status) matched(id, match uint64) {
 	}
 }
 
+// sorted are ids in order: those of raft are already.
 func sorted(ids []uint64) []uint64 {
+	if slices.IsSorted(ids) {
+		return slices.Clip(ids)
+	}
 	out := slices.Clone(ids)
 	slices.Sort(out)
 	return out

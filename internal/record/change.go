@@ -282,11 +282,10 @@ func KindOf(c Change) string {
 
 // EncodeEntry is a change as it stands in the log.
 func EncodeEntry(c Change, from cluster.NodeID, request uint64, at time.Time) ([]byte, error) {
-	body, err := json.Marshal(c)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(Entry{Version: levelOf(c), Kind: KindOf(c), Request: request, Node: from, At: at.UTC(), Body: body})
+	return json.Marshal(struct {
+		Entry
+		Body Change `json:"body"` // instead of the entry's
+	}{Entry{Version: levelOf(c), Kind: KindOf(c), Request: request, Node: from, At: at.UTC()}, c})
 }
 
 // DecodeEntry reads an entry and its change. One of a newer version, or of a

@@ -25,13 +25,14 @@ func (r *Record) isLastHolder(b Bid) bool {
 // else highest term of its WAL, then LSN, then priority, then lowest node id. It is what Close does, and what is told before it.
 func (r *Record) Verdict() Verdict {
 	var out Verdict
-	standing := map[cluster.NodeID]Standing{}
-	for _, b := range r.Bids {
+	out.Bids = slices.Grow(out.Bids, len(r.Bids))
+	standing := make([]Standing, len(r.Bids)) // of those that have something to offer
+	for i, b := range r.Bids {
 		m, _ := r.Member(b.Node)
 		j := Judged{Bid: b, Priority: m.Priority}
 		if b.Declined == "" {
-			standing[b.Node] = r.Judge(b.Line, b.LSN, r.isLastHolder(b))
-			j.WALTerm = standing[b.Node].WALTerm
+			standing[i] = r.Judge(b.Line, b.LSN, r.isLastHolder(b))
+			j.WALTerm = standing[i].WALTerm
 		}
 		out.Bids = append(out.Bids, j)
 	}
@@ -42,7 +43,7 @@ func (r *Record) Verdict() Verdict {
 		switch {
 		case j.Declined != "":
 			j.Verdict = "declined: " + j.Declined
-		case standing[j.Node].Diverged:
+		case standing[i].Diverged:
 			j.Verdict = "diverged: its history is not the cluster's"
 		case !m.Eligible():
 			j.Verdict = "not eligible: " + ineligible(m)
@@ -87,10 +88,10 @@ func ineligible(m Member) string {
 }
 
 // pick says whether the best candidate may win now.
-func (r *Record) pick(bids []Judged, standing map[cluster.NodeID]Standing, best int) (cluster.NodeID, string) {
+func (r *Record) pick(bids []Judged, standing []Standing, best int) (cluster.NodeID, string) {
 	counts := func(id cluster.NodeID) bool {
-		s, bid := standing[id]
-		return bid && !s.Diverged
+		i := slices.IndexFunc(bids, func(j Judged) bool { return j.Node == id })
+		return i >= 0 && bids[i].Declined == "" && !standing[i].Diverged
 	}
 	if r.Pause.On {
 		return 0, "the cluster is paused: " + r.Pause.Reason
@@ -116,7 +117,13 @@ func (r *Record) pick(bids []Judged, standing map[cluster.NodeID]Standing, best 
 	if w.Node == r.Lease.Successor && r.has(w) {
 		return w.Node, fmt.Sprintf("the lease was handed over to node %d, which has all of the former primary's WAL: term %d, %s", w.Node, w.WALTerm, w.LSN)
 	}
-	return w.Node, fmt.Sprintf("node %d has the most WAL of %d bids: term %d, %s, priority %d", w.Node, len(standing), w.WALTerm, w.LSN, w.Priority)
+	offers := 0
+	for _, j := range bids {
+		if j.Declined == "" {
+			offers++
+		}
+	}
+	return w.Node, fmt.Sprintf("node %d has the most WAL of %d bids: term %d, %s, priority %d", w.Node, offers, w.WALTerm, w.LSN, w.Priority)
 }
 
 // tooFarBehind measures against the position of the holder's last renewal. With a
