@@ -218,6 +218,35 @@ func TestAnEntryOfANewerVersion(t *testing.T) {
 	}
 }
 
+// TestASnapshotOfANewerVersion says that what a newer leader sends as a whole is not saved
+// over what is there, and that the node whose repmgr is older says so.
+func TestASnapshotOfANewerVersion(t *testing.T) {
+	for newer, says := range map[string]string{`{"format":1}`: "", `{"format":2}`: "has to be updated", `{"format":1,"quarantine":true}`: "has to be updated"} {
+		q := aGroup(t, func(*Daemon) {})
+		own := q.identity.RaftID
+		snap := &raftpb.Snapshot{Data: []byte(newer), Metadata: &raftpb.SnapshotMetadata{
+			Index: new(uint64(9)), Term: new(uint64(1)), ConfState: &raftpb.ConfState{Voters: []uint64{22, own}}}}
+		m := &raftpb.Message{Type: raftpb.MsgSnap.Enum(), From: new(uint64(22)), To: new(own), Term: new(uint64(1)), Snapshot: snap}
+		var why error
+		var stored quorum.Stored
+		if err := q.do(t.Context(), func() (err error) {
+			q.handle(arrived{2, quorum.Frame{Group: "g", From: 22, To: own, Message: m}, 1})
+			q.pump()
+			why = q.member.Err()
+			_, stored, _, err = q.store.Load()
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if saved := stored.Snapshot.GetMetadata().GetIndex() == 9; saved != (says == "") {
+			t.Errorf("%s: saved: %v", newer, saved)
+		}
+		if (why != nil) != (says != "") || why != nil && !strings.Contains(faultOf(why).Detail, says) {
+			t.Errorf("%s: %v", newer, why)
+		}
+	}
+}
+
 // TestWhatAMemberDoesNotKnow says that the leader takes no change that a member has not announced.
 func TestWhatAMemberDoesNotKnow(t *testing.T) {
 	q := aGroup(t, func(*Daemon) {})
