@@ -44,9 +44,12 @@ func TestAReceiverThatIsHeldBack(t *testing.T) {
 	standby.exec(t, "SELECT pg_wal_replay_pause()")
 	primary.exec(t, "CREATE TABLE more AS SELECT 1 AS n")
 	until(t, "replay is paused", func() bool { return standby.value(t, "SELECT pg_is_wal_replay_paused()") == "true" })
-	short, cancel := context.WithTimeout(within(t), 3*time.Second)
-	defer cancel()
-	if err := standby.HoldReceiver(short); err == nil {
+	ctx, cancel := context.WithCancel(within(t))
+	done := make(chan error, 1)
+	go func() { done <- standby.HoldReceiver(ctx) }()
+	until(t, "the receiver is gone", func() bool { return !standby.receives(t) })
+	time.AfterFunc(2*heldFor, cancel) // it would have seen enough by then
+	if err := <-done; err == nil {
 		t.Error("held, though replay is paused")
 	}
 	if now := standby.interval(t); now != before {
