@@ -34,6 +34,14 @@ const (
 	whoIsHint    = "\"repmgr cluster show\" tells who is the primary"
 )
 
+// stateAs is a server's state, and its role where that was seen.
+func stateAs(state ServerState, role cluster.Role) string {
+	if role == cluster.RoleUnknown {
+		return string(state)
+	}
+	return string(state) + " as " + role.String()
+}
+
 // WhyNotStepDown says why the own server may not be stopped in favour of another now;
 // zero: it may. Every daemon that is heard of has to be paused: it could promote its
 // server meanwhile, and the own one may have to be started again.
@@ -49,7 +57,7 @@ func WhyNotStepDown(v *View, a StepDown, now time.Time) Refusal {
 	case !f.fresh(a.To) || p.Silent:
 		return Refusal{f.say("the daemon of node %d was not heard of lately", a.To), "start repmgrd there, or mend the network between the two nodes"}
 	case r.Server != ServerRunning || r.Role != cluster.Standby:
-		return Refusal{f.say("the server of node %d is %s as %s", a.To, r.Server, r.Role), f.say("it has to run as a standby of node %d: \"repmgr node status\" there tells more", f.Self)}
+		return Refusal{f.say("the server of node %d is %s", a.To, stateAs(r.Server, r.Role)), f.say("it has to run as a standby of node %d: \"repmgr node status\" there tells more", f.Self)}
 	case !r.Receiving || r.Upstream != f.Self:
 		return Refusal{f.say("node %d does not stream from this node", a.To), f.say("\"repmgr standby follow --upstream-node-id=%d\" there", f.Self)}
 	case r.Barred != "":
@@ -74,7 +82,7 @@ func WhyNotStepUp(v *View, a StepUp, now time.Time) Refusal {
 	case no != Refusal{}:
 		return no
 	case !f.inRecovery():
-		return Refusal{f.say("this node's server is %s as %s", f.local.State, f.local.Role), whoIsHint}
+		return Refusal{f.say("this node's server is %s", stateAs(f.local.State, f.local.Role)), whoIsHint}
 	case f.self.Upstream != a.From:
 		return Refusal{f.say("this node follows node %d, and not node %d", f.self.Upstream, a.From), f.say("\"repmgr standby follow --upstream-node-id=%d\" here", a.From)}
 	case f.local.Barred != "":

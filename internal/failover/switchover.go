@@ -104,7 +104,7 @@ func (f facts) whyNotTo(to cluster.NodeID) string {
 	case !f.fresh(to) || p.Silent:
 		return f.say("the daemon of node %d was not heard of lately", to)
 	case r.Server != ServerRunning || r.Role != cluster.Standby:
-		return f.say("the server of node %d is %s as %s", to, r.Server, r.Role)
+		return f.say("the server of node %d is %s", to, stateAs(r.Server, r.Role))
 	case !r.Receiving || r.Upstream != f.Self:
 		return f.say("node %d does not stream from this node", to)
 	case f.lease().State != record.Held:
