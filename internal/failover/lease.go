@@ -160,11 +160,17 @@ func StandDown(v *View) bool {
 	case !v.mightWrite():
 		return true
 	case r == nil:
-		return !v.Group.Known
+		return !v.Group.Known && !v.forgot()
 	case r.Rule != record.Quorum:
 		return true
 	}
 	return v.unlimited(r) && r.Holds(v.Self, v.Local.Incarnation)
+}
+
+// forgot reports whether an earlier life of this daemon held a lease, as the guard's deadline
+// tells, and what it knew of that is lost: it may have ordered a promotion that happens yet.
+func (v *View) forgot() bool {
+	return v.Group.Record == nil && v.Guard.Deadline.After(v.Local.At)
 }
 
 // Harmless reports whether the own server surely cannot write, and is not about to.
@@ -182,7 +188,7 @@ func (v *View) mightWrite() bool {
 		_, promoted := v.Setback.Of.(PromoteTo) // it failed, and may happen all the same (safety notes, A19)
 		r := v.Group.Record
 		granted := r != nil && r.Holds(v.Self, v.Local.Incarnation) && !r.Lease.Promoted // an earlier life of this daemon may have ordered it
-		return v.Local.Role != cluster.Standby || promoting || promoted || granted
+		return v.Local.Role != cluster.Standby || promoting || promoted || granted || v.forgot()
 	case ServerCrashed, ServerFenced, ServerStopped, ServerStarting:
 		return !v.Local.Armed
 	}

@@ -82,3 +82,27 @@ func TestShorterTimeToLiveWaitsForTheLongerDeadline(t *testing.T) {
 		t.Errorf("not asked for in time: %+v, %v", r, due)
 	}
 }
+
+// A daemon whose state is lost finds the guard of its earlier life, which held the lease and
+// may have ordered a promotion that happens yet: the guard keeps its deadline, and ends the
+// server. When that is over, or where there was none, nothing limits a standby.
+func TestForgottenLeaseKeepsItsDeadline(t *testing.T) {
+	v := viewOf(1, func(v *View) { v.Local.Role, v.Local.Armed, v.Local.At = cluster.Standby, true, t0 })
+	v.Group, v.Tenure = Group{}, Tenure{}
+	for _, known := range []bool{false, true} {
+		v.Group.Known = known
+		v.Observe(GuardSeen{Alive: true, Deadline: t0.Add(time.Second)}, t0)
+		if StandDown(v) || Harmless(v) {
+			t.Errorf("known: %v: the deadline is taken away", known)
+		}
+		v.Local.At = t0.Add(2 * time.Second)
+		if !Harmless(v) {
+			t.Errorf("known: %v: it is over, and the guard has done what it is there for", known)
+		}
+		v.Local.At = t0
+		v.Observe(GuardSeen{Alive: true}, t0)
+		if !StandDown(v) || !Harmless(v) {
+			t.Errorf("known: %v: there was none", known)
+		}
+	}
+}
