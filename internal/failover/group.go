@@ -246,8 +246,11 @@ func (v *View) observeAsked(c record.Change, now time.Time) {
 		}
 		v.Tenure.TriedAt = now
 		if known := v.Group.Record; r.Timed && !v.Tenure.Timed && !v.Tenure.Given && known != nil && known.Lease.State == record.Indefinite {
+			believed := v.confirmed(known)
 			v.Tenure.Timed = true
-			v.count(r.TTL)
+			if believed { // else there is nothing that this one could shorten, and only its answer counts
+				v.count(r.TTL)
+			}
 		}
 	}
 }

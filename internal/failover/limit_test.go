@@ -106,3 +106,29 @@ func TestForgottenLeaseKeepsItsDeadline(t *testing.T) {
 		}
 	}
 }
+
+// A life of the daemon that finds its server in recovery does not believe an old record of a
+// lease without an end. That it asks for a timed one gives it nothing: only the answer does.
+func TestAskingGivesNothingThatWasNotBelieved(t *testing.T) {
+	for role, believed := range map[cluster.Role]bool{cluster.Standby: false, cluster.Primary: true} {
+		v := viewOf(1, func(v *View) { v.Local.Role, v.Local.Armed = role, true })
+		change(t, v, paused, record.SetPause{})
+		v.Tenure, v.Life = Tenure{Term: v.Group.Record.Term}, 2
+		v.Group.Record.Lease.Life = 1
+		if MayWrite(v, t0) != believed {
+			t.Fatalf("%s: before it asks: %v", role, !believed)
+		}
+		r, due := Renewal(v, t0)
+		if !due || !r.Timed {
+			t.Fatalf("%s: asks for %+v, %v", role, r, due)
+		}
+		v.Observe(Asked{Change: r}, t0)
+		if MayWrite(v, t0.Add(time.Millisecond)) != believed {
+			t.Errorf("%s: after it has asked: %v", role, !believed)
+		}
+		v.Observe(Answered{Change: r}, t0.Add(time.Millisecond))
+		if !MayWrite(v, t0.Add(time.Second)) {
+			t.Errorf("%s: after the answer it may not", role)
+		}
+	}
+}
