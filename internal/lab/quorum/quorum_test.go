@@ -148,6 +148,13 @@ func TestQuorumDaemonStopped(t *testing.T) {
 func TestQuorumGuardStopped(t *testing.T) {
 	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
 	two := l.Node(2)
+	waitFor(t, ctx, "its guard to answer", func() error { // one that stands still before it ever has is another story
+		v, err := two.View(ctx)
+		if err == nil && (v.Promotion == nil || !v.Promotion.Guard.Alive) {
+			err = errors.New("there is none")
+		}
+		return err
+	})
 	stopped, err := two.Guards()
 	must(t, err)
 	if len(stopped) != 1 {
