@@ -169,12 +169,7 @@ func (d *Daemon) checkpointAsReplica(ctx context.Context, cfg *conf.Config) erro
 		return err
 	}
 	self, _ := cluster.Find(d.peers.nodes(), cfg.NodeID)
-	conn, err := pg.ConnectReplication(ctx, ci, self.ReplUser)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	return conn.Checkpoint(ctx)
+	return pg.CheckpointAsReplica(ctx, ci, self.ReplUser)
 }
 
 // catchUp waits until the next primary has everything on disk. One that receives

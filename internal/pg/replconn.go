@@ -196,6 +196,16 @@ func (r *ReplConn) Checkpoint(ctx context.Context) error {
 	return nil
 }
 
+// CheckpointAsReplica is Checkpoint in a session of its own, opened as by ConnectReplication.
+func CheckpointAsReplica(ctx context.Context, c Conninfo, user string) error {
+	r, err := ConnectReplication(ctx, c, user)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close(context.WithoutCancel(ctx)) }()
+	return r.Checkpoint(ctx)
+}
+
 // canceled is the SQLSTATE of a command that was given up (PostgreSQL manual, "Error Codes").
 const canceled = "57014"
 

@@ -393,12 +393,7 @@ func checkpointAsReplica(ctx context.Context, r RewindRequest) error {
 	if err != nil {
 		return err
 	}
-	c, err := pg.ConnectReplication(ctx, r.Source, stream.Get("user"))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	return c.Checkpoint(ctx)
+	return pg.CheckpointAsReplica(ctx, r.Source, stream.Get("user"))
 }
 
 // noticing lets libpq notice within half a minute that a server has gone without a
