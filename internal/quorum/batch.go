@@ -70,6 +70,9 @@ func (g *Group) Next() (b Batch, ok bool) {
 			if c, real := committed(e, conf); real {
 				b.Committed = append(b.Committed, c)
 				conf = c.Change.on(conf)
+				if c.Change != nil { // who forgot that it is committed would count votes among the members of before
+					b.HardState, b.MustSync = g.node.BasicStatus().HardState, true
+				}
 			}
 		}
 		for _, m := range b.Messages {

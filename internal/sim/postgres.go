@@ -49,6 +49,7 @@ type server struct {
 	torn        bool           // a rewind was broken off: it cannot be started
 	incarnation string
 	names       string // synchronous_standby_names; a new session sees it at once
+	namedAt     int    // where the log ended when that was set, and every process was signalled
 	managed     bool   // by repmgrd
 	called      string // application_name in primary_conninfo
 

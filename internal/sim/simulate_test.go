@@ -144,6 +144,11 @@ func search(o Options, count int, aloud bool) (sum report, cpu time.Duration) {
 			running--
 			continue
 		}
+		if known := len(latest[m.from].Failed); aloud {
+			for _, b := range m.Failed[known:] { // now: whoever interrupts a long run has them
+				fmt.Fprintf(os.Stderr, "BROKEN: seed %d: %s\n", b.Seed, b.Violation)
+			}
+		}
 		latest[m.from] = m.report
 		sum = add(latest)
 		if len(sum.Failed) > 0 && !*all {

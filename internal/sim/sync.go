@@ -71,7 +71,9 @@ func (s *server) hears(from cluster.NodeID, r reply) bool {
 		x.frozen = w.now + w.between(10*time.Millisecond, 5*time.Second)
 	}
 	x.heard = w.now
-	if w.chance(70) || x.sent == 0 { // else the reply comes in the middle of a round
+	// Else the reply comes in the middle of a round. That cannot be once a round before it
+	// has sent what was written after the signal: each begins with a look for that.
+	if w.chance(70) || x.sent == 0 || x.sent > s.namedAt {
 		x.obey(s.names, w.Defect)
 	}
 	// A receiver replies when it has more, and every wal_receiver_status_interval: who
@@ -136,7 +138,7 @@ func (s *server) release(x *sender) {
 // checkpointer, by whose word commits wait or not, a little later.
 func (s *server) setNames(names string, managed bool) {
 	w := s.n.w
-	s.names, s.managed = names, managed
+	s.names, s.managed, s.namedAt = names, managed, len(s.wal)
 	if !s.up {
 		return
 	}
