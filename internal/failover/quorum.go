@@ -367,6 +367,11 @@ var holderRules = []rule{
 		func(f facts) (string, bool) {
 			return f.say("%s are left", f.waits().Round(100*time.Millisecond)), f.inRecovery() && f.waits() > 0 && !f.Group.Record.Pause.On
 		}, nil},
+	{"arm-to-regrant", "The holder's server came up read-only, and would come up writable next time: a disarming came late, and it is armed before a new timeline is asked for.",
+		func(f facts) (string, bool) {
+			return "standby.signal is not there, or primary_conninfo is not empty", f.inRecovery() && !f.local.Armed
+		},
+		func(facts) []Action { return []Action{Arm{}} }},
 	{"regrant", "The holder's server was restarted and came up read-only: a new term and timeline are asked for.",
 		func(f facts) (string, bool) {
 			return "the server came up read-only under a lease that is held", f.inRecovery()
@@ -769,7 +774,7 @@ func (f facts) mustFollow() cluster.NodeID {
 		return 0
 	case f.strays():
 		return holder
-	case known && up.ID != holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID) && !f.missedAsSync():
+	case f.cascades(up, known) && !f.circles() && !f.missedAsSync():
 		if f.local.Sealed {
 			return up.ID // cascaded
 		}
@@ -781,6 +786,25 @@ func (f facts) mustFollow() cluster.NodeID {
 		return holder
 	}
 	return 0
+}
+
+// cascades reports whether who follows that node stays where it is: it is a standby that is there.
+func (f facts) cascades(up cluster.Node, known bool) bool {
+	return known && up.ID != f.lease().Holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID)
+}
+
+// circles reports whether this node, by what is registered, would get its WAL from itself: a
+// former primary that is pointed nowhere yet may be registered behind a standby that followed it.
+func (f facts) circles() bool {
+	at := f.self.Upstream
+	for range f.Nodes {
+		up, known := cluster.Find(f.Nodes, at)
+		if at == f.Self || !f.cascades(up, known) {
+			return at == f.Self
+		}
+		at = up.Upstream
+	}
+	return false // others circle, and see to it themselves
 }
 
 // misplaced reports whether the own server has to be pointed at another.

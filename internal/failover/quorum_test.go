@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -251,6 +252,7 @@ var quorumCases = []ruleCase{
 		v.Local.Role, v.Tenure.Since = cluster.Standby, t0
 		v.Repromotions = Repromotions{At: t0.Add(-9 * time.Second), Pause: 10 * time.Second}
 	}},
+	{"arm-to-regrant", holderView, nil, func(v *View) { v.Local.Role, v.Local.Armed = cluster.Standby, false }},
 	{"regrant", holderView, nil, func(v *View) { v.Local.Role = cluster.Standby }},
 	{"holder-barred", holderView, nil, func(v *View) { v.Local.Role, v.Local.Barred = cluster.Standby, "recovery_target_time is set" }},
 	{"holder-barred", quorumView, claimed, func(v *View) { sealed(v); sure(v); v.Local.Barred = "recovery_target_time is set" }},
@@ -853,9 +855,36 @@ func TestRejoinsAreCounted(t *testing.T) {
 	if v.Rejoins.Tries != rejoinAttempts {
 		t.Error("a standby that streams from nobody ended the counting")
 	}
-	v.Observe(LocalSeen{Local{At: now.Add(time.Second), State: ServerRunning, Role: cluster.Standby, Receiving: true}}, now)
+	l := Local{At: now.Add(time.Second), State: ServerRunning, Role: cluster.Standby, Receiving: true}
+	v.Group.Record.Lease.Timeline, l.Position.Timeline = 3, 2
+	v.Observe(LocalSeen{l}, now)
+	if v.Rejoins.Tries != rejoinAttempts {
+		t.Error("a standby that streams what the primary has left behind ended the counting")
+	}
+	l.Position.Timeline = 3
+	v.Observe(LocalSeen{l}, now)
 	if v.Rejoins.Tries != 0 {
 		t.Error("a standby that streams did not end the counting")
+	}
+}
+
+// Two standbys that are registered behind each other get no WAL from anybody: both follow the
+// primary. One behind them stays where it is.
+func TestNoCircle(t *testing.T) {
+	for _, c := range []struct {
+		of2, of3, want cluster.NodeID
+	}{{3, 2, 1}, {3, 1, 3}, {3, 4, 3}, {1, 2, 1}} {
+		v := quorumView()
+		sealed(v)
+		v.Nodes[1].Upstream, v.Nodes[2].Upstream = c.of2, c.of3
+		if d := Decide(v, t0); !slices.ContainsFunc(d.Actions, func(a Action) bool { f, ok := a.(Follow); return ok && f.Upstream == c.want }) {
+			t.Errorf("node 2 behind %d, and 3 behind %d: %s %v, want node %d", c.of2, c.of3, d.Rule, d.Actions, c.want)
+		}
+	}
+	v := quorumView()
+	v.Nodes[1].Upstream, v.Nodes[2].Upstream = 3, 2
+	if d := Decide(v, t0); d.Rule != "measure" && d.Rule != "follow-holder" {
+		t.Errorf("node 2 already streams from node 3, and that from node 2: %s", d.Rule)
 	}
 }
 

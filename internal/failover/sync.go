@@ -270,6 +270,8 @@ func (f facts) syncIsOver() bool {
 		return true
 	case f.holds() && f.syncMode() != record.SyncOff:
 		return false // it is about to be managed
+	case f.writable() && f.lease().Life != f.Life:
+		return false // this record may be behind what commits wait for: nothing in it is of this life of the daemon
 	}
 	return r.Sync.Newest() == "" && (r.Sync.Mode == record.SyncOff || r.Sync.Mode == "")
 }

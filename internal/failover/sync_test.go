@@ -50,6 +50,9 @@ var syncCases = []ruleCase{
 	{"sync-after-setback", holderView, nil, func(v *View) { v.Sync.FailedAt = t0 }},
 	{"sync-restore", quorumView, nil, func(v *View) { v.Local.SyncManaged = true }},
 	{"sync-restore", holderView, nil, func(v *View) { v.Local.SyncManaged, v.Group.Record = true, record.New("g", "", record.Member{}) }},
+	{"sync-restore", holderView, nil, func(v *View) { v.Local.SyncManaged = true }},
+	{"sync-off", holderView, nil, func(v *View) { v.Local.SyncManaged, v.Life = true, 7 }},                          // this life has not renewed the lease: the record may be behind
+	{"sync-not-here", quorumView, nil, func(v *View) { v.Local.SyncManaged, v.Local.Role, v.Life = true, cluster.Primary, 7 }}, // the same
 	{"sync-not-here", quorumView, settled, func(v *View) { v.Local.SyncManaged = true }},
 	{"sync-not-here", holderView, settled, onView(func(v *View) { v.Local.Role = cluster.Standby })},
 	{"sync-off", holderView, nil, nil},

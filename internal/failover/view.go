@@ -195,10 +195,13 @@ func (r Rejoins) wait(self cluster.NodeID) time.Duration {
 	return pause + pause*time.Duration((int(self)*7+r.Tries*3)%10)/40
 }
 
-// observe ends the counting when the own server streams or is a primary.
-func (r *Rejoins) observe(l Local) {
-	if l.State == ServerRunning && (l.Role == cluster.Primary || l.Receiving) {
-		*r = Rejoins{}
+// observeRejoined ends the counting when the own server is a primary, or streams the
+// present primary's history: it may receive for a while what is of no use.
+func (v *View) observeRejoined() {
+	l, r := v.Local, v.Group.Record
+	there := l.Receiving && (r == nil || r.Lease.Timeline == l.Position.Timeline)
+	if l.State == ServerRunning && (l.Role == cluster.Primary || there) {
+		v.Rejoins = Rejoins{}
 	}
 }
 
@@ -343,7 +346,7 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	v.observeOpening(v.Local, l, now)
 	v.Local = l
 	v.ReadOnly = v.ReadOnly && l.Armed && l.Role != cluster.Primary
-	v.Rejoins.observe(l)
+	v.observeRejoined()
 	if l.State == ServerRunning {
 		v.Opened = false
 	}

@@ -70,7 +70,7 @@ func (g *Group) Next() (b Batch, ok bool) {
 			if c, real := committed(e, conf); real {
 				b.Committed = append(b.Committed, c)
 				conf = c.Change.on(conf)
-				if c.Change != nil { // who forgot that it is committed would count votes among the members of before
+				if c.Change != nil && c.Index > g.found { // who forgot that it is committed would count votes among the members of before
 					b.HardState, b.MustSync = g.node.BasicStatus().HardState, true
 				}
 			}

@@ -60,6 +60,7 @@ type Group struct {
 	quiet     bool             // and so both still are: raft has nothing to say
 	store     *memory
 	conf      *raftpb.ConfState // the members as of applied
+	found     uint64            // the commit index that the store held at the start
 	applied   uint64
 	term      uint64 // raft term of the entry at applied
 	proposed  uint64 // raft term in which a change was proposed that is not applied yet
@@ -112,6 +113,7 @@ func New(o Options) (g *Group, err error) {
 	if err != nil {
 		return nil, err
 	}
+	g.found = o.Stored.HardState.GetCommit()
 	g.soft, g.rose = g.state().SoftState, g.state().GetTerm()
 	return g, nil
 }

@@ -57,7 +57,7 @@ var planted = []struct {
 	{47, NeverArmed, 2, ""},
 	{49, CancelCounted, 60, ""},
 	{51, OwnDiskRenews, 122, ""},
-	{52, SilentGrowth, 142, ""},
+	{52, SilentGrowth, 593, ""},
 	{53, NoBackoff, 10, ""},
 	{54, LastHolderIgnored, 16, ""},
 	{0, TakenUnarmed, 0, ""},
