@@ -56,6 +56,7 @@ type Daemon struct {
 	ready       readySession
 	summons     chan struct{} // to keepReady
 	asked       readySession  // for the questions of operators
+	senders     readySession  // for the looks at the standbys that are waited for
 	asking      chan struct{} // held by who asks in it
 	guardian    *guardian
 	syncing     sync.Mutex // held while synchronous_standby_names is written

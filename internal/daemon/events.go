@@ -9,6 +9,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/pg"
+	"repmgr/internal/record"
 	"repmgr/internal/registry"
 )
 
@@ -48,6 +49,7 @@ type notifier struct {
 	ended atomic.Bool
 
 	waiting []registry.Event // were told, and are recorded when there is a primary again; run's alone
+	kept    *pg.Conn         // with the primary of the last errand, for the next; run's alone
 }
 
 // keepFor keeps an event that could not be recorded, since nobody takes writes
@@ -69,7 +71,7 @@ func (n *notifier) recordWaiting() {
 	if conn == nil {
 		return
 	}
-	defer registry.Close(conn)
+	defer n.keep(conn)
 	for len(n.waiting) > 0 {
 		if err := registry.RecordEvent(ctx, conn, &n.waiting[0]); err != nil {
 			n.d.log.Warn("event " + n.waiting[0].Name + " could not be recorded: " + err.Error())
@@ -102,15 +104,21 @@ func (n *notifier) add(e errand) {
 }
 
 func (n *notifier) run() {
-	again := time.NewTicker(recordAgainEvery)
+	again := time.NewTimer(recordAgainEvery)
 	defer again.Stop()
 	for {
 		select {
 		case e := <-n.queue:
 			n.runOne(e)
+			again.Reset(recordAgainEvery)
 		case <-again.C:
+			n.keep(nil)
 			n.recordWaiting()
+			if len(n.waiting) > 0 || n.kept != nil {
+				again.Reset(recordAgainEvery)
+			}
 		case <-n.quit:
+			defer n.keep(nil)
 			end := time.Now().Add(drainDeadline)
 			for len(n.queue) > 0 && time.Now().Before(end) {
 				n.runOne(<-n.queue)
@@ -126,15 +134,29 @@ func (n *notifier) runOne(e errand) {
 	var conn *pg.Conn
 	if !e.dry {
 		conn = n.primary(ctx)
-		defer registry.Close(conn)
+		defer n.keep(conn)
 	}
 	if err := e.do(ctx, conn); err != nil {
 		n.d.log.Warn(e.name + " could not be written or told: " + err.Error())
 	}
 }
 
-// primary connects to the server that takes writes, the own one if it does.
+// keep leaves the session for the next errand; nil: none will come soon.
+func (n *notifier) keep(conn *pg.Conn) {
+	if n.kept != conn {
+		registry.Close(n.kept)
+	}
+	n.kept = conn
+}
+
+// primary returns a session with the server that takes writes: that of the last errand, or
+// one with the own server if it does, or with the one that holds the lease, or with the
+// one that says so when all are asked.
 func (n *notifier) primary(ctx context.Context) *pg.Conn {
+	if n.kept != nil && writes(ctx, n.kept) {
+		return n.kept
+	}
+	n.keep(nil)
 	report := n.d.shared.load().report
 	self := cluster.Node{ID: report.Node, Name: report.Name, Conninfo: n.cfg.Load().Conninfo, Active: true, Role: report.Type}
 	if report.Role == cluster.Primary && report.Type != cluster.Witness {
@@ -144,11 +166,37 @@ func (n *notifier) primary(ctx context.Context) *pg.Conn {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	_, conn, err := registry.FindPrimary(ctx, n.d.peers.nodes())
+	nodes := n.d.peers.nodes()
+	if conn := n.holder(ctx, nodes); conn != nil {
+		return conn
+	}
+	_, conn, err := registry.FindPrimary(ctx, nodes)
 	if err != nil {
 		return nil
 	}
 	return conn
+}
+
+// holder returns a session with the server that the record says is the primary, if it takes writes.
+func (n *notifier) holder(ctx context.Context, nodes []cluster.Node) *pg.Conn {
+	rec, _ := n.d.quorum.known()
+	node, known := cluster.Find(nodes, rec.Lease.Holder)
+	if rec.Rule != record.Quorum || !rec.Lease.Promoted || !known {
+		return nil
+	}
+	conn, err := registry.Connect(ctx, node)
+	if err != nil || writes(ctx, conn) {
+		return conn
+	}
+	registry.Close(conn)
+	return nil
+}
+
+// writes reports whether the server of that session still takes writes.
+func writes(ctx context.Context, conn *pg.Conn) bool {
+	var yes bool
+	err := conn.QueryRow(ctx, "SELECT NOT pg_catalog.pg_is_in_recovery()").Scan(&yes)
+	return err == nil && yes
 }
 
 // announce has an event recorded and told, in its turn.

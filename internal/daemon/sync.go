@@ -13,6 +13,7 @@ import (
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
 	"repmgr/internal/record"
+	"repmgr/internal/registry"
 )
 
 // Times of synchronous replication.
@@ -57,6 +58,10 @@ func (d *Daemon) syncTurn(ctx context.Context, now time.Time) {
 			seen, err := d.lookAtSync(ctx)
 			d.send(syncLooked{seen, err})
 		})
+	} else if !failover.Synchronizing(v) && !w.looking {
+		if conn := d.senders.take(); conn != nil {
+			d.goes(func() { registry.Close(conn) })
+		}
 	}
 	dec := failover.Synchronize(v, now)
 	if dec.Rule != w.decision.Rule || !slices.Equal(dec.Actions, w.decision.Actions) {
@@ -95,10 +100,19 @@ func (d *Daemon) takeSync(m syncLooked, now time.Time) {
 func (d *Daemon) lookAtSync(ctx context.Context) (failover.SyncSeen, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	s, err := d.ownServer().Synchronous(ctx)
+	conn, err := d.senders.take(), error(nil)
+	if conn == nil {
+		conn, err = d.own(ctx, d.eyes.cfg.Load())
+	}
 	if err != nil {
 		return failover.SyncSeen{}, err
 	}
+	s, err := conn.Synchronous(ctx)
+	if err != nil { // as after a restart of the server; the next look begins anew
+		registry.Close(conn)
+		return failover.SyncSeen{}, err
+	}
+	registry.Close(d.senders.put(conn))
 	seen := failover.SyncSeen{Names: s.Names, LSN: s.Flushed}
 	for _, w := range s.Senders {
 		seen.Senders = append(seen.Senders, failover.Sender(w))

@@ -25,6 +25,7 @@ func (l *Lab) serverSettings() map[string]string {
 		// A checkpoint that nobody hurries is spread over minutes, and a base backup without
 		// -c and a rewind from a new primary wait for one.
 		settings["fsync"], settings["checkpoint_completion_target"] = "off", "0"
+		settings["autovacuum"] = "off" // a process each quarter of a minute and server, for tables of three rows
 	}
 	if l.options.Auth == TLS {
 		settings["ssl"] = "on"

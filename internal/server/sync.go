@@ -166,16 +166,6 @@ func signalState(pid int) (pending, sleeping bool, err error) {
 	return pending, sleeping, nil
 }
 
-// Synchronous is the state of synchronous replication, as a new session sees it.
-func (o Own) Synchronous(ctx context.Context) (pg.Synchronous, error) {
-	c, err := o.connect(ctx)
-	if err != nil {
-		return pg.Synchronous{}, err
-	}
-	defer hangUp(c)
-	return c.Synchronous(ctx)
-}
-
 // ProveSync makes sure that no other synchronous_standby_names than one that will
 // do is in force any more, and that count of those in it have flushed all that was
 // acknowledged by another (safety notes, B7). has tells who may be in it. It returns

@@ -43,7 +43,7 @@ func (d *daemon) order(a failover.Action) {
 	d.see(failover.Ordered{Action: a})
 	d.job++
 	h := hand{d: d, s: &d.n.server, a: a, job: d.job, began: d.n.w.now}
-	if _, urgent := a.(failover.Demote); !urgent && d.n.w.chance(2) {
+	if _, urgent := a.(failover.Demote); !urgent && d.n.w.chance(2) && d.n.w.healed == 0 {
 		h.then(50*time.Millisecond, func() { h.done("it failed") })
 		return
 	}
