@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -69,8 +70,9 @@ func reach(ctx context.Context, n cluster.Node, alive func(context.Context, clus
 
 // Relay says whom else a daemon shall ask what they reach: the zero value nobody.
 type Relay struct {
-	All bool             // everybody
-	Of  []cluster.NodeID // else these
+	All  bool             // everybody
+	Of   []cluster.NodeID // else these
+	Then []cluster.NodeID // whom those who are asked shall ask in turn
 }
 
 // To reports whether a node is to be asked.
@@ -84,10 +86,9 @@ func (c *Client) Reach(ctx context.Context, relay Relay) ([]Outlook, error) {
 		query.Set("others", "true") // all that an earlier release knows: it asks everybody
 	}
 	if !relay.All {
-		for _, id := range relay.Of {
-			query.Add("of", strconv.Itoa(int(id)))
-		}
+		addNodes(query, "of", relay.Of)
 	}
+	addNodes(query, "then", relay.Then)
 	path := PathReach
 	if len(query) > 0 {
 		path += "?" + query.Encode()
@@ -97,18 +98,34 @@ func (c *Client) Reach(ctx context.Context, relay Relay) ([]Outlook, error) {
 	return answer.Outlooks, err
 }
 
+func addNodes(query url.Values, key string, ids []cluster.NodeID) {
+	for _, id := range ids {
+		query.Add(key, strconv.Itoa(int(id)))
+	}
+}
+
+func nodesOf(query url.Values, key string) (ids []cluster.NodeID, err error) {
+	for _, text := range query[key] {
+		id, err := strconv.Atoi(text)
+		if err != nil || id <= 0 {
+			return nil, fault.New(fault.BadConfig, "expected a node's number as %q, found %q", key, text)
+		}
+		ids = append(ids, cluster.NodeID(id))
+	}
+	return ids, nil
+}
+
 // reach changes nothing: it is open to who may read the status.
 func (s *Server) reach(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	var relay Relay
 	if query.Get("others") == "true" {
-		for _, text := range query["of"] {
-			id, err := strconv.Atoi(text)
-			if err != nil || id <= 0 {
-				fail(w, http.StatusBadRequest, fault.New(fault.BadConfig, "expected a node's number as \"of\", found %q", text))
-				return
-			}
-			relay.Of = append(relay.Of, cluster.NodeID(id))
+		var errs [2]error
+		relay.Of, errs[0] = nodesOf(query, "of")
+		relay.Then, errs[1] = nodesOf(query, "then")
+		if err := errors.Join(errs[:]...); err != nil {
+			fail(w, http.StatusBadRequest, err)
+			return
 		}
 		relay.All = len(relay.Of) == 0
 	}

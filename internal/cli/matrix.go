@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"repmgr/internal/api"
@@ -23,7 +24,7 @@ func matrixVerb() verb {
 	return verb{
 		name:  "cluster matrix",
 		short: "show which node reaches which",
-		long: `Asks the daemon of every registered node, all at the same time, to connect to every node by the recorded conninfo, and prints a line for each node: * it reaches the node of that column, x it does not, ? it could not be asked. A connection is tried for 4 seconds at most, whatever connect_timeout says. Where no daemon runs on this machine the command itself looks for its node. Where a node's daemon does not answer and its server is reached from here, repmgr is run on its host by ssh, as repmgr 5 does it (ssh_options, repmgr_bindir, --remote-user).
+		long: `Asks the daemon of every registered node, all at the same time and by way of this node's daemon where that can, to connect to every node by the recorded conninfo, and prints a line for each node: * it reaches the node of that column, x it does not, ? it could not be asked. A connection is tried for 4 seconds at most, whatever connect_timeout says. Where no daemon runs on this machine the command itself looks for its node. Where a node's daemon does not answer and its server is reached from here, repmgr is run on its host by ssh, as repmgr 5 does it (ssh_options, repmgr_bindir, --remote-user).
 
 csv: the node_id that looks, the node_id that is looked at, 0 (reached), -1 (not) or -2 (not known).
 
@@ -201,8 +202,26 @@ func clusterMatrix(ctx context.Context, s *Session, others bool) error {
 	if s.ConfPath == "" {
 		here = s.Opt.NodeID
 	}
-	ask := func(relay api.Relay) outlooks {
+	heard, relay := s.hearing(ctx)
+	if !others {
+		relay = api.Relay{}
+	}
+	byLocal := sync.OnceValues(func() ([]api.Outlook, error) {
+		return f.reach(ctx, f.local, api.Relay{Of: heard, Then: relay.Of})
+	})
+	ask := func(heard []cluster.NodeID, relay api.Relay) outlooks {
 		return registry.AskAll(ctx, nodes, func(ctx context.Context, n cluster.Node) ([]api.Outlook, error) {
+			if slices.Contains(heard, n.ID) {
+				told, _ := byLocal()
+				if i := slices.IndexFunc(told, func(o api.Outlook) bool { return o.Node == n.ID }); i >= 0 {
+					return told[i : i+1], nil
+				}
+			}
+			if n.ID == f.local && len(heard) > 0 {
+				if told, err := byLocal(); err == nil {
+					return told, nil
+				}
+			}
 			told, err := f.reach(ctx, n.ID, relay)
 			if err != nil && n.ID == here {
 				return []api.Outlook{{Node: here, Reaches: api.LookRound(ctx, nodes, f.alive)}}, nil
@@ -210,13 +229,9 @@ func clusterMatrix(ctx context.Context, s *Session, others bool) error {
 			return told, err
 		})
 	}
-	var relay api.Relay
-	if others {
-		relay = s.relay(ctx)
-	}
-	told := ask(relay)
+	told := ask(heard, relay)
 	if missing := newMatrix(told).missing(); others && slices.ContainsFunc(missing, func(id cluster.NodeID) bool { return !relay.To(id) }) {
-		told = ask(api.Relay{Of: missing})
+		told = ask(nil, api.Relay{Of: missing})
 	}
 	m := newMatrix(s.bySSH(ctx, told, f, here, others))
 	if err := s.Result(m); err != nil {
@@ -242,23 +257,26 @@ func (m Matrix) missing() (ids []cluster.NodeID) {
 	return ids
 }
 
-// relay is whom every daemon shall ask too: those that the local daemon does not hear of. To
+// hearing is whom the local daemon hears of, who are asked by way of it, over connections
+// that are open; and whom every daemon shall ask besides: those that it does not hear of. To
 // have everybody tell of everybody would be as many questions as pairs of nodes. Whom the
-// local daemon hears of and this command cannot ask all the same is asked for afterwards.
-func (s *Session) relay(ctx context.Context) (relay api.Relay) {
+// local daemon hears of and nobody can ask all the same is asked for afterwards.
+func (s *Session) hearing(ctx context.Context) (heard []cluster.NodeID, relay api.Relay) {
 	if s.ConfPath == "" || s.Conf.StateDir() == "" {
-		return api.Relay{All: true}
+		return nil, api.Relay{All: true}
 	}
 	view, err := s.localView(ctx, daemonTimeout)
 	if err != nil {
-		return api.Relay{All: true}
+		return nil, api.Relay{All: true}
 	}
 	for _, p := range view.Peers {
-		if p.Error != "" {
+		if p.Error == "" && p.Report != nil {
+			heard = append(heard, p.Node)
+		} else {
 			relay.Of = append(relay.Of, p.Node)
 		}
 	}
-	return relay
+	return heard, relay
 }
 
 // reach asks the daemon of a node what that reaches, and what others do.

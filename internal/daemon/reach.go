@@ -89,7 +89,7 @@ func (p *peers) outlooks(ctx context.Context, relay api.Relay) []api.Outlook {
 			continue
 		}
 		all.Go(func() {
-			if o, err := l.client.Reach(ctx, api.Relay{}); err == nil {
+			if o, err := l.client.Reach(ctx, api.Relay{Of: relay.Then}); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				told = append(told, o...)
