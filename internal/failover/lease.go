@@ -24,13 +24,16 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Local.State == ServerRunning && v.Local.Role == cluster.Primary && !v.Local.Armed {
 		return record.Renew{}, false // a pause is over: the server is armed before the lease is a timed one (safety notes, B27)
 	}
+	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Group.Leader == 0 {
+		return record.Renew{}, false // nobody could answer, and a limit would be counted from now
+	}
 	if r.Lease.State == record.Indefinite && !r.Pause.On && !v.Guard.Alive {
 		return record.Renew{}, false // from when it is asked for a timed lease runs, and nobody would hold its end
 	}
 	if v.Tenure.Given && (v.Local.State != ServerRunning || v.Local.Role != cluster.Standby) {
 		return record.Renew{}, false // only a server that came up read-only takes up again what was given back
 	}
-	if now.Sub(v.Tenure.TriedAt) < v.renewEvery() {
+	if now.Sub(v.Tenure.TriedAt) < v.renewEvery(now) {
 		return record.Renew{}, false
 	}
 	if left := v.Tenure.Deadline.Sub(now); v.Policy.LeaseTTL < r.Lease.TTL && left > Hold(v.Policy.LeaseTTL) {
@@ -63,9 +66,14 @@ func (v *View) stale(now time.Time) bool {
 // throughout. A new leader is asked at once (askAgain): an election takes two fifths at most,
 // and with the eighth before it and the turn of the loop in which that falls due (a
 // twentieth) more than a tenth is left for the round, as is asked of the links and disks (TooShort).
-func (v *View) renewEvery() time.Duration {
+// A lease counts from when it was first asked for: after one whose answer took long, as over
+// an election, little is left of it, and the next is asked for at once.
+func (v *View) renewEvery(now time.Time) time.Duration {
 	r := v.Group.Record
 	if r.Lease.State == record.Held && !r.Pause.On && v.Tenure.Answered && !v.Tenure.Given && v.Policy.LeaseTTL == r.Lease.TTL {
+		if now.Sub(v.Tenure.AskedAt) >= r.Lease.TTL/4 {
+			return 0
+		}
 		return r.Lease.TTL / 8
 	}
 	return v.shorterTTL() / 10

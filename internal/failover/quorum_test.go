@@ -55,6 +55,7 @@ func viewOf(self cluster.NodeID, set func(*View)) *View {
 	rec.Apply(record.Begin{Node: 1, Incarnation: "i1", Line: "1", LSN: 50, TTL: 5 * time.Second, MaximumLag: -1}, t0, 4)
 	rec.Lease.State = record.Held // as after the first timed renewal
 	v.Group.Record, v.Group.Known, v.Group.RaftID, v.Group.LeaseAt = rec, true, uint64(self), t0.Add(-time.Second)
+	v.Group.Leader = 3
 	v.Guard, v.GuardSince = GuardSeen{Alive: true}, t0.Add(-time.Hour)
 	v.Local = Local{At: t0, State: ServerRunning, Position: Position{1, 100}, Line: "1", Incarnation: map[cluster.NodeID]string{1: "i1", 2: "i2", 3: "i3"}[self], Since: t0.Add(-time.Hour)}
 	set(v)
@@ -574,7 +575,7 @@ func TestRenewalsInTime(t *testing.T) {
 			v.Observe(Answered{Change: c}, t0)
 		}
 	}
-	v.Tenure.TriedAt = t0
+	v.Tenure.AskedAt, v.Tenure.TriedAt = t0, t0
 	try(ttl / 8)
 	answered()
 	began := ttl / 8
@@ -587,16 +588,21 @@ func TestRenewalsInTime(t *testing.T) {
 		t.Errorf("a renewal is tried %d times before the lease ends, want 6", tries)
 	}
 	g := v.Group
-	g.Leader = 3
+	g.Leader = 2
 	v.Observe(GroupSeen{Group: g}, t0.Add(at))
 	last := at - ttl/10 + time.Millisecond
 	if _, due := Renewal(v, t0.Add(last)); !due {
 		t.Error("the new leader is not asked at once")
 	}
-	try2, _ := Renewal(v, t0.Add(last))
-	v.Observe(Asked{Change: try2}, t0.Add(last))
-	answered()
-	g.Leader = 2
+	for range 2 { // the second since the first was answered late
+		again, due := Renewal(v, t0.Add(last))
+		if !due {
+			t.Error("not asked again at once")
+		}
+		v.Observe(Asked{Change: again}, t0.Add(last))
+		answered()
+	}
+	g.Leader = 3
 	v.Observe(GroupSeen{Group: g}, t0.Add(last))
 	if _, due := Renewal(v, t0.Add(last+ttl/10)); due {
 		t.Error("what was answered is asked again")
@@ -885,6 +891,28 @@ func TestNoCircle(t *testing.T) {
 	v.Nodes[1].Upstream, v.Nodes[2].Upstream = 3, 2
 	if d := Decide(v, t0); d.Rule != "measure" && d.Rule != "follow-holder" {
 		t.Errorf("node 2 already streams from node 3, and that from node 2: %s", d.Rule)
+	}
+}
+
+// A lease whose answer took long, as over an election, has little left: the next is asked for
+// at once. One without a limit is given none while nobody leads the group, who could answer.
+func TestRenewalAfterALongAnswer(t *testing.T) {
+	v := holderView()
+	ttl := v.Group.Record.Lease.TTL
+	v.Tenure.Answered, v.Tenure.TriedAt, v.Tenure.AskedAt = true, t0, t0.Add(-ttl/4+time.Millisecond)
+	if _, due := Renewal(v, t0); due {
+		t.Error("due directly after one that was answered soon")
+	}
+	v.Tenure.AskedAt = t0.Add(-ttl / 4)
+	if _, due := Renewal(v, t0); !due {
+		t.Error("not due after one that was answered late")
+	}
+	v.Group.Record.Lease.State, v.Tenure = record.Indefinite, Tenure{Term: 1}
+	for leader, want := range map[cluster.NodeID]bool{0: false, 3: true} {
+		v.Group.Leader = leader
+		if r, due := Renewal(v, t0); due != want || due && !r.Timed {
+			t.Errorf("leader %d: %+v, %v", leader, r, due)
+		}
 	}
 }
 
