@@ -286,7 +286,9 @@ func (w *World) promoted(s *server, to cluster.Timeline) {
 	if c.used[to] = s.n.id; c.grants[to] != s.n.id {
 		w.fail("S3: node %d is promoted to timeline %d, which was granted to node %d", s.n.id, to, c.grants[to])
 	}
-	w.keeps(s, "promoted")
+	if l := c.rec.Lease; !w.wild || l.Holder == s.n.id && l.Timeline == to { // else it acknowledges nothing for which standbys are waited
+		w.keeps(s, "promoted")
+	}
 	w.oneWriter(s)
 }
 

@@ -20,6 +20,26 @@ func (w *World) grouped() bool {
 	return true
 }
 
+// agreed reports whether all but one have heard that every node is in the group. A voter that
+// only the lost one knew of is none: raft goes by the members that are known to be committed.
+func (w *World) agreed(but *node) bool {
+	for _, n := range w.nodes {
+		for _, o := range w.nodes {
+			if n == but || n.dead {
+				continue
+			}
+			if n.daemon.rec == nil || !n.daemon.up {
+				return false
+			}
+			known, _ := n.daemon.rec.Member(o.id)
+			if m, _ := w.check.rec.Member(o.id); known.RaftID != m.RaftID || known.Voter != m.Voter {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // unregister takes a standby or a witness out of the registry for a while: its row
 // is deleted, whatever its programs do. Three voters stay, so that the rule does too.
 func (w *World) unregister(n *node) {
@@ -40,7 +60,7 @@ func (w *World) unregister(n *node) {
 // nobody had before (safety notes, B8). Never two of them at the same time: a
 // majority that forgets is beyond help.
 func (w *World) loseState(n *node) {
-	if !n.sound() || !w.grouped() {
+	if !n.sound() || !w.grouped() || !w.agreed(n) {
 		return
 	}
 	w.log(n, "the state directory is lost")
