@@ -41,14 +41,15 @@ type Config struct {
 	EventNotificationCommand string
 	EventNotifications       []string // empty: all
 
-	UseReplicationSlots        bool
-	PgBasebackupOptions        string
-	RestoreCommand             string
-	ArchiveCleanupCommand      string
-	RecoveryMinApplyDelay      time.Duration // Unset: not written
-	TablespaceMapping          []Mapping
-	UsePrimaryConninfoPassword bool
-	Passfile                   string
+	UseReplicationSlots            bool
+	ManageSynchronizedStandbySlots bool
+	PgBasebackupOptions            string
+	RestoreCommand                 string
+	ArchiveCleanupCommand          string
+	RecoveryMinApplyDelay          time.Duration // Unset: not written
+	TablespaceMapping              []Mapping
+	UsePrimaryConninfoPassword     bool
+	Passfile                       string
 
 	PromoteCheckTimeout     time.Duration
 	PromoteCheckInterval    time.Duration

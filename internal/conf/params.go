@@ -185,6 +185,12 @@ var Params = []Param{
 		at:    func(c *Config) any { return &c.UseReplicationSlots },
 	},
 	{
+		Name: "manage_synchronized_standby_slots", Group: groupStandby, Kind: Boolean, Default: "false", New: true, Reader: ByDaemon, Reload: AtReload,
+		Brief: "have readers of logical slots for failover wait for the standbys (PostgreSQL 17 and later)",
+		About: "On the primary repmgrd lists in synchronized_standby_slots the slots of the standbys that may be promoted and stream; one that is gone for longer than synchronous_standby_timeout is taken out, so that readers do not stand still. A value of your own that names other slots is left alone. Needs use_replication_slots. Set the same on every node.",
+		at:    func(c *Config) any { return &c.ManageSynchronizedStandbySlots },
+	},
+	{
 		Name: "pg_basebackup_options", Group: groupStandby, Kind: Text, Max: longLen, Reader: ByCommand,
 		Brief:   "options added to the command line of pg_basebackup",
 		Example: "--max-rate=64M",

@@ -55,6 +55,7 @@ type eyes struct {
 	barred    string    // what of the server's settings forbids a promotion
 	barredAt  time.Time // when that was asked
 	slotsAt   time.Time // when a former primary's logical slots were looked for
+	readers   readersWatch
 
 	process *host.Handle // the postmaster, if it was found
 	downPID int          // what postmaster.pid named when the server was found down
@@ -247,6 +248,9 @@ func (e *eyes) ask(ctx context.Context) (failover.Local, error) {
 	if p.InRecovery && time.Since(e.slotsAt) >= barredEvery {
 		e.slotsAt = time.Now()
 		e.dropFormerSlots(ctx)
+	}
+	if e.cfg.Load().ManageSynchronizedStandbySlots {
+		e.keepReadersBehind(ctx, !p.InRecovery)
 	}
 	local := failover.Local{At: began, State: failover.ServerRunning, Role: cluster.Primary, SystemID: e.last.SystemID,
 		Position: failover.Position{Timeline: p.Timeline, LSN: p.Position()}, Replayed: p.Replayed, Receiving: p.Receiving,

@@ -66,6 +66,53 @@ func TestCoreLogicalSlot(t *testing.T) {
 	}
 }
 
+// With manage_synchronized_standby_slots the primary's readers wait for the standbys that stream:
+// for all of them, not for one that is gone, and after a switchover for those of the new primary.
+func TestCoreSynchronizedSlots(t *testing.T) {
+	if lab.Major() < 17 {
+		t.Skipf("PostgreSQL %d has no synchronized_standby_slots", lab.Major())
+	}
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, Conf: map[string]string{"use_replication_slots": "true", "manage_synchronized_standby_slots": "true"},
+		Settings: map[string]string{"wal_level": "logical", "sync_replication_slots": "on", "hot_standby_feedback": "on"}})
+	one, two, three := l.Node(1), l.Node(2), l.Node(3)
+	listed := func(n *lab.Node, want string) {
+		t.Helper()
+		waitFor(t, ctx, "the slots that readers wait for", func() error {
+			got, err := n.SQL(ctx, "SHOW synchronized_standby_slots")
+			if err == nil && got != want {
+				err = fmt.Errorf("%q, want %q", got, want)
+			}
+			return err
+		})
+	}
+	told := func(n *lab.Node, id int) { // would hang, were a slot listed that nobody uses
+		t.Helper()
+		_, err := n.SQL(ctx, "INSERT INTO public.told VALUES ($1)", fmt.Sprint(id))
+		must(t, err)
+		got, err := n.SQL(ctx, fmt.Sprintf("SELECT count(*) FROM pg_logical_slot_get_changes('reader', NULL, NULL) WHERE data LIKE '%%INSERT: id[integer]:%d'", id))
+		if err != nil || got != "1" {
+			t.Errorf("row %d is told %s times: %v", id, got, err)
+		}
+	}
+	listed(one, "repmgr_slot_2, repmgr_slot_3")
+	_, err := one.SQL(ctx, "CREATE TABLE public.told (id int)")
+	must(t, err)
+	_, err = one.SQL(ctx, "SELECT pg_create_logical_replication_slot('reader', 'test_decoding', false, false, true)")
+	must(t, err)
+	told(one, 1)
+
+	must(t, three.Stop(ctx, "fast"))
+	listed(one, "repmgr_slot_2")
+	told(one, 2)
+	must(t, three.Start(ctx))
+	listed(one, "repmgr_slot_2, repmgr_slot_3")
+	waitFor(t, ctx, "the slot on the standbys", func() error { return slotFollows(ctx, one, two, three) })
+
+	must(t, two.Repmgr(ctx, "standby", "switchover", "--siblings-follow").Err())
+	listed(two, "repmgr_slot_1, repmgr_slot_3")
+	told(two, 3)
+}
+
 // slotFollows reports whether the standbys have the primary's slot, kept on disk. It is
 // read meanwhile: a standby takes a slot over when that has come as far as the standby
 // itself can decode from.

@@ -106,6 +106,15 @@ func (c *Conn) FormerSlots(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
+// ReadersWait returns synchronized_standby_slots, and the physical slots that somebody streams by
+// now. Both are empty before PostgreSQL 17, which has that setting first.
+func (c *Conn) ReadersWait(ctx context.Context) (value string, streaming []string, err error) {
+	if err := c.one(ctx, readersWaitSQL, nil, &value, &streaming); err != nil {
+		return "", nil, queryFault(err, "standbys that readers of logical slots wait for")
+	}
+	return value, streaming, nil
+}
+
 // CreateSlot makes a physical slot that keeps WAL from now on. One that is there
 // already, physical and unused, is taken as it is.
 func (c *Conn) CreateSlot(ctx context.Context, name string) error {

@@ -83,6 +83,15 @@ WHERE pg_catalog.pg_is_in_recovery() AND slot_type = 'logical' AND failover AND 
 		{until: 170000, sql: `SELECT ''::text WHERE false`},
 	}
 
+	// The standbys that stream by a slot, and what readers of logical slots wait for.
+	readersWaitSQL = queries{
+		{since: 170000, sql: `
+SELECT pg_catalog.current_setting('synchronized_standby_slots'), ARRAY(SELECT s.slot_name::text FROM pg_catalog.pg_replication_slots s
+	JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid
+	WHERE s.slot_type = 'physical' AND r.state = 'streaming' ORDER BY s.slot_name)`},
+		{until: 170000, sql: `SELECT ''::text, ARRAY[]::text[]`},
+	}
+
 	createSlotSQL = queries{{sql: `SELECT pg_catalog.pg_create_physical_replication_slot($1, true)`}}
 	dropSlotSQL   = queries{{sql: `SELECT pg_catalog.pg_drop_replication_slot($1)`}}
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"repmgr/internal/fault"
 )
@@ -234,8 +235,28 @@ func unescape(s string) (char byte, used int) {
 	return s[0], 1
 }
 
+// turnBound is how long a writer waits for another: one that is stopped must not stop a failover.
+const turnBound = 2 * time.Second
+
+// takeTurn keeps the other writers of this program out, the daemon and the commands: each changes
+// lines of its own, in what it has read before. Where the lock cannot be had in time, or at all,
+// it goes on as PostgreSQL's own ALTER SYSTEM does, which knows nothing of it.
+func takeTurn(dataDir string) (end func()) {
+	f, err := os.Open(dataDir)
+	if err != nil {
+		return func() {}
+	}
+	for began := time.Now(); time.Since(began) < turnBound; time.Sleep(5 * time.Millisecond) {
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+			break
+		}
+	}
+	return func() { _ = f.Close() }
+}
+
 // rewriteAutoConf replaces the file durably, with its owner and mode.
 func rewriteAutoConf(dataDir string, edit func(string) string) error {
+	defer takeTurn(dataDir)()
 	path := filepath.Join(dataDir, autoConf)
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -4,7 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -127,6 +129,25 @@ func TestRecoveryErrors(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// Two who write different settings into the same file at the same time lose none.
+func TestWritersTakeTurns(t *testing.T) {
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for _, name := range []string{"one", "two", "three"} {
+		all.Go(func() {
+			for i := range 40 {
+				if err := WriteSetting(dir, name, strconv.Itoa(i)); err != nil {
+					t.Error(err)
+				}
+				if got, _, err := ReadSetting(dir, name); err != nil || got != strconv.Itoa(i) {
+					t.Errorf("%s is %q, %v; %d was written", name, got, err, i)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestStandbySignal(t *testing.T) {

@@ -128,6 +128,23 @@ func (o Own) Reload() error {
 	return h.Signal(unix.SIGHUP)
 }
 
+// SetReadersWait makes synchronized_standby_slots that value, in postgresql.auto.conf, and has
+// the server read it.
+func (o Own) SetReadersWait(value string) error {
+	const name = "synchronized_standby_slots"
+	err := pg.WriteSetting(o.dir(), name, value)
+	if value == "" { // and not what postgresql.conf says
+		err = pg.WriteEmptySetting(o.dir(), name)
+	}
+	if err == nil {
+		err = o.Reload()
+	}
+	if err != nil {
+		return fault.Wrap(err, fault.SysFailure, "synchronized_standby_slots could not be set to %q", value)
+	}
+	return nil
+}
+
 // leaving is how long a postmaster that has removed its postmaster.pid may take to be
 // gone: 8 to 60 ms were measured, while it frees its memory.
 const leaving = 2 * time.Second
