@@ -286,6 +286,11 @@ var quorumCases = []ruleCase{
 		v.Local.Ended, v.Handover, v.Tenure.Deadline = true, Handover{Number: 1, End: 100}, t0
 	}},
 	{"take-up", holderView, []record.Change{ask2}, func(v *View) { down(ServerStopped)(v); taken(1, "node 2 has gone")(v) }},
+	{"give-up", holderView, []record.Change{ask2}, func(v *View) { // a new timeline was granted it since
+		down(ServerStopped)(v)
+		taken(1, "node 2 has gone")(v)
+		v.Group.Record.Lease.Promoted = false
+	}},
 	{"give-up", holderView, []record.Change{ask2}, func(v *View) {
 		down(ServerStopped)(v)
 		taken(1, "node 2 has gone")(v)

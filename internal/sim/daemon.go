@@ -541,7 +541,8 @@ func (d *daemon) take(f quorum.Frame) {
 func (d *daemon) propose(c record.Change) {
 	d.n.w.Defect.proposes(d, c)
 	d.see(failover.Asked{Change: c})
-	if _, renewal := c.(record.Renew); !renewal {
+	r, renewal := c.(record.Renew)
+	if !renewal {
 		d.n.w.log(d, "proposes %s %+v", record.KindOf(c), c)
 	}
 	request := d.n.w.rng.Uint64() >> 1
@@ -550,11 +551,35 @@ func (d *daemon) propose(c record.Change) {
 		d.n.w.fail("%v", err)
 	}
 	d.asked[request] = c
-	if to, _ := d.group.Leader(); to != 0 && to != d.n.raftID {
-		d.frame(quorum.Frame{Group: "g", From: d.n.raftID, To: to, Proposal: &quorum.Proposal{Request: request, Data: text}})
+	send := func() {
+		if to, _ := d.group.Leader(); to != 0 && to != d.n.raftID {
+			d.frame(quorum.Frame{Group: "g", From: d.n.raftID, To: to, Proposal: &quorum.Proposal{Request: request, Data: text}})
+			return
+		}
+		d.n.w.after(&d.process, 0, func() { d.asks(d.n.raftID, request, text); d.work() })
+	}
+	if renewal && r.Timed && d.rec.Lease.State == record.Indefinite && d.n.w.Defect != PromoteUnguarded {
+		d.guarded(send)
 		return
 	}
-	d.n.w.after(&d.process, 0, func() { d.asks(d.n.raftID, request, text); d.work() })
+	send()
+}
+
+// guarded does something once the guard knows the deadline: others count the time of a lease
+// that was without a limit from the entry on.
+func (d *daemon) guarded(do func()) {
+	g, w := &d.n.guard, d.n.w
+	want, watch := failover.Deadline(d.view)
+	if !watch {
+		do()
+		return
+	}
+	w.after(&d.process, w.between(50*time.Microsecond, 3*time.Millisecond), func() {
+		if g.extend(want) {
+			d.told, d.acked = want, g.deadline
+			do()
+		}
+	})
 }
 
 // asks takes a proposal in, if this node leads.
