@@ -80,15 +80,14 @@ func (d *Daemon) preside(ctx context.Context, dec failover.Decision, now time.Ti
 func (d *Daemon) ask(ctx context.Context, p failover.Propose, now time.Time) {
 	v := d.loop.view
 	v.Observe(failover.Asked(p), now)
-	renew, ok := p.Change.(record.Renew)
-	ends := ok && renew.Timed && v.Group.Record.Lease.State == record.Indefinite
-	if ends {
+	guardFirst := failover.GuardFirst(v, p.Change, now)
+	if guardFirst {
 		d.guide()
 	}
 	d.goes(func() {
 		var refused string
 		var err error
-		if ends { // others count the time from the entry on: the guard has to know it before
+		if guardFirst {
 			err = d.guardian.extendNow(ctx)
 		}
 		if b, ok := p.Change.(record.Bid); ok && b.Declined == "" && err == nil {

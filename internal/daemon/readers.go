@@ -13,12 +13,16 @@ import (
 	"repmgr/internal/registry"
 )
 
-// readersEvery is how often a primary looks for whom the readers of logical slots wait.
-const readersEvery = time.Second
+// readersEvery is how often a primary looks for whom the readers of logical slots wait, and
+// readersAgain how long it lets pass after that failed.
+const (
+	readersEvery = time.Second
+	readersAgain = 30 * time.Second
+)
 
 // readersWatch is the eyes' part of synchronized_standby_slots.
 type readersWatch struct {
-	at      time.Time // of the last look
+	due     time.Time // of the next look
 	watch   failover.SlotWatch
 	foreign string // a value that is not this daemon's, and was told of
 }
@@ -27,11 +31,12 @@ type readersWatch struct {
 // stream, and for no other: see failover.SlotWatch. It costs a failover nothing, so a refusal is
 // told and tried again.
 func (e *eyes) keepReadersBehind(ctx context.Context, primary bool) {
-	if r := &e.readers; primary && time.Since(r.at) < readersEvery || e.conn.Version() < 170000 {
+	if primary && time.Now().Before(e.readers.due) || e.conn.Version() < 170000 {
 		return
 	}
-	e.readers.at = time.Now()
+	e.readers.due = time.Now().Add(readersEvery)
 	if err := e.setReadersWait(ctx, primary); err != nil {
+		e.readers.due = time.Now().Add(readersAgain)
 		e.d.complain(slog.LevelWarn, err)
 	}
 }

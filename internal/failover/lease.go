@@ -159,6 +159,19 @@ func Deadline(v *View) (time.Time, bool) {
 	return v.Tenure.Deadline, true
 }
 
+// GuardFirst reports whether the guard has to know the deadline before that change is
+// proposed, which was just asked for: a lease without a limit is given one, and others count
+// it from the entry on. A deadline that has passed is for the daemon itself to see to: no
+// guard takes it, and to wait for that would be to ask never again.
+func GuardFirst(v *View, c record.Change, now time.Time) bool {
+	r, ok := c.(record.Renew)
+	if !ok || !r.Timed || v.Group.Record.Lease.State != record.Indefinite {
+		return false
+	}
+	at, limited := Deadline(v)
+	return !limited || at.After(now)
+}
+
 // StandDown reports whether nothing limits the own server's life, so that the
 // guard has no deadline to hold: the server cannot write, the lease has no
 // limit, or another rule is in force.

@@ -132,3 +132,25 @@ func TestAskingGivesNothingThatWasNotBelieved(t *testing.T) {
 		}
 	}
 }
+
+// The guard knows of a limit before others can count it; a limit that has passed it would
+// refuse, for ever, and the lease is asked for all the same.
+func TestGuardFirst(t *testing.T) {
+	v := holderView()
+	v.Group.Record.Lease.State, v.Group.Record.Lease.Promoted, v.Local.Role = record.Indefinite, false, cluster.Standby
+	v.Tenure = Tenure{Term: 1, Timed: true, Deadline: t0.Add(time.Second)}
+	for _, c := range []struct {
+		change record.Change
+		at     time.Duration
+		want   bool
+	}{
+		{record.Renew{Timed: true}, 0, true},
+		{record.Renew{Timed: true}, time.Second, false},
+		{record.Renew{}, 0, false},
+		{record.Promoted{}, 0, false},
+	} {
+		if got := GuardFirst(v, c.change, t0.Add(c.at)); got != c.want {
+			t.Errorf("%+v after %s: %v", c.change, c.at, got)
+		}
+	}
+}

@@ -199,7 +199,7 @@ func (r Rejoins) wait(self cluster.NodeID) time.Duration {
 // present primary's history: it may receive for a while what is of no use.
 func (v *View) observeRejoined() {
 	l, r := v.Local, v.Group.Record
-	there := l.Receiving && (r == nil || r.Lease.Timeline == l.Position.Timeline)
+	there := l.Receiving && (r == nil || r.Rule != record.Quorum || r.Lease.Timeline == l.Position.Timeline)
 	if l.State == ServerRunning && (l.Role == cluster.Primary || there) {
 		v.Rejoins = Rejoins{}
 	}

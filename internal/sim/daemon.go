@@ -541,8 +541,7 @@ func (d *daemon) take(f quorum.Frame) {
 func (d *daemon) propose(c record.Change) {
 	d.n.w.Defect.proposes(d, c)
 	d.see(failover.Asked{Change: c})
-	r, renewal := c.(record.Renew)
-	if !renewal {
+	if _, renewal := c.(record.Renew); !renewal {
 		d.n.w.log(d, "proposes %s %+v", record.KindOf(c), c)
 	}
 	request := d.n.w.rng.Uint64() >> 1
@@ -558,15 +557,14 @@ func (d *daemon) propose(c record.Change) {
 		}
 		d.n.w.after(&d.process, 0, func() { d.asks(d.n.raftID, request, text); d.work() })
 	}
-	if renewal && r.Timed && d.rec.Lease.State == record.Indefinite && d.n.w.Defect != PromoteUnguarded {
+	if failover.GuardFirst(d.view, c, d.n.clock()) && d.n.w.Defect != PromoteUnguarded {
 		d.guarded(send)
 		return
 	}
 	send()
 }
 
-// guarded does something once the guard knows the deadline: others count the time of a lease
-// that was without a limit from the entry on.
+// guarded does something once the guard knows the deadline.
 func (d *daemon) guarded(do func()) {
 	g, w := &d.n.guard, d.n.w
 	want, watch := failover.Deadline(d.view)
