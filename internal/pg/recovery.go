@@ -240,9 +240,10 @@ const turnBound = 2 * time.Second
 
 // takeTurn keeps the other writers of this program out, the daemon and the commands: each changes
 // lines of its own, in what it has read before. Where the lock cannot be had in time, or at all,
-// it goes on as PostgreSQL's own ALTER SYSTEM does, which knows nothing of it.
+// it goes on as PostgreSQL's own ALTER SYSTEM does, which knows nothing of it. It is PG_VERSION
+// that is locked: the file itself is replaced, and the directory is its daemon's.
 func takeTurn(dataDir string) (end func()) {
-	f, err := os.Open(dataDir)
+	f, err := os.Open(filepath.Join(dataDir, "PG_VERSION"))
 	if err != nil {
 		return func() {}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"repmgr/internal/fault"
 )
@@ -134,6 +135,23 @@ func TestRecoveryErrors(t *testing.T) {
 // Two who write different settings into the same file at the same time lose none.
 func TestWritersTakeTurns(t *testing.T) {
 	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "PG_VERSION"), []byte("15\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Open(dir) // as its daemon's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	defer func() {
+		if took := time.Since(began); took > 100*turnBound {
+			t.Errorf("it took %s: they wait for the daemon's own lock", took)
+		}
+	}()
 	var all sync.WaitGroup
 	for _, name := range []string{"one", "two", "three"} {
 		all.Go(func() {
