@@ -92,6 +92,9 @@ func killPostgres(ctx context.Context, dataDir string) error {
 	if err != nil {
 		return err
 	}
+	if main, err := postmaster(dataDir); err == nil && isZombie(main) { // somebody was quicker
+		killed = append(killed, main)
+	}
 	err = Wait(ctx, killTimeout, "the end of every postgres process of "+dataDir, func() error {
 		left, err := signalPostgres(dataDir, syscall.SIGKILL)
 		if err == nil && left > 0 {
@@ -110,6 +113,12 @@ func killPostgres(ctx context.Context, dataDir string) error {
 		}
 		return nil
 	})
+}
+
+// isZombie says whether a process has ended, and nobody has taken note of it yet.
+func isZombie(pid int) bool {
+	fields, err := statFields(pid)
+	return err == nil && fields[0] == "Z"
 }
 
 // killTimeout bounds the wait for killed processes to disappear.
