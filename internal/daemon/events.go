@@ -104,19 +104,15 @@ func (n *notifier) add(e errand) {
 }
 
 func (n *notifier) run() {
-	again := time.NewTimer(recordAgainEvery)
+	again := time.NewTicker(recordAgainEvery)
 	defer again.Stop()
 	for {
 		select {
 		case e := <-n.queue:
 			n.runOne(e)
-			again.Reset(recordAgainEvery)
 		case <-again.C:
 			n.keep(nil)
 			n.recordWaiting()
-			if len(n.waiting) > 0 || n.kept != nil {
-				again.Reset(recordAgainEvery)
-			}
 		case <-n.quit:
 			defer n.keep(nil)
 			end := time.Now().Add(drainDeadline)
@@ -141,7 +137,7 @@ func (n *notifier) runOne(e errand) {
 	}
 }
 
-// keep leaves the session for the next errand; nil: none will come soon.
+// keep leaves the session for the next errand; nil: it is closed.
 func (n *notifier) keep(conn *pg.Conn) {
 	if n.kept != conn {
 		registry.Close(n.kept)

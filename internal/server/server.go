@@ -128,18 +128,25 @@ func (o Own) Reload() error {
 	return h.Signal(unix.SIGHUP)
 }
 
+// set makes a setting that value, in postgresql.auto.conf, and has the server read it: the
+// empty one too, and not what postgresql.conf says.
+func (o Own) set(name, value string) error {
+	var err error
+	if value == "" {
+		err = pg.WriteEmptySetting(o.dir(), name)
+	} else {
+		err = pg.WriteSetting(o.dir(), name, value)
+	}
+	if err != nil {
+		return err
+	}
+	return o.Reload()
+}
+
 // SetReadersWait makes synchronized_standby_slots that value, in postgresql.auto.conf, and has
 // the server read it.
 func (o Own) SetReadersWait(value string) error {
-	const name = "synchronized_standby_slots"
-	err := pg.WriteSetting(o.dir(), name, value)
-	if value == "" { // and not what postgresql.conf says
-		err = pg.WriteEmptySetting(o.dir(), name)
-	}
-	if err == nil {
-		err = o.Reload()
-	}
-	if err != nil {
+	if err := o.set("synchronized_standby_slots", value); err != nil {
 		return fault.Wrap(err, fault.SysFailure, "synchronized_standby_slots could not be set to %q", value)
 	}
 	return nil

@@ -25,16 +25,7 @@ const senderPatience = time.Second
 // its owner, and returns when every session begins with it and commits wait for
 // it. A walsender that was there before may still go by the old one: see ProveSync.
 func (o Own) SetSync(ctx context.Context, names string) error {
-	var err error
-	if names == "" {
-		err = pg.WriteEmptySetting(o.dir(), syncNames)
-	} else {
-		err = pg.WriteSetting(o.dir(), syncNames, names)
-	}
-	if err == nil {
-		err = o.Reload()
-	}
-	if err != nil {
+	if err := o.set(syncNames, names); err != nil {
 		return syncFault(err)
 	}
 	c, err := o.connectSynced(ctx, func(value string) bool { return value == names })
