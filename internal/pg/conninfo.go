@@ -3,7 +3,9 @@ package pg
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 
 	"repmgr/internal/fault"
@@ -118,6 +120,21 @@ func (c Conninfo) Without(keys ...string) Conninfo {
 		}
 	}
 	return out
+}
+
+// WithoutSecrets is a copy that may stand in a command line: without passwords and keys.
+func (c Conninfo) WithoutSecrets() Conninfo {
+	return c.Without(slices.Collect(maps.Keys(secrets))...)
+}
+
+// WithSecretsOf is a copy with those passwords and keys of another that it has none of itself.
+func (c Conninfo) WithSecretsOf(other Conninfo) Conninfo {
+	for _, p := range other.params {
+		if secrets[p.key] && !c.Has(p.key) {
+			c = c.With(p.key, p.value)
+		}
+	}
+	return c
 }
 
 // String writes keyword=value pairs, quoted where libpq asks for it. It holds

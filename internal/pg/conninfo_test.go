@@ -85,6 +85,13 @@ func TestConninfoIsAValue(t *testing.T) {
 	if got, want := c.Redacted(), "host=node1 password=*** sslpassword=*** user=repmgr"; got != want {
 		t.Errorf("redacted: %q, want %q", got, want)
 	}
+	public := c.WithoutSecrets()
+	if got, want := public.String(), "host=node1 user=repmgr"; got != want {
+		t.Errorf("without secrets: %q, want %q", got, want)
+	}
+	if got, want := public.With("password", "own").WithSecretsOf(c).String(), "host=node1 user=repmgr password=own sslpassword=x"; got != want {
+		t.Errorf("with another's secrets: %q, want %q", got, want)
+	}
 	if got, want := c.Keys(), []string{"host", "password", "sslpassword", "user"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("keys: %v", got)
 	}
