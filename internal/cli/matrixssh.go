@@ -149,12 +149,11 @@ func (s *Session) remoteCSV(ctx context.Context, n cluster.Node, command string,
 	c := there.Command(s.remoteRepmgr(n) + " " + command)
 	c.Timeout = remoteTimeout
 	r, err := host.Run(ctx, c)
-	complaint, _, _ := strings.Cut(strings.TrimSpace(r.Stderr), "\n")
 	switch {
 	case err != nil:
 		return nil, fault.Wrap(err, fault.BadSSH, "%s", there.Host)
 	case r.ExitCode == host.SSHFailed || strings.TrimSpace(r.Stdout) == "":
-		return nil, fault.New(fault.BadSSH, "%s: the command %s: %s", there.Host, r, complaint)
+		return nil, fault.New(fault.BadSSH, "%s: the command %s: %s", there.Host, r, firstLine(r.Stderr))
 	}
 	for line := range strings.Lines(r.Stdout) {
 		fields := strings.Split(strings.TrimSpace(line), ",")

@@ -466,17 +466,26 @@ func startTheirs(stateDir string) error {
 	if err != nil {
 		return err
 	}
-	log, err := os.OpenFile(filepath.Join(stateDir, theirLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fault.Wrap(err, fault.SysFailure, "repmgr 5's repmgrd could not be started")
-	}
-	defer log.Close()
-	cmd := exec.Command(command.Program, command.Args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = command.Dir, log, log
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := detached(filepath.Join(stateDir, theirLog), command.Dir, command.Program, command.Args...); err != nil {
 		return fault.Wrap(err, fault.RepmgrdService, "repmgr 5's repmgrd could not be started").WithHint("start it by hand: %s", command.Program)
 	}
-	go func() { _ = cmd.Wait() }() // it goes into the background, and this one ends
+	return nil
+}
+
+// detached starts a program in a session of its own, which outlives this one; its outputs are
+// appended to a file.
+func detached(output, dir, program string, args ...string) error {
+	log, err := os.OpenFile(output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() { _ = cmd.Wait() }()
 	return nil
 }

@@ -22,13 +22,18 @@ func nodeServiceVerbs() []verb {
 		short: "start, stop, restart, reload or promote the local server",
 		long: `Runs the service_..._command of the configuration, or pg_ctl.
 
-Under the quorum rule a restart of the primary goes through the start gate: while its lease is held, it comes up as the primary again, on the same timeline and with its unlogged tables. A checkpoint is made first, where the role may, since a stop that takes longer than primary_recovery_grace is a failover. service_restart_command is used as it is: the gate is then the service's own (see packaging/).`,
+Under the quorum rule a restart of the primary goes through the start gate: while its lease is held, it comes up as the primary again, on the same timeline and with its unlogged tables. A checkpoint is made first, where the role may, since a stop that takes longer than primary_recovery_grace is a failover. service_restart_command is used as it is: the gate is then the service's own (see packaging/).
+
+With --action=start --take-back a primary that a broken off "standby switchover" by ssh has left stopped is started again as the primary that it was. It is refused unless every other active node answers and none takes writes.`,
 		example: "repmgr -f /etc/repmgr.conf node service --list-actions\nrepmgr -f /etc/repmgr.conf node service --action=restart --checkpoint",
-		options: []string{"action", "list-actions", "checkpoint", "dry-run", "superuser"},
+		options: []string{"action", "list-actions", "checkpoint", "dry-run", "superuser", "hand-over", "take-back", "after"},
 		changes: true,
 		check: func(s *Session) []error {
 			if s.Opt.Action == "" && !s.Opt.ListActions {
 				return []error{errors.New("node service needs --action, or --list-actions")}
+			}
+			if s.Opt.Given("hand-over") && s.Opt.Action != "stop" || s.Opt.Given("take-back") && s.Opt.Action != "start" {
+				return []error{errors.New("--hand-over is for --action=stop, and --take-back for --action=start")}
 			}
 			return nil
 		},
@@ -119,6 +124,14 @@ func (s *Session) serviceCommands() ([][2]string, error) {
 func nodeService(ctx context.Context, s *Session) error {
 	if s.Conf.WithoutServer() {
 		return fault.New(fault.BadConfig, "this node is a witness without PostgreSQL")
+	}
+	if !s.Opt.DryRun && !s.Opt.ListActions {
+		if s.Opt.Given("hand-over") {
+			return s.handOver(ctx)
+		}
+		if s.Opt.Given("take-back") {
+			return s.handBack(ctx)
+		}
 	}
 	commands, err := s.serviceCommands()
 	if err != nil {

@@ -34,8 +34,11 @@ With --is-shutdown-cleanly it prints one line for scripts and needs no connectio
 UNKNOWN.`,
 		example: `repmgr -f /etc/repmgr.conf node status
 repmgr -f /etc/repmgr.conf node status --format json`,
-		options: []string{"is-shutdown-cleanly"},
+		options: []string{"is-shutdown-cleanly", "hand-over"},
 		run: func(ctx context.Context, s *Session) error {
+			if s.Opt.Given("hand-over") {
+				return s.handedOverStill(ctx)
+			}
 			if s.Opt.IsShutdownCleanly {
 				return shutdownState(ctx, s)
 			}
@@ -367,6 +370,9 @@ func shutdownState(ctx context.Context, s *Session) error {
 	answer := ShutdownState{Version: 1, State: state}
 	if lsn != 0 {
 		answer.Checkpoint = lsn.String()
+	}
+	if s.Format() == "json" {
+		answer.Standing = s.standing(ctx)
 	}
 	return s.Result(answer)
 }

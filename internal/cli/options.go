@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/ops"
 )
 
 // Options is what the operator asked for on the command line, one field for each
@@ -77,6 +78,8 @@ type Options struct {
 	Action                  string // of node service
 	ListActions             bool
 	Checkpoint              bool
+	HandOver, TakeBack      ops.HandOverOrder // of a switchover by ssh
+	After                   time.Duration     // in which no other order has come
 	Pairs                   bool
 	ForReal                 string // node of cluster drill; a name or a number
 	At                      string // when a switchover begins
@@ -206,6 +209,9 @@ var table = []option{
 	{name: "action", arg: "ACTION", help: "start, stop, restart, reload or promote", set: word(func(o *Options) *string { return &o.Action }, "start", "stop", "restart", "reload", "promote")},
 	{name: "list-actions", help: "print the commands that would be run, and run none", set: on(func(o *Options) *bool { return &o.ListActions })},
 	{name: "checkpoint", help: "make a checkpoint before a stop or a restart", set: on(func(o *Options) *bool { return &o.Checkpoint })},
+	{name: "hand-over", arg: "ORDER", hidden: true, help: "for a switchover by ssh: after the stop the server comes up read-only", set: handOverOrder(func(o *Options) *ops.HandOverOrder { return &o.HandOver })},
+	{name: "take-back", arg: "ORDER", optional: true, help: "start the primary that a switchover by ssh has stopped; an order is what such a switchover gives", set: handOverOrder(func(o *Options) *ops.HandOverOrder { return &o.TakeBack })},
+	{name: "after", arg: "SECONDS", hidden: true, help: "take it back only if no other order comes meanwhile", set: seconds(func(o *Options) *time.Duration { return &o.After })},
 	{name: "keep-history", short: "k", arg: "DAYS", help: "keep the history of so many days (0)", set: number(0, 1<<31-1, func(o *Options) *int { return &o.KeepHistory })},
 	{name: "last", help: "show the last decision, which is the default", set: on(func(o *Options) *bool { return &o.Last })},
 	{name: "term", arg: "N", help: "show the decision of that term", set: func(o *Options, v string) error {
@@ -267,6 +273,15 @@ func word(at func(*Options) *string, words ...string) func(*Options, string) err
 		}
 		*at(o) = strings.ToLower(v)
 		return nil
+	}
+}
+
+func handOverOrder(at func(*Options) *ops.HandOverOrder) func(*Options, string) error {
+	return func(o *Options, v string) (err error) {
+		if v != "" {
+			*at(o), err = ops.ParseHandOverOrder(v)
+		}
+		return err
 	}
 }
 

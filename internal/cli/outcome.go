@@ -119,6 +119,8 @@ type ShutdownState struct {
 	Version    int    `json:"version"` // of this form, which only grows
 	State      string `json:"state"`
 	Checkpoint string `json:"last_checkpoint_lsn"` // empty unless shut down in order
+
+	Standing *Standing `json:"standing,omitempty"` // for a switchover by ssh; never in the line
 }
 
 // Text prints the line that scripts read.

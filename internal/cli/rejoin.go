@@ -95,11 +95,11 @@ func nodeRejoin(ctx context.Context, s *Session) error {
 
 // findPrimary goes from the node that was named to the primary of its records.
 func (r *rejoining) findPrimary(ctx context.Context) error {
-	info, err := r.s.given()
+	info, err := r.named()
 	if err != nil {
 		return err
 	}
-	c, err := pg.Connect(ctx, *info)
+	c, err := pg.Connect(ctx, info)
 	if err != nil {
 		return err
 	}
@@ -133,6 +133,20 @@ func (r *rejoining) findPrimary(ctx context.Context) error {
 			WithDetail("system identifiers %s and %s", control.SystemID, seen.SystemID)
 	}
 	return nil
+}
+
+// named is how to reach the node that was named. What must not stand in a command line, as of
+// a switchover by ssh, comes from the own conninfo, if that is of the same user.
+func (r *rejoining) named() (pg.Conninfo, error) {
+	info, err := r.s.given()
+	if err != nil {
+		return pg.Conninfo{}, err
+	}
+	own, err := r.s.Conninfo()
+	if err != nil || own.Get("user") != info.Get("user") || r.s.Getenv("PGPASSWORD") != "" {
+		return *info, nil
+	}
+	return info.WithSecretsOf(own), nil
 }
 
 // byDaemon hands the work to the local daemon, which does it by its own rules.

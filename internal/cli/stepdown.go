@@ -25,8 +25,20 @@ const pausedFor = 10 * time.Minute
 // makes it as it was. Without it a daemon could promote its server while the primary is
 // stopped, and the primary could not be started again.
 func (w *switching) pause(ctx context.Context) (restore func(), err error) {
-	var paused []cluster.Node
-	order := api.Pause{Paused: true, Reason: fmt.Sprintf("switchover from node %d to node %d", w.from.ID, w.to.ID), Seconds: int(pausedFor.Seconds())}
+	paused, err := w.pauseAll(ctx, pausedFor)
+	return func() {
+		ctx := context.WithoutCancel(ctx)
+		if err := w.awaitOver(ctx); err != nil {
+			w.s.warn(err)
+			return
+		}
+		w.unpause(ctx, paused)
+	}, err
+}
+
+// pauseAll pauses them for that long at most, and returns who is to be unpaused again.
+func (w *switching) pauseAll(ctx context.Context, bound time.Duration) (paused []cluster.Node, err error) {
+	order := w.pauseOrder(bound)
 	answers := registry.AskAll(ctx, w.nodes, func(ctx context.Context, n cluster.Node) (was bool, err error) {
 		a := w.fleet.report(ctx, n.ID)
 		if a.Err != nil || a.Report.Paused {
@@ -47,14 +59,11 @@ func (w *switching) pause(ctx context.Context) (restore func(), err error) {
 	if len(failed) > 0 {
 		err = fault.New(fault.SwitchoverFail, "failover could not be paused on every node").WithDetail("%s", strings.Join(failed, "; "))
 	}
-	return func() {
-		ctx := context.WithoutCancel(ctx)
-		if err := w.awaitOver(ctx); err != nil {
-			w.s.warn(err)
-			return
-		}
-		w.unpause(ctx, paused)
-	}, err
+	return paused, err
+}
+
+func (w *switching) pauseOrder(bound time.Duration) api.Pause {
+	return api.Pause{Paused: true, Reason: fmt.Sprintf("switchover from node %d to node %d", w.from.ID, w.to.ID), Seconds: int(bound.Seconds())}
 }
 
 // overBound is how long a command that ends early waits for a step down that goes on.

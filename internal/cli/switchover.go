@@ -34,13 +34,15 @@ func switchoverVerb() verb {
 	return verb{
 		name:  "standby switchover",
 		short: "make a standby the primary, and the primary a standby",
-		long: `Exchanges the roles of the primary and of this node's standby, or of the one that --node-id or --node-name names; it may be run on any node. The daemons carry it out, without ssh.
+		long: `Exchanges the roles of the primary and of this node's standby, or of the one that --node-id or --node-name names; it may be run on any node. The daemons carry it out, without ssh. Where the daemon of either does not answer, and the quorum rule is surely not in force, it is done by ssh, as told below.
 
 Every node is looked at first, all at once. Under the quorum rule the request then becomes a fact that a majority has. The primary's daemon makes a checkpoint, stops the server in order, waits until the standby has the last byte of its WAL, and hands its lease over; the standby is promoted, the former primary follows it as it is, and so do the others. Nothing is lost, with synchronous replication or without.
 
 Each step is bounded (shutdown_check_timeout, wal_receive_check_timeout), and until the lease is handed over each is undone: if the standby vanishes or does not get everything, the primary is started again as the primary that it was.
 
 Without the quorum rule, as with two nodes, failover is paused meanwhile, and the primary's daemon asks the standby's to promote its server when that has everything. It is undone until that daemon has begun; where nobody knows whether it has, the former primary stays stopped, so that two never take writes. Other standbys are told to follow with --siblings-follow.
+
+By ssh it is run on the standby itself. repmgr on the primary's host stops the server in order and tells where its WAL ends; when the standby has everything, and that host says once more that its server is stopped for this switchover, the standby is promoted, and "node rejoin" there, "standby follow" on the others with --siblings-follow, are run by ssh. If the primary does not stop, or the standby does not get everything, the primary is started again. Daemons that run are paused meanwhile; one that may run and cannot be paused is a reason to refuse. If this command is killed the primary's host starts its server again by itself, or "repmgr node service --action=start --take-back" there does.
 
 With --force the checks that only say that it may take longer, or leave something undone, do not stop it. A standby that may not be promoted (a witness, priority 0, failover=manual), that is not attached to the primary or lacks more than 16 MiB of its WAL is always refused.
 
@@ -109,6 +111,9 @@ func standbySwitchover(ctx context.Context, s *Session) error {
 		return err
 	}
 	defer w.close()
+	if w.visible && (survey.Seen[w.from.ID].Daemon != "" || survey.Seen[w.to.ID].Daemon != "") {
+		return s.switchoverBySSH(ctx, w, survey)
+	}
 	s.switchoverOptions(w.visible)
 	for _, f := range ops.CheckSwitchover(survey) {
 		e := Entry{Level: Warning, Text: f.Text, Detail: f.Detail, Hint: f.Hint}
@@ -221,7 +226,7 @@ func (s *Session) surveySwitchover(ctx context.Context) (*switching, ops.Switcho
 		seen := sighted(ctx, n, to.Name)
 		d := <-daemon
 		if d.Err != nil {
-			seen.Daemon = d.Err.Error()
+			seen.Daemon, seen.NoDaemon = d.Err.Error(), nobodyListens(d.Err)
 		}
 		return seen, nil
 	})

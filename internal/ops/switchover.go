@@ -36,6 +36,7 @@ type Sighted struct {
 	InBackup     bool    // an exclusive one is under way (PostgreSQL 14 and before)
 	Archive      int     // WAL files that wait to be archived; negative: not known
 	Daemon       string  // why it does not answer; empty: it does
+	NoDaemon     bool    // since none runs there, as far as can be told from elsewhere
 }
 
 // Finding is a check that was not passed.
@@ -194,23 +195,8 @@ type SwitchoverWorld interface {
 // a finding stops it.
 func StandbySwitchover(s SwitchoverSurvey, force bool) (plan.Plan[SwitchoverWorld], error) {
 	p := plan.Plan[SwitchoverWorld]{Name: "standby switchover"}
-	found := CheckSwitchover(s)
-	var first *Finding
-	failed := 0
-	for i, f := range found {
-		if f.stops(force) {
-			failed++
-			if first == nil {
-				first = &found[i]
-			}
-		}
-	}
-	if first != nil {
-		e := fault.New(first.Code, "%s", first.Text).WithDetail("%s", first.Detail).WithHint("%s", first.Hint)
-		if failed > 1 {
-			e = e.WithDetail("%s (and %d more, above)", first.Detail, failed-1)
-		}
-		return p, e
+	if err := stopping(CheckSwitchover(s), force); err != nil {
+		return p, err
 	}
 	p.Steps = []plan.Step[SwitchoverWorld]{askForPrimary(s.From, s.To), awaitPrimary(s.To)}
 	siblings := s.siblings()
@@ -226,6 +212,28 @@ func StandbySwitchover(s SwitchoverSurvey, force bool) (plan.Plan[SwitchoverWorl
 		p.Steps = append(p.Steps, awaitFollower(n, s.To))
 	}
 	return p, nil
+}
+
+// stopping is the first finding that stops a switchover, as an error.
+func stopping(found []Finding, force bool) error {
+	var first *Finding
+	failed := 0
+	for i, f := range found {
+		if f.stops(force) {
+			failed++
+			if first == nil {
+				first = &found[i]
+			}
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	e := fault.New(first.Code, "%s", first.Text).WithDetail("%s", first.Detail).WithHint("%s", first.Hint)
+	if failed > 1 {
+		e = e.WithDetail("%s (and %d more, above)", first.Detail, failed-1)
+	}
+	return e
 }
 
 // siblings are the standbys of the former primary that are to follow the new one, and whose

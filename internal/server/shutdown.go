@@ -44,13 +44,13 @@ func (o Own) ShutDown(ctx context.Context) (postmaster *host.Handle, end Positio
 	if err != nil {
 		return nil, Position{}, err
 	}
-	end, err = o.lastRecord(ctx)
+	end, err = o.LastRecord(ctx)
 	return h, end, err
 }
 
-// lastRecord is the end of the WAL of a server that was shut down in order, be its
+// LastRecord is the end of the WAL of a server that was shut down in order, be its
 // postmaster gone or not: that of its shutdown checkpoint.
-func (o Own) lastRecord(ctx context.Context) (Position, error) {
+func (o Own) LastRecord(ctx context.Context) (Position, error) {
 	checkpoint, timeline, found, err := pg.ReadShutdown(ctx, o.Config.PgBindir, o.dir())
 	if err != nil {
 		return Position{}, err
@@ -73,6 +73,6 @@ func (o Own) Ended(ctx context.Context, end cluster.LSN) (bool, error) {
 	if err != nil || !armed {
 		return false, err
 	}
-	at, err := o.lastRecord(ctx)
+	at, err := o.LastRecord(ctx)
 	return err == nil && at.LSN == end, err
 }
