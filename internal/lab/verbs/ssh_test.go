@@ -28,11 +28,11 @@ func sshHosts(t *testing.T, ctx context.Context, port int, nodes ...*lab.Node) (
 	key, err := os.ReadFile(filepath.Join(keys.Dir, "host_key.pub"))
 	must(t, err)
 	must(t, keys.WriteFile("known_hosts", "* "+string(key)))
-	must(t, keys.WriteFile("ssh_config", fmt.Sprintf("Host *\nPort %d\nIdentityFile %s/user_key\nIdentitiesOnly yes\nUserKnownHostsFile %[2]s/known_hosts\n", port, keys.Dir)))
+	must(t, keys.WriteFile("ssh_config", fmt.Sprintf("Host *\nPort %d\nIdentityFile %s/user_key\nIdentitiesOnly yes\nUserKnownHostsFile %[2]s/known_hosts\nSendEnv PGPASSWORD\n", port, keys.Dir)))
 	options = "-q -F " + keys.Dir + "/ssh_config"
 	for _, n := range nodes {
 		must(t, n.WriteFile("sshd_config", fmt.Sprintf("ListenAddress %s\nPort %d\nHostKey %s/host_key\nAuthorizedKeysFile %[3]s/user_key.pub\n"+
-			"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\n", n.Host, port, keys.Dir)))
+			"StrictModes no\nAcceptEnv PGPASSWORD\nUsePAM no\nPasswordAuthentication no\nPidFile none\n", n.Host, port, keys.Dir)))
 		// sshd writes over its environment, by which a lab knows its processes: it ends with a shell.
 		must(t, n.StartService(ctx, "sshd", nil, "sh", "-c", `setpriv --pdeathsig KILL "$@" & wait`, "sh", sshd, "-D", "-e", "-f", n.Dir+"/sshd_config"))
 		if err := lab.Wait(ctx, time.Minute, "a session of ssh", func() error {
