@@ -16,17 +16,29 @@ var startupTitle = regexp.MustCompile(`^postgres: (.*: )?startup\b`)
 // To be called only while a promotion that was ordered is awaited. A server
 // without such a process is left alone.
 func NudgePromotion(dataDir string) error {
+	_, err := signalStartup(dataDir, unix.SIGUSR2)
+	return err
+}
+
+// ReloadStartup has the startup process of a server read the configuration, as its
+// postmaster does when it gets to it (SIGHUP), and reports whether there is one. When this
+// returns the signal is delivered (man 2 kill): the process asks for no WAL receiver any
+// more without having read what the files said before.
+func ReloadStartup(dataDir string) (bool, error) { return signalStartup(dataDir, unix.SIGHUP) }
+
+func signalStartup(dataDir string, signal unix.Signal) (found bool, err error) {
 	all, err := Processes(dataDir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, p := range all {
 		if !startupTitle.MatchString(p.Title) {
 			continue
 		}
-		if err := signalExactly(p, unix.SIGUSR2); err != nil {
-			return err
+		if err := signalExactly(p, signal); err != nil {
+			return found, err
 		}
+		found = true
 	}
-	return nil
+	return found, nil
 }

@@ -144,6 +144,50 @@ func Ending(dataDir string) (int, error) {
 	return count, nil
 }
 
+// HasClient tells whether a child of a postmaster was made for a connection: it has a
+// socket that its postmaster does not have. A postmaster takes a connection, forks for it
+// and lets go of it (BackendStartup in postmaster.c), all before anything else; so what it forks
+// otherwise, a WAL receiver too, begins with its own sockets alone, and opens others only
+// when it has said what it is. What cannot be looked at has none.
+func HasClient(p Process) bool {
+	children, err := socketsOf(p.PID) // before the parent's, which may be about to let go of it
+	if err != nil {
+		return false
+	}
+	parents, err := socketsOf(p.Parent)
+	if err != nil || len(parents) == 0 { // one that listens nowhere is no postmaster
+		return false
+	}
+	for s := range children {
+		if !parents[s] {
+			return true
+		}
+	}
+	return false
+}
+
+// socketsOf are the sockets that a process has open, as /proc names them (man 5
+// proc: socket:[INODE]).
+func socketsOf(pid int) (map[string]bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]bool{}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // closed meanwhile
+		case err != nil:
+			return nil, err
+		case strings.HasPrefix(to, "socket:"):
+			found[to] = true
+		}
+	}
+	return found, nil
+}
+
 func titleOf(pid int) string {
 	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	return strings.TrimSpace(string(bytes.ReplaceAll(bytes.TrimRight(text, "\x00"), []byte{0}, []byte{' '})))

@@ -67,13 +67,17 @@ func (o Own) Ready(ctx context.Context) (*pg.Conn, error) {
 // that is of use: from Ready, and nil for none.
 func (o Own) Detach(ctx context.Context, ready *pg.Conn) (*pg.Conn, error) {
 	err := errors.Join(o.mustBeWhole(), o.emptyConninfo())
+	told := false
 	if err == nil {
 		if err = o.Reload(); err != nil {
 			err = sealFault(err)
 		}
 	}
 	if ready != nil {
-		if err == nil && o.detachedIn(ctx, ready) {
+		if err == nil {
+			told, _ = host.ReloadStartup(o.dir()) // else a new connection says so
+		}
+		if err == nil && o.detachedIn(ctx, ready, told) {
 			return ready, nil
 		}
 		hangUp(ready)
@@ -87,18 +91,18 @@ func (o Own) Detach(ctx context.Context, ready *pg.Conn) (*pg.Conn, error) {
 // readyWithin is how long a session that was there before may take to see the setting.
 const readyWithin = 500 * time.Millisecond
 
-// detachedIn reads the empty setting back in a session that was there before. It is
-// told of the setting while the postmaster tells all its children, the startup process
-// after it (SignalChildren in postmaster.c). So a new connection is made too: one that is answered was
-// taken when all of them had been told.
-func (o Own) detachedIn(ctx context.Context, c *pg.Conn) bool {
+// detachedIn reads the empty setting back in a session that was there before, which sees it
+// once the postmaster has it. The postmaster tells all its children, the startup process
+// perhaps after the session (SignalChildren in postmaster.c). Where that was not told directly
+// a new connection is made too: one that is answered was taken when all of them had been told.
+func (o Own) detachedIn(ctx context.Context, c *pg.Conn, told bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	in, err := eachWhile(ctx, func() (bool, error) {
 		value, err := o.conninfoInForce(ctx, c)
 		return value == "", err
 	})
-	return in && err == nil && c.Renewed(ctx) == nil
+	return in && err == nil && (told || c.Renewed(ctx) == nil)
 }
 
 // Settle is the second half: it waits until no WAL receiver lives, and finds the
@@ -260,8 +264,8 @@ var receiverTitle = regexp.MustCompile(`^postgres: (.*: )?walreceiver\b`)
 // receivers is a look for a WAL receiver. It goes by what the server says, and by the
 // processes: one that is starting is not shown by the server yet, and a child forked a
 // moment ago still bears its postmaster's title. Those that the first look has
-// found without a name are waited for, and not the sessions that come after them: there
-// is no end to these where clients look for a new primary.
+// found without a name are waited for, unless they have a client (host.HasClient), and not those that
+// come after them: there is no end to these where clients look for a new primary.
 type receivers struct {
 	own     Own
 	looked  bool
@@ -289,7 +293,7 @@ func (r *receivers) gone(p pg.Progress) (bool, error) {
 			return false, nil
 		}
 		silent := q.Sleeps && q.Age() > silentAfter
-		if member[q.Parent] && !strings.HasPrefix(q.Title, "postgres:") && !silent {
+		if member[q.Parent] && !strings.HasPrefix(q.Title, "postgres:") && !silent && !host.HasClient(q) {
 			unnamed[q.PID] = q.Started
 		}
 	}

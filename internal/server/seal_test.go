@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,85 @@ func TestSealInAReadySession(t *testing.T) {
 		t.Error("detached, though the postmaster stands still")
 	}
 	check(t, postmaster.Signal(unix.SIGCONT))
+}
+
+// The startup process that is told directly ends the WAL receiver and asks for none, though its
+// postmaster, which stands still, tells nobody.
+func TestReloadStartup(t *testing.T) {
+	t.Parallel()
+	_, standby := pair(t, "")
+	check(t, standby.emptyConninfo())
+	postmaster, err := standby.Postmaster()
+	check(t, err)
+	defer postmaster.Close()
+	check(t, postmaster.Signal(unix.SIGSTOP))
+	defer postmaster.Signal(unix.SIGCONT)
+	found, err := host.ReloadStartup(standby.Config.DataDirectory)
+	check(t, err)
+	if !found {
+		t.Fatal("no startup process was found")
+	}
+	ended, err := eachWhile(within(t), func() (bool, error) {
+		all, err := host.Processes(standby.Config.DataDirectory)
+		for _, p := range all {
+			if receiverTitle.MatchString(p.Title) {
+				return false, err
+			}
+		}
+		return true, err
+	})
+	check(t, err)
+	if !ended {
+		t.Error("a WAL receiver lives on")
+	}
+}
+
+// A child of the postmaster that has no name yet is a session if it has a client, and may be a
+// WAL receiver if it has none.
+func TestHasClient(t *testing.T) {
+	t.Parallel()
+	_, standby := pair(t, "")
+	at := standby.conn(t).PgConn().Conn().RemoteAddr()
+	silent, err := net.Dial(at.Network(), at.String())
+	check(t, err)
+	defer silent.Close()
+	postmaster, err := standby.Postmaster()
+	check(t, err)
+	defer postmaster.Close()
+	var all []host.Process
+	var session host.Process
+	found, err := eachWhile(within(t), func() (bool, error) {
+		var err error
+		all, err = host.Processes(standby.Config.DataDirectory)
+		for _, p := range all {
+			if p.Parent == postmaster.PID && !strings.HasPrefix(p.Title, "postgres:") && host.HasClient(p) {
+				session = p
+			}
+		}
+		return session.PID != 0, err
+	})
+	check(t, err)
+	if !found {
+		t.Fatal("a connection of which nothing comes is no session")
+	}
+	withoutClient := regexp.MustCompile(`^postgres: (.*: )?(startup|checkpointer|background writer)\b`)
+	looked := 0
+	for _, p := range all {
+		if !withoutClient.MatchString(p.Title) {
+			continue
+		}
+		looked++
+		if host.HasClient(p) {
+			t.Errorf("%q has a client", p.Title)
+		}
+	}
+	if looked != 3 {
+		t.Errorf("%d of 3 processes without a client were found", looked)
+	}
+	// One whose postmaster is not in sight is looked at no further.
+	if host.HasClient(host.Process{PID: session.PID, Parent: 1 << 30}) {
+		t.Error("a session was told from nobody's sockets")
+	}
 }
 
 // A new connection is answered by a running postmaster only.
