@@ -37,6 +37,8 @@ func Startable(v *View) (Gate, string) {
 		return GateReadOnly, f.whyUnsure()
 	case !f.lease().Promoted:
 		return GateReadOnly, "its promotion is not recorded yet"
+	case f.regrants():
+		return GateReadOnly, "a new timeline was asked for"
 	case f.lease().State == record.Held && !f.Guard.Alive:
 		return GateReadOnly, "there is no guard"
 	case f.local.State == ServerCrashed, f.local.State == ServerFenced, f.local.Ended:

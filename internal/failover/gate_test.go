@@ -5,7 +5,11 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/record"
 )
+
+// regrant1 asks for a new timeline in the holder's term.
+var regrant1 = record.Regrant{Term: 1, Node: 1, Incarnation: "d1", TTL: 5 * time.Second, Why: "its server was restarted"}
 
 // TestStartable opens the gate to the holder alone, while its lease is sure and
 // the restart is not overdue.
@@ -18,6 +22,7 @@ func TestStartable(t *testing.T) {
 	}{
 		"holder":          {holderView(), func(*View) {}, GatePrimary},
 		"lease ran out":   {holderView(), func(v *View) { v.Tenure.Deadline = t0 }, GateReadOnly},
+		"new timeline":    {holderView(), func(v *View) { v.Observe(Asked{regrant1}, t0) }, GateReadOnly},
 		"no guard":        {holderView(), func(v *View) { v.Guard.Alive = false }, GateReadOnly},
 		"crashed":         {holderView(), func(v *View) { v.Local.State = ServerCrashed }, GateReadOnly},
 		"ended by daemon": {holderView(), func(v *View) { v.Local.Ended = true }, GateReadOnly},

@@ -109,6 +109,17 @@ func (f facts) holds() bool {
 // sure reports whether this node's lease lasts a little longer.
 func (f facts) sure() bool { return MayWrite(f.View, f.now.Add(f.margin())) }
 
+// regrants reports whether this node has asked for a new timeline in the term that its
+// record knows. It may have been granted since, and the server may not write on the old one any more.
+func (f facts) regrants() bool {
+	for c := range f.Asked {
+		if r, ok := c.(record.Regrant); ok && r.Term == f.Group.Record.Term {
+			return true
+		}
+	}
+	return false
+}
+
 // standing judges the own server's history and final position. Only a sealed
 // server's are sure: while it receives, its position may be another history's
 // (safety notes, A5 and A14).

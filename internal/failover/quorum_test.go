@@ -291,6 +291,11 @@ var quorumCases = []ruleCase{
 		taken(1, "node 2 has gone")(v)
 		v.Group.Record.Lease.Promoted = false
 	}},
+	{"give-up", holderView, []record.Change{ask2}, func(v *View) { // one was asked for, and the record may be behind
+		down(ServerStopped)(v)
+		taken(1, "node 2 has gone")(v)
+		v.Observe(Asked{regrant1}, t0)
+	}},
 	{"give-up", holderView, []record.Change{ask2}, func(v *View) {
 		down(ServerStopped)(v)
 		taken(1, "node 2 has gone")(v)

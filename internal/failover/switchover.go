@@ -144,7 +144,7 @@ var downForSwitchover = []rule{
 	{"take-up", "A switchover was broken off after the holder's server had been stopped: it is started again as the primary that it was.",
 		func(f facts) (string, bool) {
 			_, tried := f.Setback.Of.(TakeUp)
-			return f.whyCallOff(), f.underway() && f.Handover.End == 0 && f.local.State == ServerStopped && f.lease().Promoted && f.sure() && !f.Tenure.Inherited && f.Guard.Alive && !tried
+			return f.whyCallOff(), f.underway() && f.Handover.End == 0 && f.local.State == ServerStopped && f.lease().Promoted && !f.regrants() && f.sure() && !f.Tenure.Inherited && f.Guard.Alive && !tried
 		},
 		func(f facts) []Action { return []Action{TakeUp{f.Handover.Number}} }},
 }
