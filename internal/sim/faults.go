@@ -130,11 +130,18 @@ func (w *World) ways(n *node) (in, out [][2]cluster.NodeID) {
 }
 
 // late has a node hear for a while nothing of what the others answer, then all of it,
-// or the last, and a moment after that nothing any more.
+// or the last, and a moment after that nothing any more. In half of the cases nobody hears
+// it from shortly before that moment: what it learns late is the last that it learns.
 func (w *World) late(n *node) {
 	in, out := w.ways(n)
 	d := w.between(time.Second, 3*time.Second) + w.between(0, time.Second)
-	w.part(d, []traffic{ofDaemons}, w.chance(50), in)
+	if mute := w.between(10*time.Millisecond, 400*time.Millisecond); w.chance(50) {
+		d = time.Second + time.Duration(w.rng.Int64N(int64(failover.Hold(standard.LeaseTTL)-time.Second))) // as long as it still holds the lease
+		w.part(d, []traffic{ofDaemons}, true, in)
+		w.after(nil, d-mute, func() { w.part(mute+time.Second, []traffic{ofDaemons}, false, out) })
+	} else {
+		w.part(d, []traffic{ofDaemons}, w.chance(50), in)
+	}
 	w.after(nil, d+w.between(20*time.Millisecond, time.Second), func() {
 		w.cut(w.spell(3*time.Second, 12*time.Second), append(in, out...)...)
 	})

@@ -101,7 +101,10 @@ func (h hand) done(problem string) {
 	h.d.look()
 }
 
-func (h hand) late() bool { return h.d.n.w.now-h.began > 20*time.Second }
+// promotedWithin is how long an order waits for what PostgreSQL does, such as a promotion.
+const promotedWithin = 20 * time.Second
+
+func (h hand) late() bool { return h.d.n.w.now-h.began > promotedWithin }
 
 func (h hand) begin() {
 	switch a := h.a.(type) {

@@ -24,6 +24,7 @@ type server struct {
 	n        *node
 	ready    bool // takes connections
 	standby  bool // in recovery
+	signal   bool // standby.signal was there when it was started (A25)
 	hung     time.Duration
 	orphans  process        // backends that outlived the postmaster (A8)
 	receiver process        // the WAL receiver
@@ -275,13 +276,13 @@ func (s *server) boot() {
 		return
 	}
 	s.start()
-	s.ready, s.streamed, s.promote, s.hung, s.waits = false, false, 0, 0, s.names
+	s.ready, s.streamed, s.signal, s.promote, s.hung, s.waits = false, false, s.armed, 0, 0, s.names
 	w.after(&s.process, w.between(50*time.Millisecond, 4*time.Second), s.recovered)
 }
 
 func (s *server) recovered() {
 	w := s.n.w
-	s.ready, s.standby, s.clean, s.n.disk.ended = true, s.armed, false, false
+	s.ready, s.standby, s.clean, s.n.disk.ended = true, s.signal, false, false
 	w.log(s, "up, in recovery: %v, timeline %d, %s", s.standby, s.timeline, s.lsn())
 	s.run()
 	s.n.daemon.kick()
@@ -353,8 +354,11 @@ func (s *server) order(to cluster.Timeline) {
 	}
 	s.promote = to
 	takes := w.between(40*time.Millisecond, 500*time.Millisecond)
-	if w.chance(3) {
+	switch { // it replays all that there is first (A19), which has no bound
+	case w.chance(3):
 		takes = w.between(time.Second, 30*time.Second)
+	case w.chance(2):
+		takes = promotedWithin + w.between(-500*time.Millisecond, 3*time.Second)
 	}
 	w.after(&s.process, takes, func() {
 		s.endReceiver()

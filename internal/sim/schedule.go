@@ -57,18 +57,31 @@ func (n *node) streams() {
 // harmless are the faults that cost nobody the lease (L2).
 var harmless = []string{"the disk stalls", "the wall clock jumps", "the startup process is slow", "a priority is changed"}
 
+// mixes are kinds of faults that belong together: each aims at what the others leave open.
+var mixes = [][]string{
+	{"a node hears late, and is cut off then", "a node is cut off, one way after the other", "the daemon is stopped"},
+	{"the daemon dies", "the postmaster dies", "the server is started by hand", "a node hears late, and is cut off then"},
+	{"the disk stalls", "the daemon dies", "the postmaster dies", "a node is cut off", "all of the server is stopped"},
+}
+
 // choose has some runs know only a few kinds of faults: what one hides, others show.
 func (w *World) choose() {
 	w.by(w.stream("kinds"), func() {
 		switch {
 		case w.chance(4):
 			w.tame = !w.wild
-			w.faults = slices.DeleteFunc(slices.Clone(w.faults), func(k kind) bool { return !slices.Contains(harmless, k.name) })
-		case w.chance(15):
+			w.only(harmless)
+		case w.chance(8):
 			w.rng.Shuffle(len(w.faults), func(i, j int) { w.faults[i], w.faults[j] = w.faults[j], w.faults[i] })
 			w.faults = w.faults[:4]
+		case w.chance(15):
+			w.only(mixes[w.rng.IntN(len(mixes))])
 		}
 	})
+}
+
+func (w *World) only(names []string) {
+	w.faults = slices.DeleteFunc(w.faults, func(k kind) bool { return !slices.Contains(names, k.name) })
 }
 
 // plan puts the faults of the schedule where they belong.
