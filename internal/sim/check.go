@@ -163,7 +163,7 @@ func (w *World) granted(before *record.Record) {
 	w.keeps(&w.nodes[l.Holder-1].server, "granted the lease")
 	for _, b := range before.Bids {
 		s := &w.nodes[b.Node-1].server
-		if b.Declined != "" || s.incarnation != b.Incarnation || w.Defect == DivergedCounts {
+		if b.Declined != "" || s.incarnation != b.Incarnation || (w.Defect == DivergedCounts || w.Defect == UnboundCounts) {
 			continue
 		}
 		if s.lsn() != b.LSN || s.timeline != b.Timeline {

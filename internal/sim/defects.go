@@ -46,9 +46,11 @@ const (
 	OneBidLess        Defect = "one bid too few of the synchronous set suffices"
 	SetUnannounced    Defect = "the synchronous set is written before the record has it"
 	NoBarrier         Defect = "a set is dropped though its successor may lack what it acknowledged"
+	DroppedAtOnce     Defect = "a set is dropped without any proof"
 	SendersUnproven   Defect = "a set is dropped while walsenders may still go by it"
 	NewestOnly        Defect = "the newest synchronous set alone is checked when the bidding is closed"
 	FirstSetEmpty     Defect = "a promoted server waits for nobody at first"
+	UnboundCounts     Defect = "a standby counts under its name of any term, and if diverged as one that has bid"
 	NamesUnbound      Defect = "a standby counts under its name of any term"
 	TimelineChosen    Defect = "PostgreSQL chooses the timeline"
 	RejoinBlind       Defect = "a former primary rejoins without its history being compared"
@@ -205,7 +207,7 @@ func (p Defect) bid(r *record.Record, b record.Bid) record.Bid {
 		b.Vacancy = r.Lease.Vacancy
 	case BidOverwritten:
 		r.Bids = slices.DeleteFunc(slices.Clone(r.Bids), func(o record.Bid) bool { return o.Node == b.Node })
-	case DivergedCounts: // as one that has next to nothing
+	case DivergedCounts, UnboundCounts: // as one that has next to nothing
 		last := b.Node == r.Lease.Holder && b.Incarnation == r.Lease.Incarnation
 		if b.Declined == "" && r.Judge(b.Line, b.LSN, last).Diverged {
 			b.Line, b.Timeline, b.LSN = "1", 1, 1
@@ -281,5 +283,5 @@ func (p Defect) unseals(d *daemon, told failover.Event) {
 // unbound takes the terms off the names.
 func (p Defect) unbound(members []string, name string) bool {
 	bare := func(s string) string { before, _, _ := strings.Cut(s, "@"); return before }
-	return p == NamesUnbound && slices.ContainsFunc(members, func(m string) bool { return bare(m) == bare(name) })
+	return (p == NamesUnbound || p == UnboundCounts) && slices.ContainsFunc(members, func(m string) bool { return bare(m) == bare(name) })
 }

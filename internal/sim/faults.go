@@ -190,6 +190,7 @@ var faults = []kind{
 		d := w.spell(100*time.Millisecond, 8*time.Second)
 		w.log(&n.server, "stopped for %s", d)
 		w.freeze(&n.server.process, d)
+		w.stuck = max(w.stuck, n.server.frozen)
 	}},
 	{"the postmaster is stopped", func(w *World, n *node) { // clients go on (A11)
 		d := w.between(100*time.Millisecond, 15*time.Second)
@@ -242,8 +243,14 @@ var faults = []kind{
 			return // two of them may be a majority; and a group that elects its leader twice over renews nothing for longer than a lease lasts
 		}
 		d := w.spell(100*time.Millisecond, 12*time.Second)
-		w.log(n, "the disk stalls for %s", d)
-		n.disk.stalled = w.now + d
+		whose := w.rng.IntN(3) // of both, the daemon, the server
+		if whose != 2 {
+			w.log(n, "the daemon's disk stalls for %s", d)
+			n.disk.stalled = w.now + d
+		}
+		if whose != 1 {
+			n.server.stall(d)
+		}
 	}},
 	{"an operator pauses the cluster", (*World).pause},
 	{"a node is unregistered", (*World).unregister},
@@ -255,6 +262,8 @@ var faults = []kind{
 		w.log(n, "the wall clock is %s off", n.wall)
 	}},
 	{"the startup process is slow", func(w *World, n *node) { n.server.slow = w.chance(70) }},
+	{"the synchronous set shrinks, and the primary goes", (*World).shrink},
+	{"a standby is pointed at the primary by hand", (*World).followByHand},
 }
 
 // heal mends everything, and lets an operator start servers that nobody else starts.
@@ -267,7 +276,8 @@ func (w *World) heal() {
 		n.powerOn()
 		n.setPriority(n.usual)
 		n.unregistered = false
-		n.daemon.frozen, n.server.frozen, n.server.hung, n.disk.stalled = min(n.daemon.frozen, w.now), min(n.server.frozen, w.now), 0, 0
+		n.daemon.frozen, n.server.frozen, n.server.hung = min(n.daemon.frozen, w.now), min(n.server.frozen, w.now), 0
+		n.disk.stalled, n.server.stalled = 0, 0
 		w.after(nil, w.between(0, 2*time.Second), n.daemon.boot)
 		w.after(nil, w.between(0, 2*time.Second), n.operator)
 	}

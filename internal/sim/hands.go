@@ -157,21 +157,29 @@ func (h hand) seal(a failover.Seal) {
 	if h.s.slow { // it lives on until it is told to go
 		wait = 100 * time.Millisecond
 	}
-	h.then(wait, func() {
-		if leaky := h.d.n.w.Defect == SealLeaky && h.s.slow; !leaky {
-			h.s.endReceiver()
+	h.then(wait, func() { h.endReceiver(a, before) })
+}
+
+// endReceiver waits until the receiver is gone, which flushes what it has written.
+func (h hand) endReceiver(a failover.Seal, before int) {
+	w := h.d.n.w
+	if h.s.stalled > w.now {
+		h.then(20*time.Millisecond, func() { h.endReceiver(a, before) })
+		return
+	}
+	if leaky := w.Defect == SealLeaky && h.s.slow; !leaky {
+		h.s.endReceiver()
+	}
+	h.then(20*time.Millisecond, func() {
+		if !h.standby() || h.s.receiver.up && w.Defect != SealLeaky {
+			h.done("the server is not sealed")
+			return
 		}
-		h.then(20*time.Millisecond, func() {
-			if !h.standby() || h.s.receiver.up && h.d.n.w.Defect != SealLeaky {
-				h.done("the server is not sealed")
-				return
-			}
-			seal := failover.Sealed{Group: h.d.view.Group.Record.Group, Vacancy: a.Vacancy, Incarnation: h.s.incarnation, Timeline: h.s.timeline, LSN: h.d.n.w.Defect.position(h.s, before), Line: h.s.line()}
-			h.d.n.disk.seal = seal
-			h.d.n.w.counts.Sealed++
-			h.d.see(failover.SealedAt{Sealed: seal})
-			h.done("")
-		})
+		seal := failover.Sealed{Group: h.d.view.Group.Record.Group, Vacancy: a.Vacancy, Incarnation: h.s.incarnation, Timeline: h.s.timeline, LSN: w.Defect.position(h.s, before), Line: h.s.line()}
+		h.d.n.disk.seal = seal
+		w.counts.Sealed++
+		h.d.see(failover.SealedAt{Sealed: seal})
+		h.done("")
 	})
 }
 

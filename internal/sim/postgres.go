@@ -37,6 +37,8 @@ type server struct {
 	senders    map[cluster.NodeID]*sender // as a primary: its walsenders
 	waits      string                     // synchronous_standby_names as the checkpointer knows it: whether commits wait
 	pending    []waiting                  // commits that wait for standbys
+	unread     socket                     // of the WAL receiver
+	stalled    time.Duration              // until then its disk takes nothing
 
 	// On disk.
 	wal         []entry
@@ -115,7 +117,7 @@ func (s *server) client(p *process) {
 		return
 	}
 	s.cancel()
-	if c := (waiting{at: len(s.wal) + 1, timeline: s.timeline}); len(s.pending) < clients {
+	if c := (waiting{at: len(s.wal) + 1, timeline: s.timeline}); len(s.pending) < clients && s.stalled <= w.now {
 		s.commit()
 		switch {
 		case s.waits == "":
@@ -165,7 +167,40 @@ func (s *server) commit() int {
 	s.n.w.ids++
 	s.wal = append(s.wal, entry{s.timeline, s.n.w.ids, 0})
 	s.flushed = len(s.wal)
+	s.feeds()
 	return s.flushed
+}
+
+// stuck reports whether nothing of the server goes on, or nothing that writes.
+func (s *server) stuck() bool { return s.frozen > s.n.w.now || s.stalled > s.n.w.now }
+
+// socket is what a WAL receiver was sent and has not read, with all before it. It is there
+// when the receiver goes on, whatever has become of who sent it.
+type socket struct {
+	life     int // of the receiver
+	wal      []entry
+	switches []record.Switch
+}
+
+// unreads reports whether something waits in the receiver's socket.
+func (s *server) unreads() bool {
+	return s.unread.life == s.receiver.life && len(s.unread.wal) > len(s.wal)
+}
+
+// feeds is what the walsenders do when something was written, and their standbys do not
+// read: they send it all the same. To others it is sent when they reply.
+func (s *server) feeds() {
+	w := s.n.w
+	if w.now >= w.stuck {
+		return
+	}
+	for id, x := range s.senders {
+		to := &w.nodes[id-1].server
+		if to.stuck() && x.frozen <= w.now && to.receiver.up && to.receiver.life == x.life && w.net.open(ofServers, s.n.id, id) {
+			x.obey(s.names, w.Defect)
+			x.sent, to.unread = len(s.wal), socket{x.life, s.wal, s.switches}
+		}
+	}
 }
 
 // receive streams from the upstream while there is one.
@@ -191,7 +226,10 @@ func (s *server) endReceiver() {
 // only for the receiver that asked.
 func (s *server) pull() {
 	w, up, life := s.n.w, s.source, s.receiver.life
-	if s.up && s.frozen <= w.now {
+	if s.up && !s.stuck() {
+		if s.unreads() { // a little at a time
+			s.take(s.unread.wal[len(s.wal):min(len(s.unread.wal), len(s.wal)+1+w.rng.IntN(5))], s.unread.switches)
+		}
 		if s.flushed < len(s.wal) && w.chance(70) {
 			s.flushed = len(s.wal)
 		}
@@ -210,16 +248,22 @@ func (s *server) sends(to *server, r reply) {
 		delete(s.senders, to.n.id)
 		return
 	}
+	at := len(to.wal)
 	if x := s.senders[to.n.id]; x != nil {
-		x.sent = len(to.wal) + len(more)
+		x.sent = max(x.sent, at+len(more))
 	}
-	switches, at := s.switches, len(to.wal) // a promotion makes a new list of them
 	if len(more) == 0 {
 		return
 	}
+	sent := socket{r.life, s.wal[:at+len(more)], s.switches} // a promotion makes a new list of them
 	s.n.w.net.send(message{t: ofServers, from: s.n.id, to: to.n.id, do: func() {
-		if to.receiver.up && to.receiver.life == r.life && to.up && to.frozen <= to.n.w.now && at == len(to.wal) {
-			to.take(more, switches)
+		switch {
+		case !to.receiver.up || to.receiver.life != r.life || !to.up:
+		case to.unreads() && len(to.unread.wal) >= len(sent.wal):
+		case to.stuck() || to.unreads():
+			to.unread = sent
+		case at == len(to.wal):
+			to.take(more, sent.switches)
 		}
 	}})
 }

@@ -62,6 +62,8 @@ var mixes = [][]string{
 	{"a node hears late, and is cut off then", "a node is cut off, one way after the other", "the daemon is stopped"},
 	{"the daemon dies", "the postmaster dies", "the server is started by hand", "a node hears late, and is cut off then"},
 	{"the disk stalls", "the daemon dies", "the postmaster dies", "a node is cut off", "all of the server is stopped"},
+	{"the synchronous set shrinks, and the primary goes", "the postmaster dies", "the disk stalls"},
+	{"the synchronous set shrinks, and the primary goes", "a standby is pointed at the primary by hand", "the power goes", "a node is cut off"},
 }
 
 // choose has some runs know only a few kinds of faults: what one hides, others show.
@@ -74,14 +76,10 @@ func (w *World) choose() {
 		case w.chance(8):
 			w.rng.Shuffle(len(w.faults), func(i, j int) { w.faults[i], w.faults[j] = w.faults[j], w.faults[i] })
 			w.faults = w.faults[:4]
-		case w.chance(15):
+		case w.chance(25):
 			w.only(mixes[w.rng.IntN(len(mixes))])
 		}
 	})
-}
-
-func (w *World) only(names []string) {
-	w.faults = slices.DeleteFunc(w.faults, func(k kind) bool { return !slices.Contains(names, k.name) })
 }
 
 // plan puts the faults of the schedule where they belong.
@@ -102,6 +100,7 @@ func (w *World) moment(what string) {
 	if w.healed != 0 {
 		return
 	}
+	w.struckAt(what)
 	w.moments[what]++
 	name := fmt.Sprintf("%s%d", what, w.moments[what])
 	w.by(w.stream(name), func() {

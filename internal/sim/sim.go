@@ -85,11 +85,13 @@ type World struct {
 	lines    []Line
 	faults   []kind
 	struck   []Fault
-	moments  map[string]int // how often something changed hands
-	stirred  time.Duration  // when that was last, or a fault struck
-	healed   time.Duration  // when everything was healed; zero: not yet
-	ids      int            // of commits and data directories
-	order    uint64         // see Result
+	moments  map[string]int      // how often something changed hands
+	aimed    map[string][]func() // what shall happen the next time
+	stirred  time.Duration       // when that was last, or a fault struck
+	stuck    time.Duration       // from then on no server is stopped any more, and no server's disk stalls
+	healed   time.Duration       // when everything was healed; zero: not yet
+	ids      int                 // of commits and data directories
+	order    uint64              // see Result
 }
 
 // process is something that runs, is stopped for a while, or is gone.
@@ -184,7 +186,7 @@ func (w *World) fail(format string, args ...any) {
 
 // Run lets one cluster live.
 func Run(o Options) (r Result) {
-	w := &World{Options: o, cover: newCoverage(), faults: slices.Clone(faults), moments: map[string]int{}, texts: map[string]*record.Record{}}
+	w := &World{Options: o, cover: newCoverage(), faults: slices.Clone(faults), moments: map[string]int{}, aimed: map[string][]func(){}, texts: map[string]*record.Record{}}
 	w.rng = w.stream("world")
 	if chaos := time.Duration(5+w.rng.IntN(40)) * time.Second; w.Chaos == 0 {
 		w.Chaos = chaos

@@ -262,7 +262,7 @@ func (o syncOrder) begin() {
 	case failover.ProveSync:
 		o.inForce(a.Names, func() {
 			o.x = o.writes()
-			if o.d.n.w.Defect == SendersUnproven {
+			if p := o.d.n.w.Defect; p == SendersUnproven || p == DroppedAtOnce {
 				o.barrier(a, o.writes())
 				return
 			}
@@ -325,7 +325,7 @@ func (o syncOrder) barrier(a failover.ProveSync, at int) {
 		}
 	}
 	switch {
-	case (have >= a.Count || o.d.n.w.Defect == NoBarrier) && o.s.writes():
+	case (have >= a.Count || o.d.n.w.Defect == NoBarrier || o.d.n.w.Defect == DroppedAtOnce) && o.s.writes():
 		o.done("", at)
 	case !o.s.writes() || o.late():
 		o.done("too few standbys have what was acknowledged before", 0)
