@@ -262,8 +262,9 @@ func (p Defect) position(s *server, before int) cluster.LSN {
 		at = before
 	case p == BidReplayed && s.slow:
 		at = max(1, at-s.n.w.rng.IntN(8))
-	case p == BidReceived && !s.streamed:
-		at = max(1, at-at%16)
+	case p == BidReceived:
+		at, _ = s.received()
+		at = max(1, at)
 	}
 	return cluster.LSN(at)
 }

@@ -29,7 +29,8 @@ type server struct {
 	orphans  process        // backends that outlived the postmaster (A8)
 	receiver process        // the WAL receiver
 	source   cluster.NodeID // whom it is connected to, whatever the setting says now
-	streamed bool           // it has received since it was started
+	streamed bool           // a WAL receiver was started since it was started itself
+	served   bool           // and has got something
 	// receivedAt is when a WAL receiver was started last.
 	receivedAt time.Duration
 	slow       bool // the startup process waits, so that the receiver ends only when told to (A2)
@@ -113,22 +114,29 @@ func (s *server) run() {
 // or when standbys have it.
 func (s *server) client(p *process) {
 	w := s.n.w
-	if p == &s.process && (!s.ready || s.standby) {
+	if w.scripted || p == &s.process && (!s.ready || s.standby) {
 		return
 	}
 	s.cancel()
-	if c := (waiting{at: len(s.wal) + 1, timeline: s.timeline}); len(s.pending) < clients && s.stalled <= w.now {
-		s.commit()
-		switch {
-		case s.waits == "":
-			w.unwaited(s)
-			w.after(p, w.between(0, 3*time.Millisecond), func() { w.acknowledged(s) })
-		case p == &s.process:
-			c.of = s.access(w.ids)
-			s.pending = append(s.pending, c) // an orphan waits for nothing: the walsenders ended with the postmaster
-		}
+	if len(s.pending) < clients && s.stalled <= w.now {
+		s.write(p, nil)
 	}
 	w.after(p, w.pace(w.between(10*time.Millisecond, 80*time.Millisecond)), func() { s.client(p) })
+}
+
+// write commits. Its client hears a little later that it is done, or when standbys have
+// it; told, which may be nil, is called then. That of a server that ends hears nothing.
+func (s *server) write(p *process, told func(Answer)) {
+	w, c := s.n.w, waiting{at: len(s.wal) + 1, timeline: s.timeline, told: told}
+	s.commit()
+	switch {
+	case s.waits == "":
+		w.unwaited(s)
+		w.after(p, w.between(0, 3*time.Millisecond), func() { w.acknowledged(s); c.over(Acknowledged) })
+	case p == &s.process:
+		c.of = s.access(w.ids)
+		s.pending = append(s.pending, c) // an orphan waits for nothing: the walsenders ended with the postmaster
+	}
 }
 
 // lively is for how long clients and receivers are as busy as they can be after
@@ -155,11 +163,18 @@ func (s *server) cancel() {
 	}
 	if w := s.n.w; len(s.pending) > 0 && w.chance(often) {
 		c := s.pending[0]
-		s.pending = slices.Delete(s.pending, 0, 1)
+		s.giveUp(0)
 		if w.Defect == CancelCounted {
 			w.promised(s, c)
 		}
 	}
+}
+
+// giveUp ends the wait of one commit.
+func (s *server) giveUp(i int) {
+	c := s.pending[i]
+	s.pending = slices.Delete(s.pending, i, i+1)
+	c.over(Warned)
 }
 
 // commit writes an entry, and returns the position after it.
@@ -214,6 +229,40 @@ func (s *server) receive() {
 	s.pull()
 }
 
+// point changes primary_conninfo, and has it read. It is the startup process that ends the
+// WAL receiver and starts another, between two records: while it waits, the one of before
+// lives on (A2).
+func (s *server) point(to cluster.NodeID) {
+	s.upstream = to
+	if !s.slow {
+		s.endReceiver()
+		s.receive()
+	}
+}
+
+// hold lets the startup process wait, or go on.
+func (s *server) hold(on bool) {
+	if s.slow = on; !on && s.receiver.up && s.source != s.upstream {
+		s.endReceiver()
+	}
+	if !on {
+		s.receive()
+	}
+}
+
+// received is pg_last_wal_receive_lsn(): none until a WAL receiver was started, and from
+// then on where that began, which is the start of a segment, until it has been served (A5).
+func (s *server) received() (at int, known bool) {
+	at = len(s.wal)
+	if !s.served {
+		at -= at % segment
+	}
+	return at, s.streamed
+}
+
+// segment is how many entries a segment of WAL has.
+const segment = 16
+
 func (s *server) endReceiver() {
 	if s.receiver.up {
 		s.receiver.end()
@@ -249,6 +298,7 @@ func (s *server) sends(to *server, r reply) {
 		return
 	}
 	at := len(to.wal)
+	to.served = true
 	if x := s.senders[to.n.id]; x != nil {
 		x.sent = max(x.sent, at+len(more))
 	}
@@ -320,7 +370,7 @@ func (s *server) boot() {
 		return
 	}
 	s.start()
-	s.ready, s.streamed, s.signal, s.promote, s.hung, s.waits = false, false, s.armed, 0, 0, s.names
+	s.ready, s.streamed, s.signal, s.served, s.promote, s.hung, s.waits = false, false, s.armed, false, 0, 0, s.names
 	w.after(&s.process, w.between(50*time.Millisecond, 4*time.Second), s.recovered)
 }
 

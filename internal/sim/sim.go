@@ -72,6 +72,7 @@ type World struct {
 	wild     bool // clocks run as they like: only what standbys acknowledge is safe
 	respawns bool // whatever ends a postmaster, somebody starts it again, as systemd does
 	patient  bool // no client gives up while all of them wait
+	scripted bool // clients write when they are told to
 	now      time.Duration
 	queue    queue
 	nodes    []*node

@@ -40,7 +40,27 @@ type reply struct {
 type waiting struct {
 	at       int
 	timeline cluster.Timeline
-	of       *access // nil: of no register
+	of       *access      // nil: of no register
+	told     func(Answer) // nil: nobody listens
+}
+
+// Answer is what a client is told of its commit.
+type Answer string
+
+// What it may be told: that it is done; that it is, with a warning, since nobody waits any
+// more for standbys to have it (A13); that a standby takes no writes. It hears nothing if
+// its server ends first.
+const (
+	Acknowledged Answer = "acknowledged"
+	Warned       Answer = "acknowledged with a warning"
+	Refused      Answer = "refused"
+	Unheard      Answer = "connection lost"
+)
+
+func (c waiting) over(a Answer) {
+	if c.told != nil {
+		c.told(a)
+	}
 }
 
 // answers reports whether the server does anything at all for who is connected; a
@@ -130,6 +150,7 @@ func (s *server) release(x *sender) {
 			return false
 		}
 		s.n.w.promised(s, c)
+		c.over(Acknowledged)
 		return true
 	})
 }
@@ -148,7 +169,10 @@ func (s *server) setNames(names string, managed bool) {
 	}
 	w.after(&s.process, late, func() {
 		if s.waits = s.names; s.waits == "" {
-			s.pending = nil // who waited is let go, and nothing is promised
+			for _, c := range s.pending { // who waited is let go, and nothing is promised
+				c.over(Acknowledged)
+			}
+			s.pending = nil
 		}
 	})
 }
