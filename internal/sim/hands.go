@@ -306,22 +306,15 @@ func (h hand) giveUp(a failover.GiveUp) {
 	h.then(20*time.Millisecond, wait)
 }
 
-// handOver stops the server in order. Its last record may reach the next primary or not,
-// as its receiver may end before.
+// handOver stops the server in order. Its last record may reach the next primary or not.
 func (h hand) handOver(a failover.HandOver) {
-	w, s, to := h.d.n.w, h.s, &h.d.n.w.nodes[a.To-1].server
+	s, to := h.s, &h.d.n.w.nodes[a.To-1].server
 	if !s.answers() || s.standby {
 		h.done("the server is no primary that could be stopped")
 		return
 	}
-	end := s.commit() // the shutdown checkpoint
-	if to.receiver.up && to.source == h.d.n.id && w.net.open(ofServers, h.d.n.id, a.To) && w.chance(80) {
-		if more, err := s.serve(to); err == nil {
-			to.take(more, s.switches)
-			to.flushed = len(to.wal)
-		}
-	}
 	s.stop()
+	end := len(s.wal) // after the shutdown checkpoint
 	h.d.n.disk.ended = true
 	h.then(50*time.Millisecond, func() {
 		h.d.view.Observe(failover.StoppedInOrder{Number: a.Number}, h.d.n.clock())

@@ -432,11 +432,33 @@ func (s *server) restart() {
 	s.boot()
 }
 
-// stop is a stop in order.
+// stop is a stop in order. The last record of a primary is its shutdown checkpoint: a
+// standby that does not get that can be promoted before it, and then the two have parted (A23).
 func (s *server) stop() {
-	if s.up {
-		s.sweep()
-		s.clean = true
+	if !s.up {
+		return
+	}
+	if s.answers() && !s.standby {
+		s.commit()
+		s.drain()
+	}
+	s.sweep()
+	s.clean = true
+}
+
+// drain gives those who stream from the server the rest of its log. Most of them get it: a
+// receiver may end before.
+func (s *server) drain() {
+	w := s.n.w
+	for _, n := range w.nodes {
+		to := &n.server
+		if to == s || !to.receiver.up || to.source != s.n.id || !w.net.open(ofServers, s.n.id, n.id) || !w.chance(80) {
+			continue
+		}
+		if more, err := s.serve(to); err == nil && to.answers() {
+			to.take(more, s.switches)
+			to.flushed = len(to.wal)
+		}
 	}
 }
 

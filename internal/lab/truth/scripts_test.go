@@ -57,6 +57,19 @@ var scripts = []script{
 		1 starts
 		1 gets b
 		1 rows`},
+	{name: "a shutdown checkpoint that the standby did not get parts the two (A23)", lines: `
+		1 writes a
+		2 gets a
+		2 points-at 0
+		2 loses-receiver
+		1 stops
+		2 promotes 1
+		2 writes b
+		1 arms
+		1 points-at 2
+		1 starts
+		1 gets b
+		1 rows`},
 	{name: "of a killed postmaster's backends, one that is busy commits on, and no server starts before it is gone (A8, A9)", lines: `
 		1 writes a
 		2 gets a
