@@ -49,7 +49,7 @@ func (r *servers) deeds(n *lab.Node, object string) map[string]func() error {
 	}
 	return map[string]func() error{
 		"stops":            func() error { return n.Stop(r.ctx, "fast") },
-		"is-killed":        func() error { return n.Kill9(r.ctx) },
+		"is-killed":        func() error { return r.kill(n) },
 		"is-busy":          func() error { return r.busy(n, object) },
 		"loses-postmaster": func() error { return r.losesPostmaster(n, object) },
 		"freezes":          func() error { return n.Pause(r.ctx) },

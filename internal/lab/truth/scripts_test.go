@@ -24,7 +24,7 @@ var scripts = []script{
 		2 writes c
 		1 starts
 		1 rows
-		1 is-killed
+		1 stops
 		1 arms
 		1 points-at 2
 		1 starts

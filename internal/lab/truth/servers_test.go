@@ -37,6 +37,7 @@ type servers struct {
 	saved   string      // a data directory that every script begins with
 	spare   []*pgx.Conn // by node: a session that was there before; may be nil
 	log     []int64     // by node: where its log ended when it was started last
+	killed  []int       // by node: the postmaster that was killed, until it is reaped
 	commits map[string]*commit
 }
 
@@ -55,7 +56,7 @@ func newServers(t *testing.T) *servers {
 	t.Helper()
 	l, ctx := labtest.OpenFor(t, labtest.ScenarioBound, lab.Options{Nodes: 2, Settings: map[string]string{
 		"wal_retrieve_retry_interval": "100ms", "checkpoint_timeout": "1h"}})
-	r := &servers{ctx: ctx, lab: l, spare: make([]*pgx.Conn, 3), log: make([]int64, 3)}
+	r := &servers{ctx: ctx, lab: l, spare: make([]*pgx.Conn, 3), log: make([]int64, 3), killed: make([]int, 3)}
 	t.Cleanup(r.hangUp)
 	n := l.Node(1)
 	r.saved = filepath.Join(n.Dir, "saved")
@@ -91,6 +92,10 @@ func (r *servers) renew(t *testing.T) {
 	all.Wait()
 	labtest.Must(t, errors.Join(errs...))
 	one, two := r.lab.Node(1), r.lab.Node(2)
+	for _, n := range r.lab.Nodes { // the primary first: a standby that has failed to connect may try again only after ten seconds
+		_, err := r.start(n)
+		labtest.Must(t, err)
+	}
 	labtest.WaitFor(t, r.ctx, "node 2 to stream", func() error {
 		attached, err := one.Attached(r.ctx, two)
 		if err == nil && !attached {
@@ -101,8 +106,20 @@ func (r *servers) renew(t *testing.T) {
 }
 
 func (r *servers) renewNode(n *lab.Node) error {
-	if err := n.Kill9(r.ctx); err != nil {
+	if n.Running() && n.Stop(r.ctx, "immediate") != nil { // it stands still
+		if err := r.kill(n); err != nil {
+			return err
+		}
+	}
+	r.killed[n.ID] = 0 // its directory goes, and the lock on its socket, which names it too
+	locks, err := filepath.Glob(filepath.Join(n.Dir, ".s.PGSQL.*"))
+	if err != nil {
 		return err
+	}
+	for _, lock := range locks {
+		if err := os.Remove(lock); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(host.FreeMemory(n.DataDir), os.RemoveAll(n.DataDir)); err != nil {
 		return err
@@ -111,12 +128,40 @@ func (r *servers) renewNode(n *lab.Node) error {
 		return err
 	}
 	if n.ID == 2 {
-		if err := r.follows(n, r.lab.Node(1)); err != nil {
+		return r.follows(n, r.lab.Node(1))
+	}
+	return nil
+}
+
+// kill ends every process of a server. Nobody takes note of the end of its first one for up
+// to two seconds where the machine's init is slow: who starts it again waits for that (A10).
+func (r *servers) kill(n *lab.Node) error {
+	return r.wait("the end of every process", func() error {
+		left, err := n.Processes()
+		if err != nil || len(left) == 0 {
 			return err
 		}
-	}
-	_, err := r.start(n)
-	return err
+		if r.killed[n.ID] == 0 {
+			r.killed[n.ID] = left[0]
+		}
+		for _, pid := range left {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return err
+			}
+		}
+		return fmt.Errorf("%d are left", len(left))
+	})
+}
+
+// reaped waits until a killed postmaster is no zombie any more.
+func (r *servers) reaped(n *lab.Node) error {
+	return r.wait("the killed postmaster to be reaped", func() error {
+		if pid := r.killed[n.ID]; pid != 0 && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			return fmt.Errorf("process %d is a zombie", pid)
+		}
+		r.killed[n.ID] = 0
+		return nil
+	})
 }
 
 // follows makes a data directory a standby's.
@@ -131,6 +176,9 @@ func (r *servers) conninfo(n, up *lab.Node) string {
 // start starts a server as it is, waits until all of its own WAL is replayed if it stays in
 // recovery (A6), and opens a session.
 func (r *servers) start(n *lab.Node) (string, error) {
+	if err := r.reaped(n); err != nil {
+		return "", err
+	}
 	if info, err := os.Stat(n.ServerLog()); err == nil {
 		r.log[n.ID] = info.Size()
 	}
@@ -419,13 +467,11 @@ func (r *servers) losesPostmaster(n *lab.Node, name string) error {
 	if err := n.SignalPostmaster(syscall.SIGKILL); err != nil {
 		return err
 	}
+	r.killed[n.ID] = before[0]
 	return r.wait("the others to go", func() error {
 		left, err := n.Processes()
 		if err == nil && (len(left) != 1 || left[0] != int(r.commits[name].pid)) {
 			err = fmt.Errorf("processes %d are left, and %d is busy", left, r.commits[name].pid)
-		}
-		if err == nil && !errors.Is(syscall.Kill(before[0], 0), syscall.ESRCH) {
-			err = errors.New("the postmaster is a zombie")
 		}
 		return err
 	})

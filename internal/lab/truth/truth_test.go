@@ -65,8 +65,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// TestCoreModelIsTrue plays them on real servers: what they do is one of the courses of the model.
-func TestCoreModelIsTrue(t *testing.T) {
+// TestModelIsTrue plays them on real servers: what they do is one of the courses of the model.
+func TestModelIsTrue(t *testing.T) {
 	r := newServers(t)
 	for _, s := range scripts {
 		t.Run(s.name, func(t *testing.T) {
