@@ -67,17 +67,13 @@ func (o Own) Ready(ctx context.Context) (*pg.Conn, error) {
 // that is of use: from Ready, and nil for none.
 func (o Own) Detach(ctx context.Context, ready *pg.Conn) (*pg.Conn, error) {
 	err := errors.Join(o.mustBeWhole(), o.emptyConninfo())
-	told := false
 	if err == nil {
 		if err = o.Reload(); err != nil {
 			err = sealFault(err)
 		}
 	}
 	if ready != nil {
-		if err == nil {
-			told, _ = host.ReloadStartup(o.dir()) // else a new connection says so
-		}
-		if err == nil && o.detachedIn(ctx, ready, told) {
+		if err == nil && o.detachedIn(ctx, ready) {
 			return ready, nil
 		}
 		hangUp(ready)
@@ -93,9 +89,10 @@ const readyWithin = 500 * time.Millisecond
 
 // detachedIn reads the empty setting back in a session that was there before, which sees it
 // once the postmaster has it. The postmaster tells all its children, the startup process
-// perhaps after the session (SignalChildren in postmaster.c). Where that was not told directly
-// a new connection is made too: one that is answered was taken when all of them had been told.
-func (o Own) detachedIn(ctx context.Context, c *pg.Conn, told bool) bool {
+// perhaps after the session (SignalChildren in postmaster.c), so that this one is told directly. Where
+// it cannot be a new connection is made: one that is answered was taken when all of them had been told.
+func (o Own) detachedIn(ctx context.Context, c *pg.Conn) bool {
+	told, _ := host.ReloadStartup(o.dir())
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	in, err := eachWhile(ctx, func() (bool, error) {
