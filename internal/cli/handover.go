@@ -481,6 +481,11 @@ func (g *handing) takeBack(ctx context.Context) error {
 	}
 	g.now.Begun, g.now.Confirmed, g.now.End = false, 0, 0
 	g.keepIfPossible()
+	how := "was started again"
+	if runs {
+		how = "was not stopped"
+	}
+	g.s.Talk.Notice("nothing came of switchover %d: this server is the primary as before, and %s", g.order.Serial, how)
 	return nil
 }
 

@@ -305,6 +305,13 @@ func (o *overSSH) killed() {
 	must(o.t, os.WriteFile(o.file("goes"), nil, 0o644))
 	_ = o.two.Repmgr(o.ctx, "service", "unpause") // of the other nodes no daemon runs
 	o.asBefore()
+	labtest.WaitFor(o.t, o.ctx, "a word of the host about it", func() error {
+		log, err := os.ReadFile(filepath.Join(o.one.StateDir(), "handover.log"))
+		if err == nil && !strings.Contains(string(log), "is the primary as before, and was started again") {
+			err = fmt.Errorf("handover.log says %q", log)
+		}
+		return err
+	})
 	must(o.t, errors.Join(os.Remove(o.file("goes")), os.Remove(o.file("stops"))))
 	o.conf(o.one)
 }
