@@ -23,6 +23,7 @@ var rank = map[string]int{
 	"internal/api":    5,
 	"internal/daemon": 6, "internal/cli": 6,
 	"cmd/repmgr": 7, "cmd/repmgrd": 7,
+	"internal/lab/ports":   0, // ports for the servers of every test; imports nothing
 	"internal/lab":         7, // real clusters on one machine: for tests, the demo, the benchmark and the chaos lab
 	"internal/lab/labtest": 8, // what the packages of tests below internal/lab share, and know of package testing
 	"internal/chaos":       8, // faults, clients and checks for such a cluster

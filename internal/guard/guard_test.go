@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"repmgr/internal/host"
+	"repmgr/internal/lab/ports"
 	"repmgr/internal/pg"
 )
 
@@ -157,12 +157,8 @@ func newServer(t testing.TB) *postgres {
 		template.dir = filepath.Join(baseDir, "template")
 		mustRun(t, testBin+"/initdb", "-D", template.dir, "-U", "postgres", "-A", "trust", "--no-sync", "--wal-segsize=1", "--no-locale")
 	})
-	s := &postgres{dir: filepath.Join(tempDir(t), "data")}
+	s := &postgres{dir: filepath.Join(tempDir(t), "data"), port: ports.For(t)}
 	mustRun(t, "cp", "-a", template.dir, s.dir)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	s.port = l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	conf, err := os.OpenFile(filepath.Join(s.dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	check(t, err)
 	fmt.Fprintf(conf, "port = %d\nlisten_addresses = ''\nunix_socket_directories = '%s'\nfsync = off\njit = off\nshared_buffers = 16MB\n", s.port, baseDir)

@@ -3,7 +3,6 @@ package host
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -14,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"repmgr/internal/lab/ports"
 )
 
 // testBin is where the server's programs are; REPMGR_TEST_BINDIR overrides it.
@@ -127,12 +128,8 @@ func newServer(t testing.TB) *server {
 	parent, err := os.MkdirTemp(baseDir, "t")
 	check(t, err)
 	own(parent)
-	s := &server{dir: filepath.Join(parent, "data")}
+	s := &server{dir: filepath.Join(parent, "data"), port: ports.For(t)}
 	mustRun(t, "cp", "-a", template.dir, s.dir)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	s.port = l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	conf, err := os.OpenFile(filepath.Join(s.dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	check(t, err)
 	fmt.Fprintf(conf, "port = %d\nlisten_addresses = ''\nunix_socket_directories = '%s'\nfsync = off\njit = off\nshared_buffers = 16MB\n", s.port, baseDir)

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"repmgr/internal/lab/ports"
 )
 
 // Auth is how the programs prove who they are to PostgreSQL.
@@ -189,7 +191,7 @@ func (l *Lab) address(n *Node) (err error) {
 	n.Host = "127.0.0.1"
 	for _, port := range []*int{&n.Port, &n.DaemonPort} {
 		var reservation net.Listener
-		if *port, reservation, err = reservePort(); err != nil {
+		if *port, reservation, err = ports.Reserve(); err != nil {
 			return err
 		}
 		l.reservations = append(l.reservations, reservation)

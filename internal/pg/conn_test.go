@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"repmgr/internal/fault"
+	"repmgr/internal/lab/ports"
 )
 
 func show(t *testing.T, c *Conn, name string) string {
@@ -144,7 +145,7 @@ func TestService(t *testing.T) {
 func TestEachHostHasItsOwnPassword(t *testing.T) {
 	t.Parallel()
 	p := primary(t)
-	dead := freePort(t)
+	dead := ports.For(t)
 	passfile := filepath.Join(t.TempDir(), "pass")
 	escaped := strings.ReplaceAll(scramPassword, `\`, `\\`)
 	check(t, os.WriteFile(passfile, []byte(fmt.Sprintf("127.0.0.1:%d:*:monitor:wrong\n127.0.0.1:%d:*:monitor:%s\n", dead, p.port, escaped)), 0o600))
@@ -239,7 +240,7 @@ func TestConnectionErrors(t *testing.T) {
 		hint  string
 		state string
 	}{
-		"refused":        {p.tcp("monitor", "geheim").With("port", strconv.Itoa(freePort(t))), "Nobody listens", ""},
+		"refused":        {p.tcp("monitor", "geheim").With("port", strconv.Itoa(ports.For(t))), "Nobody listens", ""},
 		"no socket":      {p.tcp("monitor", "geheim").With("host", "/nonexistent"), "Nobody listens", ""},
 		"wrong password": {p.tcp("monitor", "geheim"), ".pgpass", "28P01"},
 		"no password":    {p.tcp("monitor", ""), ".pgpass", "28P01"},
@@ -310,7 +311,7 @@ func TestSocketOptions(t *testing.T) {
 func TestHostAddresses(t *testing.T) {
 	t.Parallel()
 	p := primary(t)
-	dead := freePort(t)
+	dead := ports.For(t)
 	c := p.tcp("monitor", scramPassword)
 	for name, good := range map[string]Conninfo{
 		"alone":       c.Without("host").With("hostaddr", "127.0.0.1"),

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -15,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"repmgr/internal/lab/ports"
 )
 
 // testBin is where the server's programs are; REPMGR_TEST_BINDIR overrides it.
@@ -107,16 +108,6 @@ func tempDir(t testing.TB) string {
 	return dir
 }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // write puts a file of the servers' user into place.
 func write(t testing.TB, path, text string) {
 	t.Helper()
@@ -129,7 +120,7 @@ func write(t testing.TB, path, text string) {
 // newInstance makes a data directory that is not started yet.
 func newInstance(t testing.TB) *instance {
 	t.Helper()
-	i := &instance{dir: filepath.Join(tempDir(t), "data"), port: freePort(t)}
+	i := &instance{dir: filepath.Join(tempDir(t), "data"), port: ports.For(t)}
 	mustRun(t, testBin+"/initdb", "-D", i.dir, "-U", "postgres", "-A", "trust", "--no-sync", "--wal-segsize=1", "-E", "UTF8", "--no-locale")
 	i.configure(t, "")
 	return i
@@ -302,7 +293,7 @@ func standby(t testing.TB) *instance {
 // clone makes a standby of that server that is not started yet.
 func (i *instance) clone(t testing.TB, more string) *instance {
 	t.Helper()
-	s := &instance{dir: filepath.Join(tempDir(t), "data"), port: freePort(t)}
+	s := &instance{dir: filepath.Join(tempDir(t), "data"), port: ports.For(t)}
 	err := BaseBackup(within(t, time.Minute), BackupSpec{
 		Bindir: testBin, Source: i.socket(), DataDir: s.dir, FastCheckpoint: true, Credential: credential(),
 	}, nil)

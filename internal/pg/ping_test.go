@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"repmgr/internal/lab/ports"
 )
 
 func TestPingOfAServerThatAccepts(t *testing.T) {
@@ -53,7 +55,7 @@ func TestPingOfNobody(t *testing.T) {
 	defer silent.Close()
 	mute := Conninfo{}.With("host", "127.0.0.1").With("user", "x").With("port", strconv.Itoa(silent.Addr().(*net.TCPAddr).Port))
 	for name, c := range map[string]Conninfo{
-		"refused": mute.With("port", strconv.Itoa(freePort(t))), "no socket": mute.With("host", "/nonexistent"),
+		"refused": mute.With("port", strconv.Itoa(ports.For(t))), "no socket": mute.With("host", "/nonexistent"),
 		"no such host": mute.With("host", "node1.invalid"), "unreadable": mute.With("sslmode", "maybe"),
 		"mute": mute.With("connect_timeout", "1"), "mute without TLS": mute.With("connect_timeout", "1").With("sslmode", "disable"),
 	} {

@@ -13,6 +13,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/fault"
+	"repmgr/internal/lab/ports"
 	"repmgr/internal/pg"
 )
 
@@ -406,7 +407,7 @@ func TestFindPrimaryAmongTheLivingAndTheDead(t *testing.T) {
 	primary := startServer(t)
 	standby := primary.startStandby(t)
 	nodes := []cluster.Node{
-		{ID: 1, Name: "gone", Active: true, Role: cluster.Primary, Conninfo: server{port: freePort(t)}.conninfo("repmgr", "repmgr")},
+		{ID: 1, Name: "gone", Active: true, Role: cluster.Primary, Conninfo: server{port: ports.For(t)}.conninfo("repmgr", "repmgr")},
 		{ID: 2, Name: "standby", Active: true, Role: cluster.Primary, Conninfo: standby.conninfo("repmgr", "repmgr")},
 		{ID: 3, Name: "primary", Active: true, Role: cluster.Standby, Conninfo: primary.conninfo("repmgr", "repmgr")},
 		{ID: 4, Name: "witness", Active: true, Role: cluster.Witness, Conninfo: primary.conninfo("repmgr", "postgres")},

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"repmgr/internal/lab/ports"
 	"repmgr/internal/pg"
 )
 
@@ -78,7 +78,7 @@ func startServer(t *testing.T) server {
 			t.Fatal(err)
 		}
 	}
-	s := server{dir: filepath.Join(base, "data"), port: freePort(t)}
+	s := server{dir: filepath.Join(base, "data"), port: ports.For(t)}
 	program(t, "initdb", "-D", s.dir, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C")
 	s.start(t, base)
 	c := s.connect(t, "postgres", "postgres")
@@ -101,7 +101,7 @@ func (s server) start(t *testing.T, logDir string) {
 // startStandby clones s and starts the clone as its standby.
 func (s server) startStandby(t *testing.T) server {
 	t.Helper()
-	standby := server{dir: s.dir + "-standby", port: freePort(t)}
+	standby := server{dir: s.dir + "-standby", port: ports.For(t)}
 	program(t, "pg_basebackup", "-D", standby.dir, "-R", "-c", "fast", "-d", s.conninfo("repmgr", "postgres"))
 	standby.start(t, filepath.Dir(s.dir))
 	return standby
@@ -135,16 +135,6 @@ func program(t *testing.T, name string, args ...string) {
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // psql runs a statement and returns its one column, rows joined by newlines.

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -20,6 +19,7 @@ import (
 	"repmgr/internal/conf"
 	"repmgr/internal/host"
 	"repmgr/internal/lab"
+	"repmgr/internal/lab/ports"
 	"repmgr/internal/pg"
 )
 
@@ -169,10 +169,7 @@ func newInstance(t testing.TB, more string) *instance {
 func place(t testing.TB) *instance {
 	t.Helper()
 	parent := tempDir(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	i := &instance{name: filepath.Base(parent), dir: filepath.Join(parent, "data"), port: l.Addr().(*net.TCPAddr).Port}
+	i := &instance{name: filepath.Base(parent), dir: filepath.Join(parent, "data"), port: ports.For(t)}
 	i.Own = Own{Log: func(s string) { t.Log(i.name + ": " + s) }, Config: &conf.Config{
 		Conninfo: i.socket().String(), DataDirectory: i.dir, PgBindir: testBin,
 		PgCtlOptions: "-l " + i.dir + ".log", PromoteCheckTimeout: time.Minute,
