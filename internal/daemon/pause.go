@@ -22,6 +22,7 @@ func (d *Daemon) pauseNode(m pausing, now time.Time) {
 	}
 	d.loop.pauseReason, d.loop.pausedUntil = order.Reason, until
 	d.loop.view.Observe(failover.PauseSet{Paused: order.Paused}, now)
+	d.eyes.kick()
 	_ = d.peers.note(func(r *remembered) { // fails for an authority only
 		r.Paused, r.PauseReason, r.PausedUntil = order.Paused, order.Reason, until
 	})

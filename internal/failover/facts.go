@@ -150,10 +150,11 @@ func (f facts) vouched(id cluster.NodeID) bool {
 }
 
 // dead reports whether a node's own daemon says that nothing of its server is
-// left, and this node has not reached that server since.
+// left, and this node has not reached that server since. A daemon that is paused leaves its
+// server to the operators, who may start it at any moment.
 func (f facts) dead(id cluster.NodeID) bool {
 	p := f.Peers[id]
-	return f.fresh(id) && (p.Report.Server == ServerCrashed || p.Report.Server == ServerFenced) &&
+	return f.fresh(id) && !p.Report.Paused && (p.Report.Server == ServerCrashed || p.Report.Server == ServerFenced) &&
 		!(f.Probes[id].OK && f.Probes[id].LastOK.After(p.Since))
 }
 

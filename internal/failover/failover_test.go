@@ -82,6 +82,39 @@ func TestLostDuringAPause(t *testing.T) {
 	}
 }
 
+// TestDeadByItsDaemonDuringAPause says that what a daemon has seen of its server in a pause
+// makes it lost to nobody: operators may have started it since.
+func TestDeadByItsDaemonDuringAPause(t *testing.T) {
+	down := Local{At: t0, State: ServerCrashed}
+	ends := map[string]func(v *View){
+		"the pause ends":                     func(v *View) { v.Observe(PauseSet{}, t0.Add(1)) },
+		"a switchover is called off":         func(v *View) { v.Observe(Done{Action: StepDown{To: 2}, Err: "no"}, t0.Add(1)) },
+		"a switchover is done":               func(v *View) { v.Observe(Done{Action: StepDown{To: 2}}, t0.Add(1)) },
+		"and a look from before says so too": func(v *View) { v.Observe(PauseSet{}, t0.Add(1)); v.Observe(LocalSeen{down}, t0.Add(2)) },
+	}
+	for name, end := range ends {
+		primary, standby := New(1, Policy{}), New(2, Policy{})
+		dead := func(paused bool) bool {
+			r := Tell(primary, t0)
+			r.Paused = paused
+			standby.Observe(PeerReported{Report: r}, t0)
+			return newFacts(standby, t0).dead(1)
+		}
+		primary.Observe(PauseSet{Paused: true}, t0)
+		primary.Observe(LocalSeen{down}, t0)
+		if dead(true) || !dead(false) {
+			t.Fatalf("%s: before it, dead is %v where its daemon is paused, %v where it is not", name, dead(true), dead(false))
+		}
+		if end(primary); dead(false) {
+			t.Errorf("%s: the server is dead before it was looked at again", name)
+		}
+		primary.Observe(LocalSeen{Local{At: t0.Add(3), State: ServerCrashed}}, t0.Add(3))
+		if !dead(false) {
+			t.Errorf("%s: the server is not dead though it was looked at again", name)
+		}
+	}
+}
+
 // TestBidOutlivesLook says that a bid keeps the numbers it was placed with, and
 // that a failed promotion marks it.
 func TestBidOutlivesLook(t *testing.T) {

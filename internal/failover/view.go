@@ -354,14 +354,26 @@ func (v *View) observeLocal(l Local, now time.Time) {
 
 // observePause begins or ends a pause. A server that failed while it lasted has to fail as often
 // and as long again: it may have been stopped on purpose, and started just now, since the last look.
+// So may the own one, and others are not told that it is down before it was looked at again.
 func (v *View) observePause(paused bool, now time.Time) {
+	ends := v.Paused && !paused
 	for id, p := range v.Probes {
-		if v.Paused && !paused && p.Failures > 0 {
+		if ends && p.Failures > 0 {
 			p.Failures, p.FirstFail, p.LostAt = 1, now, time.Time{}
 			v.Probes[id] = p
 		}
 	}
+	if ends && v.Local.State.down() {
+		v.startedSince(now)
+	}
 	v.Paused = paused
+}
+
+// startedSince notes that the own server may have been started since the last look: until the
+// next one, which begins after now, nobody is told that it is down.
+func (v *View) startedSince(now time.Time) {
+	v.DoneAt = now
+	v.serverIs(ServerStarting)
 }
 
 // observeReport keeps the newest report of each peer: one that was overtaken on
@@ -433,6 +445,8 @@ func (v *View) observeDone(e Done, now time.Time) {
 		v.Rejoins.At = now
 	case HandOver:
 		v.Handover.Failed = e.Err
+	case StepDown: // the server was stopped, and may have been started again where that failed
+		v.startedSince(now)
 	}
 	switch {
 	case e.Err == "":
