@@ -273,7 +273,12 @@ func (r *rejoining) bringBack(ctx context.Context, relation server.Relation) err
 	if err != nil {
 		return err
 	}
-	recovery.PrimaryConninfo, recovery.PrimarySlotName = "", ""
+	// It answers nobody before it has replayed up to where the primary was when pg_rewind
+	// ended, and that WAL comes from the primary: what was copied may end sooner.
+	recovery.PrimarySlotName = ""
+	if recovery.PrimaryConninfo, err = registry.PrimaryConninfo(r.primary, cfg.NodeName, cfg.Passfile); err != nil {
+		return err
+	}
 	request := server.RewindRequest{Source: source, History: r.history, StateDir: cfg.StateDir(), Recovery: recovery}
 	if s := r.s.Opt.ConfigFiles; s != "" {
 		request.Keep = strings.Split(s, ",")

@@ -49,6 +49,9 @@ func TestNodeRejoinAndCheck(t *testing.T) {
 	if r.Err() != nil || !strings.Contains(r.Stderr, "pg_rewind would discard") || one.Running() {
 		t.Errorf("a dry run: %v\n%s", r.Err(), r.Stderr)
 	}
+	// The primary writes on meanwhile: what is copied ends before what the server needs to answer.
+	go two.Run(ctx, "psql", "-h", two.Dir, "-p", fmt.Sprint(two.Port), "-U", "postgres", "-Xc",
+		"DO 'BEGIN FOR i IN 1..500 LOOP PERFORM pg_logical_emit_message(false, $$t$$, $$more$$), pg_sleep(0.005); END LOOP; END'")
 	r = one.Repmgr(ctx, append(to(two), "node", "rejoin", "--force-rewind")...)
 	t.Logf("rejoin: %s", r.Stderr)
 	must(t, r.Err())
