@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -259,7 +260,30 @@ func (w *World) SurveyStandbyRegister(ctx context.Context, r RegisterRequest) (o
 	if local.Reachable && !local.InRecovery {
 		return s, nil // the plan says that it is no standby
 	}
-	return s, w.surveyUpstream(ctx, &s, r.Upstream)
+	err = w.surveyUpstream(ctx, &s, r.Upstream)
+	_, known := cluster.Find(s.Nodes, s.Self.ID)
+	if err == nil && local.Reachable && !r.Force && (r.Upstream != 0 || !known) {
+		w.awaitAttached(ctx, &s, cmp.Or(r.Upstream, s.Primary))
+	}
+	return s, err
+}
+
+// attachWithin is how long a standby may take to connect to its upstream: one that was just
+// started takes sessions a moment before that.
+const attachWithin = 2 * time.Second
+
+// awaitAttached looks at the upstream until the local server is attached to it, or time is up.
+func (w *World) awaitAttached(ctx context.Context, s *ops.Survey, upstream cluster.NodeID) {
+	up, found := cluster.Find(s.Nodes, upstream)
+	if !found || s.Servers[up.ID].Holds || !s.Servers[up.ID].Reachable {
+		return
+	}
+	poll(ctx, attachWithin, 500*time.Millisecond, func(ctx context.Context) bool {
+		if seen := lookAt(ctx, up, w.cfg.NodeName); seen.Reachable {
+			s.Servers[up.ID] = seen
+		}
+		return s.Servers[up.ID].Holds
+	})
 }
 
 // surveyUpstream finds the primary and looks at it and at the upstream.

@@ -30,6 +30,13 @@ func TestRegistrationsThatMustNotBe(t *testing.T) {
 	refused(t, ctx, two, 1, []string{"is a standby"}, "primary", "register")
 	refused(t, ctx, two, 1, []string{"its own upstream"}, "standby", "register", "--upstream-node-id=2")
 	refused(t, ctx, two, 1, []string{"not registered"}, "standby", "register", "--upstream-node-id=8")
+	must(t, two.WriteConf(map[string]string{"node_name": "elsewhere"}))
+	since := time.Now() // one that was just started attaches a moment later, and is waited for
+	refused(t, ctx, two, 1, []string{"not attached to its upstream", `"elsewhere"`}, "standby", "register")
+	if waited := time.Since(since); waited < 2*time.Second {
+		t.Errorf("a standby that is not attached was refused after %s", waited)
+	}
+	must(t, two.WriteConf(nil))
 	must(t, two.Repmgr(ctx, "standby", "register", "--dry-run").Err())
 	equal(t, "after a dry run", sql(t, ctx, one, "SELECT count(*) FROM repmgr.nodes"), "1")
 	must(t, two.Repmgr(ctx, "standby", "register", "--wait-sync=20").Err())
