@@ -55,6 +55,7 @@ func TestQuorumDivergedPrimaryIsRewound(t *testing.T) {
 	old := l.Node(1)
 	_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
 	must(t, err)
+	waitReplayed(t, ctx, old, "2")
 	must(t, old.Cut())
 	for i := range 3 {
 		_, err := old.Rows(ctx, fmt.Sprintf("INSERT INTO t VALUES (%d)", i))
@@ -80,6 +81,19 @@ func TestQuorumDivergedPrimaryIsRewound(t *testing.T) {
 	if _, err := fmt.Sscanf(details, "%d commits", &n); err != nil || n < 3 {
 		t.Errorf("told: %s", details)
 	}
+}
+
+// waitReplayed waits until so many standbys have replayed all that the primary has
+// written: what commits acknowledge alone is not promised to outlive it.
+func waitReplayed(t *testing.T, ctx context.Context, primary *lab.Node, standbys string) {
+	t.Helper()
+	waitFor(t, ctx, "the standbys to have everything", func() error {
+		got, err := primary.SQL(ctx, "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()")
+		if err == nil && got != standbys {
+			err = fmt.Errorf("%s of %s have", got, standbys)
+		}
+		return err
+	})
 }
 
 // A host that is gone is replaced when its lease is over; it comes back by itself.
@@ -225,6 +239,7 @@ func TestQuorumPowerCutOfAll(t *testing.T) {
 	for round, order := range [][]int{{2, 1, 3}, {3, 2, 1}, {1, 3, 2}} {
 		_, err := primary.Rows(ctx, fmt.Sprintf("INSERT INTO t VALUES (%d)", round))
 		must(t, err)
+		waitReplayed(t, ctx, primary, "2")
 		for _, n := range l.Nodes {
 			must(t, n.PowerOff(ctx))
 		}
