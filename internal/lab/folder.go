@@ -15,9 +15,27 @@ import (
 	"repmgr/internal/host"
 )
 
-// base is the folder that labs live in: a short path, since a Unix socket's
-// may not be longer than 107 bytes.
-const base = "/tmp"
+// everywhere is where labs are looked for: where they live by default, and in memory.
+var everywhere = []string{"/tmp", "/dev/shm"}
+
+// base is the folder that new labs live in: TMPDIR if it is one of those, and not
+// any other, since a Unix socket's path may not be longer than 107 bytes (unix(7)) and
+// the servers' user has to reach it.
+func base() string {
+	if dir := filepath.Clean(os.TempDir()); slices.Contains(everywhere, dir) {
+		return dir
+	}
+	return everywhere[0]
+}
+
+// foldersOf finds the folders whose names begin so.
+func foldersOf(prefix string) (found []string) {
+	for _, dir := range everywhere {
+		dirs, _ := filepath.Glob(filepath.Join(dir, prefix+"*"))
+		found = append(found, dirs...)
+	}
+	return found
+}
 
 // The beginnings of our folders' names; the reaper touches no others.
 const (
@@ -33,7 +51,7 @@ const (
 
 // makeOwned makes a folder that the reaper clears away once this process is gone.
 func makeOwned(prefix string) (string, error) {
-	dir, err := os.MkdirTemp(base, prefix)
+	dir, err := os.MkdirTemp(base(), prefix)
 	if err != nil {
 		return "", fmt.Errorf("make a folder: %w", err)
 	}
@@ -54,7 +72,7 @@ func abandoned(dir string, who account) bool {
 	if err != nil || !info.IsDir() {
 		return false
 	}
-	// Anybody can make a folder of that name in /tmp; only our own are trusted.
+	// Anybody can make a folder of that name there; only our own are trusted.
 	uid := int(info.Sys().(*syscall.Stat_t).Uid)
 	if uid != os.Geteuid() && uid != who.uid {
 		return false
@@ -80,8 +98,7 @@ func Reap(ctx context.Context) error {
 	}
 	var errs []error
 	for _, prefix := range []string{labPrefix, buildPrefix} {
-		dirs, _ := filepath.Glob(filepath.Join(base, prefix+"*"))
-		for _, dir := range dirs {
+		for _, dir := range foldersOf(prefix) {
 			if abandoned(dir, who) {
 				errs = append(errs, clearAway(ctx, dir))
 			}
@@ -93,8 +110,7 @@ func Reap(ctx context.Context) error {
 // Kept are the folders of labs that were kept when their process ended.
 func Kept() []string {
 	var found []string
-	dirs, _ := filepath.Glob(filepath.Join(base, labPrefix+"*"))
-	for _, dir := range dirs {
+	for _, dir := range foldersOf(labPrefix) {
 		if b, err := os.ReadFile(filepath.Join(dir, ownerFile)); err == nil && string(b) == kept {
 			found = append(found, dir)
 		}

@@ -27,7 +27,7 @@ type RewindRequest struct {
 	History  History     // of the primary
 	StateDir string      // where the marker and the server's configuration are kept meanwhile
 	Keep     []string    // patterns of further files of the data directory that are the server's own
-	Recovery pg.Recovery // for afterwards; without primary_conninfo the server stays sealed
+	Recovery pg.Recovery // for afterwards; it names the primary, without whose WAL the server may answer nobody
 }
 
 // markerName is the file that says that a rewind was begun and not finished.
@@ -206,6 +206,10 @@ func flushSource(ctx context.Context, r RewindRequest, log func(string)) {
 // prepareRewind checks what can be checked, brings the server to a clean stop, and
 // the source to a checkpoint on its timeline.
 func (o Own) prepareRewind(ctx context.Context, r RewindRequest) (Relation, error) {
+	if r.Recovery.PrimaryConninfo == "" {
+		return Relation{}, fault.New(fault.RejoinFail, "a rewind needs to know whom the server follows then").
+			WithDetail("It takes no connections before it has replayed up to where the primary was when pg_rewind ended.")
+	}
 	if err := o.mustBeDown(fault.RejoinFail, "rewind it"); err != nil {
 		return Relation{}, err
 	}
@@ -522,9 +526,6 @@ func (o Own) settle(r RewindRequest) error {
 	}
 	if err := pg.WriteRecovery(o.dir(), r.Recovery); err != nil {
 		return err
-	}
-	if r.Recovery.PrimaryConninfo == "" {
-		return o.emptyConninfo()
 	}
 	return o.sync()
 }

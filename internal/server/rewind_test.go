@@ -296,12 +296,15 @@ func (i *instance) rewinder(t *testing.T) pg.Conninfo {
 func TestRewindWithoutSuperuser(t *testing.T) {
 	t.Parallel()
 	old, primary, _, _ := diverged(t, pg.Fast)
-	_, err := old.Rewind(within(t), RewindRequest{Source: primary.rewinder(t), History: primary.history(t, 2), StateDir: tempDir(t)})
+	request := RewindRequest{Source: primary.rewinder(t), History: primary.history(t, 2), StateDir: tempDir(t)}
+	if _, err := old.Rewind(within(t), request); err == nil || !strings.Contains(err.Error(), "whom the server follows") {
+		t.Errorf("without an upstream: %v", err)
+	}
+	request.Recovery = old.following(primary)
+	_, err := old.Rewind(within(t), request)
 	check(t, err)
 	old.start(t)
-	if sealed, err := old.Sealed(within(t)); err != nil || !sealed {
-		t.Errorf("without an upstream: %v, %v", sealed, err)
-	}
+	primary.awaitStreaming(t, old)
 }
 
 // The checkpoint after a promotion is spread over checkpoint_timeout where much was
