@@ -36,7 +36,7 @@ test test-majors: export TMPDIR = $(shell scripts/test-folder)
 
 # The packages that take longest come first, so that none of them runs alone in the end.
 test: postgres build ## every test, on the distribution's PostgreSQL
-	$(GO) test -timeout 60m -p $(PACKAGES) -parallel $(PARALLEL) $(TESTARGS) ./internal/lab/... ./internal/daemon ./...
+	$(GO) test -timeout 60m -p $(PACKAGES) -parallel $(PARALLEL) $(TESTARGS) ./internal/lab/... ./internal/daemon ./internal/server ./internal/guard ./...
 
 test-majors: postgres majors build ## the core scenarios (tests named TestCore…) on PostgreSQL 13, 17 and 18
 	@for major in $(MAJORS); do \
