@@ -544,12 +544,28 @@ var rejoinRules = []rule{
 			wait := f.Rejoins.wait(f.Self)
 			return f.say("attempt %d is made %s after the last", f.Rejoins.Tries+1, wait), f.now.Sub(f.Rejoins.At) < wait
 		}, nil},
+	{"rejoin-by-old-record", "Another daemon knows a later term than this node's record, by which the server's history cannot be judged: the record is waited for.",
+		func(f facts) (string, bool) {
+			n, term := f.laterTerm()
+			return f.say("node %d knows term %d, and this node's record term %d", n, term, f.Group.Record.Term), n != 0
+		}, nil},
 	{"rejoin", "This node's server was the primary, or crashed as a standby, or has what the primary does not have: it is made a standby again.",
 		func(f facts) (string, bool) {
 			s := f.standing()
 			return f.say("node %d is the primary in term %d; this server is %s at %s, diverged: %v", f.lease().Holder, f.Group.Record.Term, f.local.State, f.local.Position.LSN, s.Diverged), true
 		},
 		func(f facts) []Action { return []Action{Rejoin{f.lease().Holder, f.Group.Record.Term, f.streamName()}} }},
+}
+
+// laterTerm is a node of the same group whose daemon's record is of a later term than this
+// node's, and that term; zero: there is none that is heard of.
+func (f facts) laterTerm() (cluster.NodeID, uint64) {
+	for _, n := range f.Nodes {
+		if r := f.Peers[n.ID].Report; n.ID != f.Self && f.fresh(n.ID) && r.Group == f.Group.Record.Group && r.Term > f.Group.Record.Term {
+			return n.ID, r.Term
+		}
+	}
+	return 0, 0
 }
 
 // downRules are for a standby that an operator has to see to.

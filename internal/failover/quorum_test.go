@@ -382,6 +382,9 @@ var quorumCases = []ruleCase{
 		down(ServerFenced)(v)
 		v.Rejoins = Rejoins{rejoinAttempts, t0.Add(-time.Hour)}
 	}},
+	{"rejoin-by-old-record", holderView, moved, func(v *View) { down(ServerCrashed)(v); eachPeer(v, func(r *Report) { r.Group, r.Term = "g", 3 }) }},
+	{"rejoin", holderView, moved, func(v *View) { down(ServerCrashed)(v); eachPeer(v, func(r *Report) { r.Group, r.Term = "g", 2 }) }},
+	{"rejoin", holderView, moved, func(v *View) { down(ServerCrashed)(v); eachPeer(v, func(r *Report) { r.Group, r.Term = "other", 3 }) }},
 	{"rejoin-waits", holderView, moved, func(v *View) {
 		down(ServerFenced)(v)
 		v.Rejoins = Rejoins{2, t0.Add(-9 * time.Second)}

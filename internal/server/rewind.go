@@ -233,6 +233,9 @@ func (o Own) prepareRewind(ctx context.Context, r RewindRequest) (Relation, erro
 	if err == nil {
 		err = CanRewind(control)
 	}
+	if err == nil {
+		err = sourceIs(ctx, r)
+	}
 	if err == nil && !control.ShutDownCleanly() {
 		err = o.recoverCleanly(ctx, relation.Own)
 	}
@@ -346,6 +349,29 @@ func (o Own) awaitReplay(ctx context.Context, to cluster.LSN) (bool, error) {
 		p, err := c.Progress(ctx)
 		return p.Replayed >= to, err
 	})
+}
+
+// sourceIs makes sure that the source is the primary whose history is known. By an older one
+// a server would be taken for diverged that has what the primary has written since, and its
+// recovery would end with a checkpoint of its own on the primary's timeline: what follows from
+// that no comparison of positions can see.
+func sourceIs(ctx context.Context, r RewindRequest) error {
+	c, err := pg.Connect(ctx, r.Source)
+	if err != nil {
+		return err
+	}
+	defer hangUp(c)
+	p, err := c.Progress(ctx)
+	switch {
+	case err != nil:
+		return err
+	case p.InRecovery:
+		return fault.New(fault.RejoinFail, "the server that is to be followed takes no writes").WithHint("It may not be promoted yet: try again.")
+	case p.Timeline != r.History.Timeline:
+		return fault.New(fault.RejoinFail, "the primary is on timeline %d, and its history is only known up to timeline %d", p.Timeline, r.History.Timeline).
+			WithHint("It was promoted meanwhile: try again.")
+	}
+	return nil
 }
 
 // checkpointSource asks the source for a checkpoint: until one has come after its

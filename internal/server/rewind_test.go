@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -302,6 +303,36 @@ func TestRewindWithoutSuperuser(t *testing.T) {
 	}
 	request.Recovery = old.following(primary)
 	_, err := old.Rewind(within(t), request)
+	check(t, err)
+	old.start(t)
+	primary.awaitStreaming(t, old)
+}
+
+// A server is not judged, and not changed, by the history of a primary that was promoted
+// once more since, nor by that of one that takes no writes.
+func TestRewindByAnOldHistory(t *testing.T) {
+	t.Parallel()
+	old, primary, _, _ := diverged(t, pg.Immediate)
+	request := RewindRequest{Source: primary.socket(), History: primary.history(t, 2), StateDir: tempDir(t), Recovery: old.following(primary)}
+	primary.stop(t, pg.Fast)
+	check(t, pg.WriteStandbySignal(primary.dir))
+	primary.start(t)
+	before, err := os.ReadFile(filepath.Join(old.dir, "global", "pg_control"))
+	check(t, err)
+	refused := func(why string) {
+		t.Helper()
+		if _, err := old.Rewind(within(t), request); err == nil || !strings.Contains(err.Error(), why) {
+			t.Fatalf("not refused since %q: %v", why, err)
+		}
+		if after, err := os.ReadFile(filepath.Join(old.dir, "global", "pg_control")); err != nil || !bytes.Equal(before, after) {
+			t.Errorf("it was changed though it was refused since %q (%v)", why, err)
+		}
+	}
+	refused("takes no writes")
+	primary.promote(t, 3)
+	refused("is on timeline 3")
+	request.History = primary.history(t, 3)
+	_, err = old.Rewind(within(t), request)
 	check(t, err)
 	old.start(t)
 	primary.awaitStreaming(t, old)
