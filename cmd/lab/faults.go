@@ -22,6 +22,7 @@ type fault struct {
 	inPlace bool // the primary itself may come back and serve again
 	kept    bool // every acknowledged row is promised, for ever: those of earlier runs in the same cluster are looked for too
 	inside  bool // a client on the primary's side goes on writing
+	load    bool // pgbench keeps the primary at half of what it can do
 	command bool // strike is an operator's command, whose time counts
 	strike  func(context.Context, *lab.Node) error
 	repair  func(context.Context, peer, *lab.Node) error // what a network, a hypervisor or an init system would do afterwards; may be nil
@@ -31,13 +32,14 @@ type fault struct {
 func faults() []fault {
 	short := map[string]string{"lease_ttl": "2s"}
 	strict := map[string]string{"synchronous_mode": "strict"}
+	switchover := func(ctx context.Context, n *lab.Node) error {
+		return n.Repmgr(ctx, "standby", "switchover", fmt.Sprintf("--node-id=%d", n.ID%3+1)).Err()
+	}
 	off := func(ctx context.Context, n *lab.Node) error { return n.PowerOff(ctx) }
 	kill := func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }
 	return []fault{
-		{name: "switchover", label: "standby switchover", target: 500 * time.Millisecond, ours: true, command: true, // repmgr 5's needs ssh
-			strike: func(ctx context.Context, n *lab.Node) error {
-				return n.Repmgr(ctx, "standby", "switchover", fmt.Sprintf("--node-id=%d", n.ID%3+1)).Err()
-			}},
+		{name: "switchover", label: "standby switchover", target: 500 * time.Millisecond, ours: true, command: true, strike: switchover}, // repmgr 5's needs ssh
+		{name: "switchover-load", label: "the same, pgbench at half load", target: 500 * time.Millisecond, ours: true, command: true, load: true, strike: switchover},
 		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond, inPlace: true, strike: kill},
 		{name: "crash-sync", label: "the same, synchronous_mode='strict'", target: 500 * time.Millisecond, conf: strict, ours: true, kept: true, strike: kill},
 		{name: "host", label: "host gone", target: 6 * time.Second, network: true, strike: off, repair: boot},
@@ -154,6 +156,13 @@ func (b *bench) once(ctx context.Context, p peer, bed *bed, f fault) (outcome, *
 		}
 		defer inside.Close()
 		inside.Mark()
+	}
+	if f.load {
+		stop, err := b.halfLoad(ctx, bed)
+		if err != nil {
+			return o, nil, err
+		}
+		defer stop()
 	}
 	if err := b.calmDown(ctx, l, f); err != nil {
 		return o, nil, err
@@ -309,6 +318,7 @@ type bed struct {
 	present  *lab.Lab
 	conf     string
 	promised []lab.Write // that were acknowledged in it and must not be lost
+	rate     int         // half of what pgbench can do in it, transactions a second; zero: not known
 }
 
 // lab is the present cluster, or a new one.
@@ -328,7 +338,7 @@ func (d *bed) lab(ctx context.Context, p peer, network bool, conf map[string]str
 // close ends the present cluster, if there is one.
 func (d *bed) close() error {
 	l := d.present
-	d.present, d.promised = nil, nil
+	d.present, d.promised, d.rate = nil, nil, 0
 	if l == nil {
 		return nil
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -67,7 +66,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 		return err
 	}
 	if s.clients > 0 {
-		if err := s.pgbench(ctx, primary, "-i", "-q", "-s", strconv.Itoa(s.scale)).Err(); err != nil {
+		if err := pgbench(ctx, primary, "-i", "-q", "-s", strconv.Itoa(s.scale)).Err(); err != nil {
 			return err
 		}
 	}
@@ -99,7 +98,7 @@ func (s *soak) load(ctx context.Context, l *lab.Lab, primary *lab.Node) (transac
 	var all sync.WaitGroup
 	all.Go(func() {
 		for s.clients > 0 && ctx.Err() == nil {
-			out := s.pgbench(ctx, primary, "-n", "-c", strconv.Itoa(s.clients), "-j", "2", "-T", "60")
+			out := pgbench(ctx, primary, "-n", "-c", strconv.Itoa(s.clients), "-j", "2", "-T", "60")
 			transactions += processed(out.Stdout)
 		}
 	})
@@ -125,18 +124,4 @@ func (s *soak) load(ctx context.Context, l *lab.Lab, primary *lab.Node) (transac
 	}
 	all.Wait()
 	return transactions, checkpoints, err
-}
-
-func (s *soak) pgbench(ctx context.Context, primary *lab.Node, args ...string) lab.Result {
-	where := []string{"-h", primary.Host, "-p", strconv.Itoa(primary.Port), "-U", "app"}
-	return primary.Run(ctx, "pgbench", append(append(where, args...), "app")...)
-}
-
-// processed reads from what pgbench prints how much it did.
-func processed(text string) int {
-	_, rest, _ := strings.Cut(text, "number of transactions actually processed: ")
-	word, _, _ := strings.Cut(rest, "\n")
-	word, _, _ = strings.Cut(word, "/")
-	count, _ := strconv.Atoi(strings.TrimSpace(word))
-	return count
 }

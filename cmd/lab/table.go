@@ -29,6 +29,7 @@ var rows = append([]row{
 	{"daemon at rest (Patroni: and etcd): CPU, hungriest of three", 1.0, "%.2f %%", func(c *column) (float64, bool) { return largest(c.cpu) }},
 	{"daemon at rest (Patroni: and etcd): resident, largest", 40, "%.1f MiB", func(c *column) (float64, bool) { return largest(c.resident) }},
 	{"switchover: the whole command, median", 3, "%.2f s", func(c *column) (float64, bool) { return median(commands(c.outcomes["switchover"])) }},
+	{"the same, pgbench at half load", 3, "%.2f s", func(c *column) (float64, bool) { return median(commands(c.outcomes["switchover-load"])) }},
 	{"cluster show (Patroni: patronictl list): median", 0.060, "%.3f s", func(c *column) (float64, bool) { return median(c.show) }},
 }, wideRows()...)
 
