@@ -21,8 +21,8 @@ func Renewal(v *View, now time.Time) (record.Renew, bool) {
 	if r.Lease.State == record.Indefinite && !r.Pause.On && v.stale(now) {
 		return record.Renew{}, false // whether the server runs, and is armed, is not known
 	}
-	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Local.State == ServerRunning && v.Local.Role == cluster.Primary && !v.Local.Armed {
-		return record.Renew{}, false // a pause is over: the server is armed before the lease is a timed one (safety notes, B27)
+	if r.Lease.State == record.Indefinite && !r.Pause.On && (!v.Local.Armed || v.Shut) {
+		return record.Renew{}, false // a pause is over: the server is armed before the lease is a timed one, also if it is down (safety notes, B27)
 	}
 	if r.Lease.State == record.Indefinite && !r.Pause.On && v.Group.Leader == 0 {
 		return record.Renew{}, false // nobody could answer, and a limit would be counted from now
@@ -200,7 +200,7 @@ func Harmless(v *View) bool { return !v.mightWrite() }
 // mightWrite reports whether the own server takes writes, may be about to, or
 // nobody can tell.
 func (v *View) mightWrite() bool {
-	if v.Opened {
+	if v.Opened || v.Shut {
 		return true
 	}
 	switch v.Local.State {

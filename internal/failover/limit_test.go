@@ -154,3 +154,25 @@ func TestGuardFirst(t *testing.T) {
 		}
 	}
 }
+
+// A server that is armed while it seems to be down may have been started just before that, by
+// a postmaster that has read the directory as it was: the guard keeps its deadline until a look
+// has found it down, or running.
+func TestArmedWhenDownKeepsItsDeadline(t *testing.T) {
+	for state, harmless := range map[ServerState]bool{ServerStarting: false, ServerStopped: true, ServerRunning: true} {
+		v := holderView()
+		down(ServerStopped)(v)
+		v.Local.Armed = false
+		v.Observe(Ordered{Arm{}}, t0)
+		v.Observe(Done{Action: Arm{}}, t0)
+		if _, limited := Deadline(v); !limited || StandDown(v) {
+			t.Errorf("%s: the deadline is taken away before anybody has looked", state)
+		}
+		l := v.Local
+		l.At, l.State, l.Role = t0.Add(time.Second), state, cluster.Standby
+		v.Observe(LocalSeen{l}, t0.Add(time.Second))
+		if StandDown(v) != harmless {
+			t.Errorf("%s: the guard stands down: %v", state, !harmless)
+		}
+	}
+}

@@ -269,7 +269,7 @@ var standingRules = []rule{
 	witnessVotes,
 	{"arm-stopped", "The data directory was a primary's, nothing runs there, and whoever starts it would make it a primary: it is armed.",
 		func(f facts) (string, bool) {
-			if !f.down() || !f.local.Sealed || f.local.Armed || f.witness() || f.Group.Record.Pause.On || f.lease().State == record.Indefinite || f.Opened && f.holds() && f.sure() {
+			if !f.down() || !f.local.Sealed || f.local.Armed || f.witness() || f.Group.Record.Pause.On || f.Opened && f.holds() && f.sure() {
 				return "", false
 			}
 			return f.say("the server is %s and standby.signal is not there", f.local.State), true

@@ -663,11 +663,18 @@ func TestRenewalAfterAPause(t *testing.T) {
 		set     func(*View)
 		renews  bool
 	}{
-		"paused, disarmed":              {[]record.Change{paused}, func(v *View) { v.Local.Armed = false }, true},
-		"no longer, disarmed":           {[]record.Change{paused, unpaused}, func(v *View) { v.Local.Armed = false }, false},
-		"no longer, armed":              {[]record.Change{paused, unpaused}, func(*View) {}, true},
-		"no longer, without a guard":    {[]record.Change{paused, unpaused}, func(v *View) { v.Guard.Alive = false }, false},
-		"no longer, the server is down": {[]record.Change{paused, unpaused}, func(v *View) { down(ServerStopped)(v); v.Local.Armed = false }, true},
+		"paused, disarmed":                {[]record.Change{paused}, func(v *View) { v.Local.Armed = false }, true},
+		"no longer, disarmed":             {[]record.Change{paused, unpaused}, func(v *View) { v.Local.Armed = false }, false},
+		"no longer, armed":                {[]record.Change{paused, unpaused}, func(*View) {}, true},
+		"no longer, without a guard":      {[]record.Change{paused, unpaused}, func(v *View) { v.Guard.Alive = false }, false},
+		"no longer, it is down, disarmed": {[]record.Change{paused, unpaused}, func(v *View) { down(ServerStopped)(v); v.Local.Armed = false }, false},
+		"no longer, it is down, armed":    {[]record.Change{paused, unpaused}, down(ServerStopped), true},
+		"no longer, it was armed when down, and may have been started just before": {[]record.Change{paused, unpaused}, func(v *View) {
+			down(ServerStopped)(v)
+			v.Local.Armed = false
+			v.Observe(Ordered{Arm{}}, t0)
+			v.Observe(Done{Action: Arm{}}, t0)
+		}, false},
 		"no longer, not looked at since": {[]record.Change{paused, unpaused}, func(v *View) {
 			down(ServerStopped)(v)
 			v.Local.Armed, v.Group.Resumed = false, t0.Add(time.Millisecond)

@@ -151,6 +151,7 @@ type View struct {
 	Sweep        time.Duration // that finding the own server's processes takes; zero: not measured
 	Guard        GuardSeen
 	Opened       bool      // the own server may be started as a primary, and was not seen to run since
+	Shut         bool      // its directory was armed when nothing ran there, and who started it just before may have found it as it was: nobody has looked since
 	ReadOnly     bool      // the own server was ended with its directory armed, and nothing since has made it a primary
 	GuardSince   time.Time // since when there is no guard, or was none
 	Sync         SyncView
@@ -335,7 +336,7 @@ func (v *View) observeLocal(l Local, now time.Time) {
 		l.Since = now
 	}
 	if l.State == ServerRunning || l.State.down() {
-		v.AnsweredAt = now
+		v.AnsweredAt, v.Shut = now, false
 	}
 	switch {
 	case !l.Full:
@@ -509,6 +510,7 @@ func (v *View) observeRecord(a Action, now time.Time) {
 func (v *View) observeServer(a Action) {
 	switch a := a.(type) {
 	case Arm:
+		v.Shut = v.Local.State != ServerRunning
 		v.Local.Armed, v.Opened = true, false
 	case Disarm, LetStart:
 		v.Local.Armed = false
@@ -527,7 +529,7 @@ func (v *View) observeServer(a Action) {
 	case StartServer, Rejoin:
 		v.serverIs(ServerStarting)
 	case Demote, GiveUp:
-		v.Opened, v.ReadOnly, v.Local.Armed = false, true, true
+		v.Opened, v.Shut, v.ReadOnly, v.Local.Armed = false, false, true, true
 		v.serverIs(ServerCrashed)
 	}
 }
