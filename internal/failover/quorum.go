@@ -845,3 +845,15 @@ func (f facts) follow() Follow {
 	}
 	return a
 }
+
+// Overtaken reports whether the order under way has lost its purpose, and keeps this node from
+// what is urgent: to wait until the own server has attached to a node that is the primary no
+// more, while others wait for its bid.
+func Overtaken(v *View) bool {
+	a, follows := v.Doing.(Follow)
+	r := v.Group.Record
+	if !follows || r == nil || r.Rule != record.Quorum {
+		return false
+	}
+	return !r.Lease.Taken() || a.Name != "" && a.Upstream != r.Lease.Holder || v.Local.State.down()
+}

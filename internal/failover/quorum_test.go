@@ -1024,3 +1024,34 @@ func TestLooks(t *testing.T) {
 		}
 	}
 }
+
+// TestOvertaken breaks off the waiting for a server to attach when the primary is gone, another
+// is it, or the server is down; nothing else.
+func TestOvertaken(t *testing.T) {
+	for name, tt := range map[string]struct {
+		changes []record.Change
+		doing   Action
+		set     func(*View)
+		want    bool
+	}{
+		"the primary is there":          {nil, Follow{Upstream: 1, Name: "node2@1"}, nil, false},
+		"nobody holds the lease":        {[]record.Change{expired}, Follow{Upstream: 1, Name: "node2@1"}, nil, true},
+		"and it follows a standby":      {[]record.Change{expired}, Follow{Upstream: 3}, nil, true},
+		"it follows a standby":          {nil, Follow{Upstream: 3}, nil, false},
+		"another is the primary":        {moved, Follow{Upstream: 1, Name: "node2@1"}, nil, true},
+		"the server is down":            {nil, Follow{Upstream: 1, Name: "node2@1"}, down(ServerCrashed), true},
+		"a rewind is not to be torn":    {[]record.Change{expired}, Rejoin{Upstream: 1, Term: 1}, nil, false},
+		"nothing is done":               {[]record.Change{expired}, nil, nil, false},
+		"the visibility rule, and lost": {[]record.Change{record.End{Term: 1, Node: 1}}, Follow{Upstream: 1}, down(ServerCrashed), false},
+	} {
+		v := quorumView()
+		change(t, v, tt.changes...)
+		v.Doing = tt.doing
+		if tt.set != nil {
+			tt.set(v)
+		}
+		if got := Overtaken(v); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
