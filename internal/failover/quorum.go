@@ -712,11 +712,11 @@ func (f facts) startAfter() time.Duration {
 	return f.Policy.BidWindow
 }
 
-// mayStart reports whether a server that is down may be started by the daemon:
-// it was a primary's (so it is armed and receives nothing), nobody stopped it in order,
-// and no rewind of it was broken off.
+// mayStart reports whether a server that is down may be started by the daemon, which arms it
+// first, so that it receives nothing: it was a primary's, or it crashed as a standby and nobody
+// else has started it; nobody stopped it in order, and no rewind of it was broken off.
 func (f facts) mayStart() bool {
-	return f.downAsPrimary() && !f.local.Torn && f.Policy.Rejoin != "off" && !f.witness()
+	return (f.downAsPrimary() || f.downAsStandby()) && !f.local.Torn && f.Policy.Rejoin != "off" && !f.witness()
 }
 
 // sealedNow reports whether this node is sealed in the open vacancy.

@@ -112,6 +112,12 @@ func down(s ServerState) func(*View) {
 	}
 }
 
+// crashedAsStandby is a standby's server that crashed so long ago, in a vacancy that is open for long.
+func crashedAsStandby(v *View, ago time.Duration) {
+	down(ServerCrashed)(v)
+	v.Local.Sealed, v.Local.Since, v.Group.LeaseAt = false, t0.Add(-ago), t0.Add(-time.Minute)
+}
+
 // ended says that the lease ran out, that the server was ended, was looked at as
 // told, and does not answer now.
 func ended(set func(*Local)) func(*View) {
@@ -358,6 +364,12 @@ var quorumCases = []ruleCase{
 	{"place-bid", quorumView, []record.Change{expired, barred2}, func(v *View) { sealed(v); v.Local.Barred = "recovery_target_time is set" }}, // it counts for the others' sake
 	{"decline", quorumView, []record.Change{expired}, down(ServerStarting)},
 	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-1400 * time.Millisecond) }},
+	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) { // as a standby, and whoever else starts servers had the time
+		crashedAsStandby(v, v.Policy.RestartGrace)
+	}},
+	{"wait-grant", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) {
+		crashedAsStandby(v, v.Policy.RestartGrace-time.Millisecond)
+	}},
 	{"wait-grant", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) { down(ServerCrashed)(v); v.Group.LeaseAt = t0.Add(-400 * time.Millisecond) }},
 	{"start-to-bid", quorumView, []record.Change{expired, record.Bid{Vacancy: 1, Node: 2, Declined: "crashed"}}, func(v *View) {
 		down(ServerCrashed)(v)

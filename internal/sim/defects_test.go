@@ -62,7 +62,7 @@ var planted = []struct {
 	{54, LastHolderIgnored, 78, ""},
 	{0, TakenUnarmed, 0, ""},
 	{0, DroppedAtOnce, 252, ""},
-	{0, UnboundCounts, 567, ""},
+	{0, UnboundCounts, 732, ""},
 
 	{0, Muted("lease-ran-out"), 0, ""},
 	{0, Muted("guard-is-gone"), 0, ""},
