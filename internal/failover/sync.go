@@ -333,15 +333,17 @@ func (f facts) syncTarget() record.Set {
 	return f.strictSet(union(live, kept))
 }
 
-// maySync reports whether a standby keeps up: a member has its time to come
-// back, another must be there now.
+// maySync reports whether a standby keeps up: a member has its time to come back, another
+// must be there now. Where no look comes to its end any more, as on a server that stands still,
+// the last one says nothing when that time is over, of a member or of another: else who was
+// just taken out would be taken in again by it, and so on.
 func (f facts) maySync(m record.Member) bool {
 	good := f.Sync.Good[m.Node]
-	if good.IsZero() {
+	if good.IsZero() || f.now.Sub(good) > f.Policy.SyncTimeout {
 		return false
 	}
 	if f.Group.Record.Sync.Newest().Has(m.Node) {
-		return f.now.Sub(good) <= f.Policy.SyncTimeout
+		return true
 	}
 	s, ok := senderOf(f.Sync.Senders, m, f.Group.Record.Term)
 	return ok && good.Equal(f.Sync.At) && s.Flush+joinWithin >= f.Sync.LSN

@@ -247,3 +247,20 @@ func TestManagedNames(t *testing.T) {
 		}
 	}
 }
+
+// On a server that stands still no look comes to its end. A member that the last one showed is
+// taken out when its time is over, and is not taken in again by that look.
+func TestOldLookTakesNobodyIn(t *testing.T) {
+	v := holderView()
+	onView(func(*View) {})(v)
+	change(t, v, settled...)
+	look(v, both, n2, n3)
+	v.Tenure.Deadline = t0.Add(time.Hour)
+	late := t0.Add(v.Policy.SyncTimeout + time.Millisecond)
+	for _, changes := range [][]record.Change{nil, {record.SyncAdd{Term: 1, Node: 1, Seq: 2, Mode: record.SyncOn}}} {
+		change(t, v, changes...)
+		if got := newFacts(v, late).syncTarget(); got != "" {
+			t.Errorf("after %v: %q is wanted, by a look of %s ago", changes, got, late.Sub(t0))
+		}
+	}
+}

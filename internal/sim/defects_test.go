@@ -37,7 +37,7 @@ var planted = []struct {
 	{24, OldVacancy, 130, ""},
 	{25, BidOverwritten, 44, ""},
 	{26, DivergedCounts, 1875, ""},
-	{27, OneBidLess, 82, ""},
+	{27, OneBidLess, 200, ""},
 	{28, SetUnannounced, 34, ""},
 	{29, NoBarrier, 294, ""},
 	{30, SendersUnproven, 0, "the barrier: who has what was written after the signal is served by a walsender that has read the setting, and who has it has all before"},
