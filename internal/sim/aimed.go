@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"repmgr/internal/cluster"
+	"repmgr/internal/record"
 )
 
 // aim has something happen within a while of the next time that something changes hands.
@@ -61,6 +62,30 @@ func (w *World) shrink(*node) {
 	})
 }
 
+// resume has a pause end while the primary's server is down. Just then it is started, and after
+// that its daemon stands still.
+func (w *World) resume(*node) {
+	r := w.check.rec
+	holder := w.nodes[r.Lease.Holder-1]
+	if r.Pause.On || !holder.sound() {
+		return
+	}
+	w.aim("pause", 500*time.Millisecond, func() {
+		holder.server.stop()
+		w.after(nil, w.between(100*time.Millisecond, 3*time.Second), w.unpause)
+		w.aim("pause", 300*time.Millisecond, func() {
+			holder.startByHand()
+			w.after(nil, w.between(0, 50*time.Millisecond), func() {
+				if holder.sound() {
+					w.log(holder, "the daemon is stopped")
+					w.freeze(&holder.daemon.process, w.between(4*time.Second, 15*time.Second))
+				}
+			})
+		})
+	})
+	w.command(record.SetPause{On: true, By: "operator", Reason: "maintenance"})
+}
+
 // stall has nothing written to the server's disk for a while.
 func (s *server) stall(d time.Duration) {
 	w := s.n.w
@@ -84,9 +109,7 @@ func (w *World) followByHand(n *node) {
 		return
 	}
 	w.log(s, "pointed at node %d by hand, as %q", l.Holder, s.called)
-	s.endReceiver()
-	s.upstream = l.Holder
-	s.receive()
+	s.point(l.Holder)
 }
 
 // only leaves those kinds of faults.

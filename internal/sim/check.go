@@ -27,6 +27,8 @@ type checker struct {
 	waits     unwoken
 	promises  map[cluster.Timeline]promise // the last commit of each timeline that standbys acknowledged
 	ackAt     time.Duration                // of any
+	second    time.Duration                // in which so many entries were accepted
+	entries   int
 }
 
 // promise is a commit that was acknowledged because standbys have it: every later
@@ -87,6 +89,7 @@ func (w *World) accepted(before *record.Record, kind string, change record.Chang
 	if kind != "renew" && kind != "describe" {
 		w.moment(kind)
 	}
+	w.churns(kind)
 	if c.rec.Term < before.Term || c.rec.TopTimeline < before.TopTimeline {
 		w.fail("S3: term %d after %d, timeline %d after %d", c.rec.Term, before.Term, c.rec.TopTimeline, before.TopTimeline)
 	}
@@ -115,6 +118,16 @@ func (w *World) accepted(before *record.Record, kind string, change record.Chang
 		if before.Lease.State == record.Vacant {
 			w.counts.Reinstated++
 		}
+	}
+}
+
+// churns checks that nobody changes the record over and over again.
+func (w *World) churns(kind string) {
+	if second := w.now.Truncate(time.Second); second != w.check.second {
+		w.check.second, w.check.entries = second, 0
+	}
+	if w.check.entries++; w.check.entries > 50 {
+		w.fail("the record was changed %d times within a second, at last by %s", w.check.entries, kind)
 	}
 }
 
@@ -250,6 +263,37 @@ func (w *World) woken() {
 	}
 }
 
+// bids checks that whoever runs a standby is sealed a while after it has heard of a vacancy,
+// where nothing of its own stands still: the others may have to wait for what it has (L1).
+func (w *World) bids() {
+	for _, n := range w.nodes {
+		d, s := &n.daemon, &n.server
+		waits := !w.wild && !n.witness && d.up && d.ready && d.frozen <= w.now && n.disk.stalled <= w.now && s.up && s.ready && s.standby && !s.stuck() && s.hung <= w.now &&
+			d.rec != nil && d.rec.Lease.State == record.Vacant && !d.rec.Pause.On && !n.unregistered
+		v := unsealed{d.life, 0, w.now}
+		if waits {
+			_, bids := d.rec.BidOf(n.id) // what was offered is taken back first
+			v.vacancy, waits = d.rec.Lease.Vacancy, !bids
+		}
+		if old := n.unsealed; waits && old.life == v.life && old.vacancy == v.vacancy && (s.upstream != 0 || s.receiver.up) {
+			v.since = old.since
+		}
+		if n.unsealed = v; waits && w.now-v.since > sealedWithin {
+			w.fail("L1: node %d knows of vacancy %d for %s, and its standby receives WAL: %s", n.id, v.vacancy, w.now-v.since, d.rule)
+		}
+	}
+}
+
+// sealedWithin is more than what a daemon may be busy with takes.
+const sealedWithin = 6 * time.Second
+
+// unsealed is since when a life of a daemon knows of a vacancy and its standby is not sealed.
+type unsealed struct {
+	life    uint64
+	vacancy uint64
+	since   time.Duration
+}
+
 // keeps checks that a server that is or becomes the primary has every commit
 // that was promised.
 func (w *World) keeps(s *server, when string) {
@@ -314,6 +358,9 @@ func (w *World) unwhole() string {
 	}
 	for _, n := range w.nodes {
 		s := &n.server
+		if m, _ := r.Member(n.id); !n.dead && (m.Priority != n.priority || m.Level != record.Level && w.all() || m.Location != n.location()) {
+			return fmt.Sprintf("node %d has priority %d and is in %s, and the record has %+v", n.id, n.priority, n.location(), m)
+		}
 		if m, member := r.Member(n.id); !n.dead && (!member || m.RaftID != n.raftID || !m.Voter && r.Voters() < min(len(w.nodes), failover.MaximumVoters)) {
 			return fmt.Sprintf("node %d is not in the group as it should be: %+v", n.id, m)
 		}
@@ -325,6 +372,32 @@ func (w *World) unwhole() string {
 		}
 	}
 	return ""
+}
+
+// all reports whether every node is there: while one is silent, no new level of programs is
+// announced, since that one may have become older.
+func (w *World) all() bool {
+	return !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.dead })
+}
+
+// exam lets a cluster that is whole again lose its primary once more, in a quarter of the runs:
+// what the record has kept of the bad days, or a daemon has, may be in the way then.
+func (w *World) exam() (takes bool) {
+	w.by(w.stream("exam"), func() {
+		l := w.check.rec.Lease
+		if takes = !w.wild && l.Taken() && w.chance(25); !takes {
+			return
+		}
+		n := w.nodes[l.Holder-1]
+		w.log(n, "EXAM: whole again, and the primary goes once more")
+		if w.chance(50) {
+			n.server.kill(w.chance(50))
+			return
+		}
+		n.powerOff()
+		w.after(nil, w.between(2*time.Second, 20*time.Second), n.powerOn)
+	})
+	return takes
 }
 
 // hopeless reports whether every node that may be promoted has offered a history

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -52,6 +53,7 @@ type daemon struct {
 	turned   time.Duration // when the brain was asked last
 
 	job      int // of the hands; an older one was broken off
+	broken   int // the one that ends since it was overtaken
 	demoting bool
 	told     time.Time // the deadline that was sent to the guard
 	acked    time.Time // and that the guard has
@@ -240,6 +242,9 @@ func (d *daemon) turn() {
 	}
 	w, now := d.n.w, d.n.clock()
 	d.turned, d.calm = w.now, true
+	if failover.Overtaken(d.view) && w.Defect != OvertakenAwaited {
+		d.breakOff()
+	}
 	d.tellGuard()
 	if r, due := failover.Renewal(d.view, now); due {
 		d.propose(r)
@@ -311,7 +316,7 @@ func (d *daemon) speak() {
 	d.sequence++
 	self, _ := cluster.Find(v.Nodes, d.n.id)
 	r := failover.Report{Node: d.n.id, Name: d.n.String(), Incarnation: d.life, Sequence: d.sequence, Type: self.Role, Priority: d.n.priority, Automatic: true,
-		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Receiving: v.Local.Receiving, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule, Level: record.Level, Barred: v.Barred()}
+		Server: v.Local.State, Role: v.Local.Role, Position: v.Local.Position, Receiving: v.Local.Receiving, Upstream: self.Upstream, RaftID: d.n.raftID, Rule: d.rule, Level: d.n.level, Location: d.n.location(), Barred: v.Barred()}
 	if d.rec != nil {
 		r.PromotionRule, r.Term, r.Voters = d.rec.Rule, d.rec.Term, d.rec.Voters()
 	}
@@ -398,6 +403,9 @@ func (d *daemon) finish(b quorum.Batch) {
 		e := w.committed(d.n, c)
 		if d.rec == nil {
 			w.fail("S3: node %d applies index %d and has no record", d.n.id, c.Index)
+		}
+		if e.Version > d.n.level {
+			w.fail("B38: node %d meets an entry of kind %q at index %d, of level %d, and its program knows %d", d.n.id, e.Kind, c.Index, e.Version, d.n.level)
 		}
 		before := d.rec.Lease.State
 		d.apply(c, e)
@@ -582,7 +590,12 @@ func (d *daemon) guarded(do func()) {
 
 // asks takes a proposal in, if this node leads.
 func (d *daemon) asks(from, request uint64, text []byte) {
-	err := d.group.Propose(text)
+	var err error
+	if why := d.unknown(text); why != "" {
+		err = errors.New(why)
+	} else {
+		err = d.group.Propose(text)
+	}
 	if err == nil {
 		d.askers[request] = from
 		return

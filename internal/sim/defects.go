@@ -68,6 +68,9 @@ const (
 	SilentGrowth      Defect = "nothing is written after the synchronous set has grown"
 	NoBackoff         Defect = "a rejoin that failed is tried again at once"
 	LastHolderIgnored Defect = "the last holder's bid does not suffice without the synchronous set"
+	LimitUnarmed      Defect = "after a pause a server that is down is taken for armed"
+	LevelIgnored      Defect = "a leader proposes what a member has not announced to know"
+	OvertakenAwaited  Defect = "a server is waited for to attach to a primary that is one no more"
 	TakenUnarmed      Defect = "a guard that has ended the server is taken over before the server is armed"
 )
 
@@ -120,6 +123,10 @@ func (d *daemon) misjudge(e failover.Event, before failover.Tenure, now time.Tim
 		if r := d.view.Group.Record; r != nil && r.Holds(d.n.id, d.view.Local.Incarnation) && t.Term == r.Term && t.Deadline.IsZero() && !t.Given && !r.Lease.Promoted {
 			extend(now.Add(failover.Hold(standard.LeaseTTL)))
 		}
+	case LimitUnarmed:
+		if r := d.view.Group.Record; r != nil && r.Lease.State == record.Indefinite && !r.Pause.On && d.view.Local.State != failover.ServerRunning {
+			d.view.Local.Armed, d.view.Shut = true, false
+		}
 	case NoBackoff:
 		d.view.Rejoins = failover.Rejoins{}
 	}
@@ -131,7 +138,7 @@ func (d *daemon) preside(now time.Time) failover.Decision {
 	if r != nil {
 		d.view.Group.Record = d.n.w.Defect.bend(r)
 	}
-	decision := failover.Preside(d.view, now)
+	decision := d.ofLevel(failover.Preside(d.view, now))
 	d.view.Group.Record = r
 	return decision
 }

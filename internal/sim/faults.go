@@ -18,6 +18,10 @@ func (n *node) sound() bool {
 	return n.daemon.up && n.daemon.frozen <= n.w.now && n.guard.up && knows && !n.off && !n.daemon.ensuring
 }
 
+// unguardedFor is how long a primary may write without a guard: a second, a round of looks, and
+// the ending of it, by a slow clock.
+const unguardedFor = 3 * time.Second
+
 // startByHand starts the server, by whoever does that: it asks nobody. Only where
 // the power went in the moment between a promotion and the arming does it have to
 // pass the start gate, which arms it (safety notes, B27).
@@ -181,6 +185,20 @@ var faults = []kind{
 			n.guard.crash()
 		}
 	}},
+	{"the guard dies, and cannot be started for a while", func(w *World, n *node) {
+		if n.sound() {
+			d := w.between(time.Second, 15*time.Second)
+			w.log(n, "no guard can be started for %s", d)
+			n.guard.barred = w.now + d
+			n.guard.crash()
+			w.after(nil, unguardedFor+w.between(0, 5*time.Second), func() { // the daemon had the time to end its server
+				if w.healed == 0 && !n.guard.up && n.daemon.up && n.daemon.frozen <= w.now && !n.off {
+					w.log(n, "the daemon is stopped, and there is no guard")
+					w.freeze(&n.daemon.process, w.between(time.Second, 12*time.Second))
+				}
+			})
+		}
+	}},
 	{"the postmaster dies", func(w *World, n *node) { n.server.kill(w.chance(60)) }},
 	{"a backend is killed", func(w *World, n *node) {
 		w.log(&n.server, "a backend crashes")
@@ -222,6 +240,19 @@ var faults = []kind{
 		side := w.rng.IntN(1 << len(w.nodes))
 		w.cut(w.spell(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return side>>(o.id-1)&1 == 1 })...)
 	}},
+	{"a location is cut off", func(w *World, n *node) {
+		if w.places > 1 {
+			w.cut(w.spell(100*time.Millisecond, 15*time.Second), w.apart(func(o *node) bool { return o.place == n.place })...)
+		}
+	}},
+	{"a location has no power", func(w *World, n *node) {
+		for _, o := range w.nodes {
+			if w.places > 1 && o.place == n.place {
+				o.powerOff()
+				w.after(nil, w.between(500*time.Millisecond, 15*time.Second), o.powerOn)
+			}
+		}
+	}},
 	{"a node is cut off one way", func(w *World, n *node) {
 		links := w.apart(func(o *node) bool { return o == n })
 		one := links[:0:0]
@@ -253,20 +284,26 @@ var faults = []kind{
 		}
 	}},
 	{"an operator pauses the cluster", (*World).pause},
+	{"a pause ends, and the primary's server is started just then", (*World).resume},
 	{"a node is unregistered", (*World).unregister},
 	{"a state directory is lost", (*World).loseState},
 	{"a priority is changed", (*World).reprioritize},
 	{"an operator asks for a switchover", (*World).switchover},
+	{"an operator changes synchronous_mode", (*World).unsync},
 	{"the wall clock jumps", func(w *World, n *node) {
 		n.wall += time.Duration(w.rng.Int64N(int64(2*time.Minute))) - time.Minute
 		w.log(n, "the wall clock is %s off", n.wall)
 	}},
-	{"the startup process is slow", func(w *World, n *node) { n.server.slow = w.chance(70) }},
+	{"the startup process is slow", func(w *World, n *node) { // a reader's lock, which is replicated, is in the way of several
+		for _, o := range w.nodes {
+			o.server.hold(o == n && w.chance(70) || w.chance(40))
+		}
+	}},
 	{"the synchronous set shrinks, and the primary goes", (*World).shrink},
 	{"a standby is pointed at the primary by hand", (*World).followByHand},
 }
 
-// heal mends everything, and lets an operator start servers that nobody else starts.
+// heal mends everything, and lets an operator do what nobody else does.
 func (w *World) heal() {
 	w.log(name("world"), "all is healed")
 	w.healed = w.now
@@ -275,16 +312,18 @@ func (w *World) heal() {
 	for _, n := range w.nodes {
 		n.powerOn()
 		n.setPriority(n.usual)
-		n.unregistered = false
+		n.unregistered, n.guard.barred = false, 0
+		w.after(nil, w.between(0, 5*time.Second), n.update)
 		n.daemon.frozen, n.server.frozen, n.server.hung = min(n.daemon.frozen, w.now), min(n.server.frozen, w.now), 0
 		n.disk.stalled, n.server.stalled = 0, 0
+		n.server.hold(false)
 		w.after(nil, w.between(0, 2*time.Second), n.daemon.boot)
 		w.after(nil, w.between(0, 2*time.Second), n.operator)
 	}
 }
 
-// operator ends a pause, starts a server that has been down for a while, and asks for
-// the return of one that was tried in vain too often.
+// operator ends a pause, starts a server that an operator has stopped, and asks for the return
+// of one that was tried in vain too often. Whatever else is down is the daemons' to start.
 func (n *node) operator() {
 	if n.w.check.rec.Pause.On {
 		n.w.unpause()
@@ -292,7 +331,7 @@ func (n *node) operator() {
 	if n.daemon.up && n.daemon.rule == "rejoin-gave-up" {
 		n.daemon.see(failover.RejoinsKept{})
 	}
-	if !n.server.up && n.daemon.view.Doing == nil {
+	if !n.server.up && n.server.clean && !n.disk.ended && n.daemon.view.Doing == nil {
 		n.startByHand()
 	}
 	n.w.after(nil, n.w.between(2*time.Second, 8*time.Second), n.operator)

@@ -15,6 +15,7 @@ type guard struct {
 	deadline time.Time // zero: none
 	shows    time.Time // what the wall clock will show then, as it went when that was told
 	fired    bool
+	barred   time.Duration // until then none can be started
 }
 
 func (g *guard) String() string { return g.n.String() + ".guard" }
@@ -117,7 +118,12 @@ func (d *daemon) pollGuard() {
 		d.told, d.acked = time.Time{}, time.Time{}
 		if !d.ensuring {
 			d.ensuring = true
-			w.after(&d.process, w.between(20*time.Millisecond, 800*time.Millisecond), func() { d.ensuring = false; g.start(); d.pollGuard() })
+			w.after(&d.process, w.between(20*time.Millisecond, 800*time.Millisecond), func() {
+				if d.ensuring = false; g.barred <= w.now {
+					g.start()
+				}
+				d.pollGuard()
+			})
 		}
 	}
 	d.observe(failover.GuardSeen{Alive: g.up, Deadline: g.deadline})

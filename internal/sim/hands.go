@@ -101,6 +101,17 @@ func (h hand) done(problem string) {
 	h.d.look()
 }
 
+// breakOff ends an order that was overtaken.
+func (d *daemon) breakOff() {
+	if d.broken == d.job {
+		return
+	}
+	d.job++
+	d.broken = d.job
+	h := hand{d: d, s: &d.n.server, a: d.view.Doing, job: d.job, began: d.n.w.now}
+	h.then(50*time.Millisecond, func() { h.done("broken off") })
+}
+
 // promotedWithin is how long an order waits for what PostgreSQL does, such as a promotion.
 const promotedWithin = 20 * time.Second
 
@@ -419,10 +430,24 @@ func (h hand) follow(a failover.Follow) {
 		h.done("the server is no standby")
 		return
 	}
-	h.s.endReceiver()
-	h.s.upstream, n.disk.seal = a.Upstream, failover.Sealed{}
+	n.disk.seal = failover.Sealed{}
 	h.s.named(a.Name)
-	h.s.receive()
+	h.s.point(a.Upstream)
 	*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
-	h.done("")
+	h.attached()
+}
+
+// attachedWithin is standby_follow_timeout.
+const attachedWithin = 30 * time.Second
+
+// attached waits until the server streams from whom it is pointed at.
+func (h hand) attached() {
+	switch {
+	case h.s.streams():
+		h.done("")
+	case h.d.n.w.now-h.began > attachedWithin:
+		h.done("the server has not attached to its upstream")
+	default:
+		h.then(50*time.Millisecond, h.attached)
+	}
 }

@@ -45,7 +45,7 @@ func (w *World) agreed(but *node) bool {
 func (w *World) unregister(n *node) {
 	r := w.check.rec
 	m, _ := r.Member(n.id)
-	if voters := r.Voters(); !w.grouped() || r.Lease.Holder == n.id || r.Lease.Former.Holder == n.id || m.Voter && voters <= record.MinimumVoters {
+	if voters := r.Voters(); n.level < record.Level || !w.grouped() || r.Lease.Holder == n.id || r.Lease.Former.Holder == n.id || m.Voter && voters <= record.MinimumVoters {
 		return
 	}
 	w.log(n, "unregistered")
@@ -60,7 +60,7 @@ func (w *World) unregister(n *node) {
 // nobody had before (safety notes, B8). Never two of them at the same time: a
 // majority that forgets is beyond help.
 func (w *World) loseState(n *node) {
-	if !n.sound() || !w.grouped() || !w.agreed(n) {
+	if n.level < record.Level || !n.sound() || !w.grouped() || !w.agreed(n) {
 		return
 	}
 	w.log(n, "the state directory is lost")

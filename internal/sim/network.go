@@ -26,6 +26,7 @@ type network struct {
 	links [2][][]link
 	rngs  [][]*rand.Rand // what the delays of a direction are drawn from
 	delay time.Duration
+	far   time.Duration // more between two locations
 	worse time.Duration // more delay, for a while
 	loss  float64       // per cent
 	twice float64
@@ -123,6 +124,9 @@ func (n *network) send(m message) {
 		late := n.delay/2 + time.Duration(w.rng.Int64N(int64(n.delay))) + time.Duration(w.rng.Float64()*2*float64(n.worse))
 		if w.chance(1) {
 			late += w.between(0, 500*time.Millisecond)
+		}
+		if w.nodes[m.from-1].place != w.nodes[m.to-1].place {
+			late += n.far
 		}
 		w.rng = sender
 		switch {

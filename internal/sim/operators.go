@@ -3,6 +3,7 @@ package sim
 import (
 	"time"
 
+	"repmgr/internal/failover"
 	"repmgr/internal/record"
 )
 
@@ -55,4 +56,32 @@ func (w *World) switchover(n *node) {
 	r := w.check.rec
 	w.log(name("operator"), "wants node %d to be the primary", n.id)
 	w.command(record.RequestSwitchover{Term: r.Term, Number: r.Switchover.Number + 1, To: n.id, By: "operator"})
+}
+
+// unsync has the operators switch synchronous replication off for a while, or on where it is off:
+// each node's configuration is reloaded at a time of its own.
+func (w *World) unsync(*node) {
+	usual := w.policy.SyncMode
+	if w.wild || usual == record.SyncStrict || w.switched {
+		return
+	}
+	w.switched = true
+	mode := record.SyncOff
+	if usual != record.SyncOn {
+		mode = record.SyncOn
+	}
+	w.setMode(mode)
+	w.after(nil, w.between(2*time.Second, 20*time.Second), func() { w.setMode(usual); w.switched = false })
+}
+
+func (w *World) setMode(mode record.SyncMode) {
+	w.log(name("operator"), "synchronous_mode=%s", mode)
+	w.policy.SyncMode = mode
+	for _, n := range w.nodes {
+		w.after(nil, w.between(0, 5*time.Second), func() {
+			if d := &n.daemon; d.up {
+				w.after(&d.process, 0, func() { d.observe(failover.PolicySet{Policy: w.policy}) })
+			}
+		})
+	}
 }

@@ -33,7 +33,8 @@ type server struct {
 	served   bool           // and has got something
 	// receivedAt is when a WAL receiver was started last.
 	receivedAt time.Duration
-	slow       bool // the startup process waits, so that the receiver ends only when told to (A2)
+	linked     int  // the life of its WAL receiver that had a walsender last
+	slow       bool // the startup process waits: it neither ends the receiver nor starts one (A2)
 	promote    cluster.Timeline
 	senders    map[cluster.NodeID]*sender // as a primary: its walsenders
 	waits      string                     // synchronous_standby_names as the checkpointer knows it: whether commits wait
@@ -218,9 +219,10 @@ func (s *server) feeds() {
 	}
 }
 
-// receive streams from the upstream while there is one.
+// receive streams from the upstream while there is one. It is the startup process that
+// starts a WAL receiver.
 func (s *server) receive() {
-	if s.upstream == 0 || !s.up || !s.ready || !s.standby || s.receiver.up {
+	if s.upstream == 0 || s.slow || !s.up || !s.ready || !s.standby || s.receiver.up {
 		return
 	}
 	s.receiver.start()
@@ -240,6 +242,11 @@ func (s *server) point(to cluster.NodeID) {
 	}
 }
 
+// streams reports whether a WAL receiver is connected to whom the setting names.
+func (s *server) streams() bool {
+	return s.receiver.up && s.source == s.upstream && s.linked == s.receiver.life
+}
+
 // hold lets the startup process wait, or go on.
 func (s *server) hold(on bool) {
 	if s.slow = on; !on && s.receiver.up && s.source != s.upstream {
@@ -248,6 +255,26 @@ func (s *server) hold(on bool) {
 	if !on {
 		s.receive()
 	}
+}
+
+// closed is what a WAL receiver does whose connection the other end has closed: it reads what
+// it was sent, and ends. The startup process starts another, a while after it started that one.
+func (s *server) closed(life int) {
+	w := s.n.w
+	switch {
+	case !s.receiver.up || s.receiver.life != life:
+	case s.stuck() || s.unreads():
+		w.after(&s.receiver, 20*time.Millisecond, func() { s.closed(life) })
+	default:
+		s.endReceiver()
+		w.after(&s.process, max(20*time.Millisecond, s.receivedAt+w.retries-w.now), s.receive)
+	}
+}
+
+// closes closes the connection of a standby's WAL receiver.
+func (s *server) closes(to cluster.NodeID, life int) {
+	w := s.n.w
+	w.net.send(message{t: ofServers, from: s.n.id, to: to, do: func() { w.nodes[to-1].server.closed(life) }})
 }
 
 // received is pg_last_wal_receive_lsn(): none until a WAL receiver was started, and from
@@ -295,6 +322,7 @@ func (s *server) sends(to *server, r reply) {
 	more, err := s.serve(to)
 	if err != nil {
 		delete(s.senders, to.n.id)
+		s.closes(to.n.id, r.life)
 		return
 	}
 	at := len(to.wal)
@@ -370,7 +398,7 @@ func (s *server) boot() {
 		return
 	}
 	s.start()
-	s.ready, s.streamed, s.signal, s.served, s.promote, s.hung, s.waits = false, false, s.armed, false, 0, 0, s.names
+	s.ready, s.streamed, s.signal, s.served, s.promote, s.hung, s.slow, s.waits = false, false, s.armed, false, 0, 0, false, s.names
 	w.after(&s.process, w.between(50*time.Millisecond, 4*time.Second), s.recovered)
 }
 
@@ -395,6 +423,11 @@ func (s *server) kill(orphans bool) {
 		w.after(&s.orphans, w.between(0, 6*time.Second), s.orphans.end)
 	}
 	s.endReceiver()
+	for _, n := range w.nodes { // in the order of their ids
+		if x := s.senders[n.id]; x != nil {
+			s.closes(n.id, x.life)
+		}
+	}
 	s.end()
 	s.ready, s.clean, s.promote, s.senders, s.pending = false, false, 0, nil, nil
 	s.n.daemon.kick()

@@ -59,6 +59,8 @@ var harmless = []string{"the disk stalls", "the wall clock jumps", "the startup 
 
 // mixes are kinds of faults that belong together: each aims at what the others leave open.
 var mixes = [][]string{
+	{"the startup process is slow", "a node is cut off", "a node is cut off one way", "the daemon is stopped"},
+	{"the daemon is stopped", "a node is cut off", "all of the server is stopped", "the guard dies"},
 	{"a node hears late, and is cut off then", "a node is cut off, one way after the other", "the daemon is stopped"},
 	{"the daemon dies", "the postmaster dies", "the server is started by hand", "a node hears late, and is cut off then"},
 	{"the disk stalls", "the daemon dies", "the postmaster dies", "a node is cut off", "all of the server is stopped"},
@@ -76,7 +78,7 @@ func (w *World) choose() {
 		case w.chance(8):
 			w.rng.Shuffle(len(w.faults), func(i, j int) { w.faults[i], w.faults[j] = w.faults[j], w.faults[i] })
 			w.faults = w.faults[:4]
-		case w.chance(25):
+		case w.chance(35):
 			w.only(mixes[w.rng.IntN(len(mixes))])
 		}
 	})

@@ -40,7 +40,7 @@ const (
 
 // NewServers starts so many servers. What the model leaves to chance depends on the seed.
 func NewServers(seed uint64, count int) *Servers {
-	w := &World{Options: Options{Seed: seed, Nodes: count}, cover: newCoverage(), moments: map[string]int{}, scripted: true, wild: true, healed: 1}
+	w := &World{Options: Options{Seed: seed, Nodes: count}, cover: newCoverage(), moments: map[string]int{}, scripted: true, wild: true, healed: 1, retries: 5 * time.Second}
 	w.rng = w.stream("world")
 	w.net.build(w, count)
 	w.check = checker{rec: &record.Record{}, grants: map[cluster.Timeline]cluster.NodeID{}, used: map[cluster.Timeline]cluster.NodeID{}, promises: map[cluster.Timeline]promise{}}
@@ -337,10 +337,10 @@ func (x *Servers) has(s *server, r *row) bool {
 func (x *Servers) Gets(n int, name string) string {
 	s, r := x.server(n), x.rows[name]
 	diverged := func() bool {
-		if s.source == 0 || !s.receiver.up {
+		if s.upstream == 0 {
 			return false
 		}
-		up := &x.w.nodes[s.source-1].server
+		up := &x.w.nodes[s.upstream-1].server
 		_, err := up.serve(s)
 		return up.answers() && err != nil
 	}

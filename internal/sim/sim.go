@@ -68,11 +68,15 @@ type World struct {
 	Options
 	rng      *rand.Rand // of whatever happens now
 	policy   failover.Policy
-	tame     bool // nothing goes wrong that a failover would be good for
-	wild     bool // clocks run as they like: only what standbys acknowledge is safe
-	respawns bool // whatever ends a postmaster, somebody starts it again, as systemd does
-	patient  bool // no client gives up while all of them wait
-	scripted bool // clients write when they are told to
+	tame     bool          // nothing goes wrong that a failover would be good for
+	wild     bool          // clocks run as they like: only what standbys acknowledge is safe
+	respawns bool          // whatever ends a postmaster, somebody starts it again, as systemd does
+	patient  bool          // no client gives up while all of them wait
+	scripted bool          // clients write when they are told to
+	places   int           // locations
+	switched bool          // synchronous_mode is another for a while
+	examined bool          // the whole cluster has lost its primary once more
+	retries  time.Duration // wal_retrieve_retry_interval
 	now      time.Duration
 	queue    queue
 	nodes    []*node
@@ -214,8 +218,12 @@ func Run(o Options) (r Result) {
 	w.build()
 	w.choose()
 	w.plan()
-	for w.now < w.Chaos {
+	for next := w.now; w.now < w.Chaos; {
 		w.step()
+		if w.now >= next {
+			next = w.now + watched
+			w.bids()
+		}
 	}
 	w.heal()
 	for next := w.now; ; {
@@ -223,10 +231,15 @@ func Run(o Options) (r Result) {
 		if w.now < next {
 			continue
 		}
-		next = w.now + 250*time.Millisecond
+		next = w.now + watched
 		w.woken()
+		w.bids()
 		why := w.unwhole()
-		if why == "" {
+		switch {
+		case why == "" && !w.examined && w.exam():
+			w.examined, w.healed = true, w.now
+			continue
+		case why == "":
 			r.Violation = w.linear()
 			return r
 		}
@@ -235,6 +248,9 @@ func Run(o Options) (r Result) {
 		}
 	}
 }
+
+// watched is how often it is looked at what has not happened.
+const watched = 250 * time.Millisecond
 
 // size is how many nodes there are: most often few.
 func (w *World) size() int {
@@ -308,7 +324,11 @@ func (w *World) build() {
 		w.registry = append(w.registry, row)
 	}
 	w.drawPolicy()
-	w.by(w.stream("habits"), func() { w.respawns, w.patient = w.chance(20), w.chance(50) })
+	w.settle()
+	w.by(w.stream("habits"), func() {
+		w.respawns, w.patient = w.chance(20), w.chance(50)
+		w.retries = []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second}[w.rng.IntN(3)]
+	})
 	w.found(begin)
 	for _, n := range w.nodes {
 		n.server.found(n.id == 1)
@@ -356,6 +376,9 @@ type node struct {
 	base     time.Duration
 	// failedRejoin is when the last return of its server failed; zero: it has come back since, or was promoted.
 	failedRejoin time.Duration
+	unsealed     unsealed
+	place        int           // its location
+	level        int           // of the record's changes that its program knows
 	wall         time.Duration // how far its wall clock has jumped: nothing shall go by that
 	off          bool          // no power
 	dead         bool          // and it will never have any again

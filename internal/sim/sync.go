@@ -72,9 +72,13 @@ func (s *server) answers() bool { return s.up && s.ready && s.frozen <= s.n.w.no
 // history is another says that it has all that it ever had (A14).
 func (s *server) hears(from cluster.NodeID, r reply) bool {
 	w := s.n.w
-	x, receiver := s.senders[from], &w.nodes[from-1].server.receiver
+	to := &w.nodes[from-1].server
+	x, receiver := s.senders[from], &to.receiver
 	unknown := x == nil || x.life != r.life
 	switch {
+	case !s.up, !s.ready, unknown && to.linked == r.life && s.frozen <= w.now: // nobody has that connection any more
+		s.closes(from, r.life)
+		return false
 	case !s.answers() || unknown && (s.hung > w.now || !receiver.up || receiver.life != r.life): // the last: what is left of a connection that was closed
 		return false
 	case unknown:
@@ -83,7 +87,7 @@ func (s *server) hears(from cluster.NodeID, r reply) bool {
 		if s.senders == nil {
 			s.senders = map[cluster.NodeID]*sender{}
 		}
-		s.senders[from] = x
+		s.senders[from], to.linked = x, r.life
 	case x.frozen > w.now:
 		return false
 	}

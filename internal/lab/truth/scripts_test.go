@@ -206,6 +206,25 @@ var scripts = []script{
 		2 replays
 		2 gets f
 		2 rows`},
+	{name: "a receiver ends with its upstream, and another is started when that is back, once the startup process goes on (A2, A22)", lines: `
+		1 writes a
+		2 gets a
+		1 is-killed
+		2 loses-receiver
+		1 starts
+		1 writes b
+		2 gets b
+		2 holds-replay
+		1 writes c
+		2 gets c
+		1 is-killed
+		2 loses-receiver
+		1 starts
+		1 writes d
+		2 receiver
+		2 replays
+		2 gets d
+		2 rows`},
 	{name: "a promotion ends a pause of replay, and has all that was received (A19)", lines: `
 		1 writes a
 		2 gets a
