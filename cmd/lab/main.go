@@ -28,12 +28,14 @@ func main() {
 	cut := ctx.Err() != nil
 	stop()
 	lab.CloseAll()
-	switch {
-	case cut:
+	if cut {
 		fmt.Fprintln(os.Stderr, "\nlab: interrupted; everything was removed")
-		os.Exit(interrupted)
+	}
+	switch {
 	case errors.Is(err, errMissed), errors.Is(err, errBroken):
 		os.Exit(2)
+	case cut:
+		os.Exit(interrupted)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(1)

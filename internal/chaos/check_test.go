@@ -1,6 +1,8 @@
 package chaos
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,16 +76,21 @@ func TestTwoWritersAreCountedOnce(t *testing.T) {
 	}
 }
 
-func TestLongestGap(t *testing.T) {
+func TestLongestGaps(t *testing.T) {
 	inserts := []Insert{row(1, 1, 1, 0, 100*ms), row(2, 2, 2, 450*ms, 500*ms), row(3, 2, 2, 550*ms, 600*ms)}
-	if got := LongestGap(inserts, 50*ms, 650*ms); got != 400*ms {
-		t.Errorf("gap: got %s, want 400ms", got)
+	all := []time.Duration{50 * ms}
+	if got := LongestGaps(inserts, all, 650*ms); got[0] != (Gap{400 * ms, true}) {
+		t.Errorf("gap: got %v, want 400ms, after which another node acknowledged", got)
 	}
-	if got := LongestGap(inserts, 550*ms, 2*time.Second); got != 1400*ms {
-		t.Errorf("gap that had not ended: got %s, want 1.4s", got)
+	if got := LongestGaps(inserts, []time.Duration{550 * ms}, 2*time.Second); got[0] != (Gap{1400 * ms, false}) {
+		t.Errorf("gap that had not ended: got %v, want 1.4s", got)
 	}
-	if got := LongestGap(nil, 0, time.Second); got != time.Second {
-		t.Errorf("no acknowledgement at all: got %s, want 1s", got)
+	if got := LongestGaps(nil, []time.Duration{0}, time.Second); got[0].Lasted != time.Second {
+		t.Errorf("no acknowledgement at all: got %v, want 1s", got)
+	}
+	// The gap that goes on when the second group begins is the first one's.
+	if got := LongestGaps(inserts, []time.Duration{50 * ms, 300 * ms, 550 * ms}, 800*ms); got[0].Lasted != 400*ms || got[1].Lasted != 100*ms || got[2].Lasted != 200*ms {
+		t.Errorf("gaps of three groups: got %v, want 400, 100 and 200 ms", got)
 	}
 }
 
@@ -148,8 +155,10 @@ func TestASeedDrawsTheSameFaults(t *testing.T) {
 		}
 		var b strings.Builder
 		for range 50 {
-			for _, f := range s.next(3) {
-				b.WriteString(f.String() + "\n")
+			for _, g := range s.next(mostGroups * mostFaults) {
+				for _, f := range g.Faults {
+					fmt.Fprintln(&b, g.Pause, f)
+				}
 			}
 		}
 		return b.String()
@@ -166,7 +175,7 @@ func TestASeedDrawsTheSameFaults(t *testing.T) {
 	}
 	for _, name := range Kinds() {
 		if !strings.Contains(all, " "+name+",") {
-			t.Errorf("1000 groups have no %s", name)
+			t.Errorf("1000 rounds have no %s", name)
 		}
 	}
 	if strings.Contains(draw(1, "cut", "power"), "kill") {
@@ -174,5 +183,29 @@ func TestASeedDrawsTheSameFaults(t *testing.T) {
 	}
 	if _, err := newSchedule(1, []string{"cot"}); err == nil {
 		t.Error("a kind that there is not: got no error")
+	}
+}
+
+func TestHowManyFaultsAreWantedChangesNoFault(t *testing.T) {
+	for seed := range uint64(50) {
+		all, err := newSchedule(seed, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		few, _ := newSchedule(seed, nil)
+		whole, part := all.next(mostGroups*mostFaults), few.next(2)
+		var first, faults []Fault
+		for _, g := range whole {
+			first = append(first, g.Faults...)
+		}
+		for _, g := range part {
+			faults = append(faults, g.Faults...)
+		}
+		if !slices.Equal(faults, first[:min(2, len(first))]) {
+			t.Errorf("seed %d: the first two of its faults: got %v, want the start of %v", seed, faults, first)
+		}
+		if got, want := few.next(99), all.next(99); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("seed %d: the next round after one that was cut short: got %v, want %v", seed, got, want)
+		}
 	}
 }

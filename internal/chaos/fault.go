@@ -117,15 +117,47 @@ func (s *schedule) add(k kind) {
 	s.total += k.weight
 }
 
-// overlap is how long after the first fault of a group the last one begins, at most.
-const overlap = 6 * time.Second
+// Group is some faults that overlap.
+type Group struct {
+	Pause  time.Duration // since the last fault of the group before has ended
+	Faults []Fault
+}
 
-// next draws a group of one to three faults, of at most that many.
-func (s *schedule) next(most int) []Fault {
+// How faults follow each other.
+const (
+	overlap    = 6 * time.Second // how long after the first fault of a group the last one begins, at most
+	mostFaults = 3               // in a group
+	mostGroups = 4               // in a round
+	// mostPause is how long a cluster is left to recover before the next group of a round, at most:
+	// as long as that takes most of the time, so that the group meets every stage of it.
+	mostPause = 4 * time.Second
+)
+
+// next draws a round: one to four groups of faults, of at most that many faults in all.
+func (s *schedule) next(most int) []Group {
+	var groups []Group
+	for i := range 1 + s.rand.IntN(mostGroups) {
+		var g Group
+		if i > 0 {
+			g.Pause = s.between(0, mostPause)
+		}
+		// What is drawn does not depend on how many are wanted.
+		faults := s.group()
+		g.Faults = faults[:min(len(faults), most)]
+		most -= len(g.Faults)
+		if len(g.Faults) > 0 {
+			groups = append(groups, g)
+		}
+	}
+	return groups
+}
+
+// group draws one to three faults that overlap.
+func (s *schedule) group() []Fault {
 	size := 1
 	switch p := s.rand.IntN(100); {
 	case p < 12:
-		size = 3
+		size = mostFaults
 	case p < 40:
 		size = 2
 	}
@@ -135,9 +167,7 @@ func (s *schedule) next(most int) []Fault {
 		if i > 0 {
 			f.After = s.between(0, overlap)
 		}
-		if i < most { // what is drawn does not depend on how many are wanted
-			group = append(group, f)
-		}
+		group = append(group, f)
 	}
 	return group
 }

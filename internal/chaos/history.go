@@ -149,19 +149,31 @@ func TwoWriters(overlaps []Overlap) time.Duration {
 	return total
 }
 
-// LongestGap is the longest time without an acknowledgement by any of the
-// writers between two moments.
-func LongestGap(inserts []Insert, from, to time.Duration) time.Duration {
-	var answers []time.Duration
-	for _, i := range inserts {
-		if i.Outcome == Acknowledged && i.Answered > from && i.Answered < to {
-			answers = append(answers, i.Answered)
+// Gap is a time without an acknowledgement by any of some writers.
+type Gap struct {
+	Lasted time.Duration
+	Moved  bool // after it another node acknowledged than before
+}
+
+// LongestGaps are, for each of some moments, the longest gap that began between it and
+// the next one; the last one ends with the time to. What goes on at a moment began before it,
+// but for the first.
+func LongestGaps(inserts []Insert, moments []time.Duration, to time.Duration) []Gap {
+	acknowledged := slices.DeleteFunc(slices.Clone(inserts), func(i Insert) bool {
+		return i.Outcome != Acknowledged || i.Answered <= moments[0] || i.Answered >= to
+	})
+	slices.SortFunc(acknowledged, func(a, b Insert) int { return int(a.Answered - b.Answered) })
+	gaps := make([]Gap, len(moments))
+	at, previous, node := 0, moments[0], 0
+	for _, i := range append(acknowledged, Insert{Answered: to}) {
+		for at+1 < len(moments) && moments[at+1] <= previous {
+			at++
 		}
+		gap := Gap{Lasted: i.Answered - previous, Moved: node != 0 && i.Node != 0 && i.Node != node}
+		if gap.Lasted > gaps[at].Lasted {
+			gaps[at] = gap
+		}
+		previous, node = i.Answered, i.Node
 	}
-	slices.Sort(answers)
-	longest, previous := time.Duration(0), from
-	for _, at := range append(answers, to) {
-		longest, previous = max(longest, at-previous), at
-	}
-	return longest
+	return gaps
 }

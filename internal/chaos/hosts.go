@@ -143,8 +143,13 @@ func (h *hosts) rest(ctx context.Context) error {
 	for _, n := range h.life.nodes {
 		errs = append(errs, n.Thaw())
 	}
+	errs = append(errs, h.life.lab.Heal())
+	booted := make(chan error, len(off))
 	for _, n := range off {
-		errs = append(errs, h.powerOn(ctx, n))
+		go func() { booted <- h.powerOn(ctx, n) }()
 	}
-	return errors.Join(append(errs, h.life.lab.Heal())...)
+	for range off {
+		errs = append(errs, <-booted)
+	}
+	return errors.Join(errs...)
 }

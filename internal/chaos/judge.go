@@ -16,12 +16,12 @@ import (
 // shown is how many of many witnesses a violation names.
 const shown = 5
 
-// judge fills in what the clients saw of a round, and what is wrong with it.
-func (r *run) judge(ctx context.Context, round *Round, began time.Duration) error {
+// judge fills in what the clients saw of a round, whose groups began at some moments, and what is wrong with it.
+func (r *run) judge(ctx context.Context, round *Round, moments []time.Duration) error {
 	l := r.life
-	now := l.now()
+	now, began := l.now(), moments[0]
 	outside := l.outside(began)
-	round.Gap = LongestGap(outside, began, now)
+	round.Gaps = LongestGaps(outside, moments, now)
 	round.Failovers, round.InPlace = successions(l.epochs(), began)
 	for _, row := range l.rows(began) {
 		if row.Outcome == Unknown {
@@ -30,10 +30,10 @@ func (r *run) judge(ctx context.Context, round *Round, began time.Duration) erro
 	}
 	round.TwoWriters = TwoWriters(after(Overlaps(l.spans()), began))
 	r.twoWriters(round, began)
-	if round.Gap == now-began || round.Broken != nil {
+	if round.Gap() == now-began || round.Broken != nil || round.Unfinished {
 		r.Say("The writers' last failures: %s", l.lastFailures())
 	}
-	if round.Broken != nil {
+	if round.Broken != nil || round.Unfinished {
 		return nil // which rows are there is seen when it is mended, or at the end
 	}
 	primary, err := l.lab.Primary(ctx)
@@ -181,6 +181,9 @@ func (l *life) heir(ctx context.Context) *lab.Node {
 // reckon is the check at the end of a life: all rows, all registers.
 func (r *run) reckon(ctx context.Context) error {
 	l := r.life
+	if n := len(r.result.Rounds); n > 0 && r.result.Rounds[n-1].Unfinished {
+		return r.glance(ctx)
+	}
 	if l.linear() && len(r.result.Rounds) > 0 {
 		// The last register is judged too, when nobody writes it any more.
 		if err := r.System.Whole(ctx, l.lab); err == nil {
@@ -189,11 +192,7 @@ func (r *run) reckon(ctx context.Context) error {
 			}
 		}
 	}
-	for _, row := range l.rows(0) {
-		if row.Outcome == Acknowledged {
-			r.result.Acknowledged++
-		}
-	}
+	r.count()
 	n := l.heir(ctx)
 	l.everything()
 	rows, places := l.recent()
@@ -218,6 +217,36 @@ func (r *run) reckon(ctx context.Context) error {
 	return nil
 }
 
+// count adds the rows that were acknowledged in this life.
+func (r *run) count() {
+	for _, row := range r.life.rows(0) {
+		if row.Outcome == Acknowledged {
+			r.result.Acknowledged++
+		}
+	}
+}
+
+// glance tells of a cluster that an interrupt met before it was whole what can be told. It is
+// no verdict: what is missing on one node may come from another yet.
+func (r *run) glance(ctx context.Context) error {
+	l := r.life
+	r.count()
+	primaries := l.lab.Primaries(ctx)
+	if len(primaries) != 1 {
+		r.Say("INTERRUPTED before the cluster was whole, with %d primaries: the rows since the last round are not looked for.", len(primaries))
+		return nil
+	}
+	l.everything()
+	rows, places := l.recent()
+	present, err := l.present(ctx, primaries[0], places)
+	if err != nil {
+		r.Say("INTERRUPTED before the cluster was whole; %d rows could not be looked for: %v", len(rows), err)
+		return nil
+	}
+	r.Say("INTERRUPTED before the cluster was whole: %d acknowledged rows are not on %s now.", len(Lost(rows, present)), primaries[0].Name)
+	return nil
+}
+
 // lostInRounds is how many rows the rounds of this run lost.
 func (r *run) lostInRounds() (lost int) {
 	for _, round := range r.result.Rounds {
@@ -226,17 +255,28 @@ func (r *run) lostInRounds() (lost int) {
 	return lost
 }
 
+// Gap is the longest of a round.
+func (r Round) Gap() (longest time.Duration) {
+	for _, g := range r.Gaps {
+		longest = max(longest, g.Lasted)
+	}
+	return longest
+}
+
 // String is the round as one line, and its violations one a line.
 func (r Round) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%3d  %s\n     gap %.2f s, %d failovers, %d in place, %d unknown, %d lost", r.Number, strings.Join(r.Faults, "\n     "),
-		r.Gap.Seconds(), r.Failovers, r.InPlace, r.Unknown, r.Lost)
+	fmt.Fprintf(&b, "%3d  %s\n     %d groups, gap %.2f s, %d failovers, %d in place, %d unknown, %d lost", r.Number, strings.Join(r.Faults, "\n     "),
+		len(r.Gaps), r.Gap().Seconds(), r.Failovers, r.InPlace, r.Unknown, r.Lost)
 	if r.TwoWriters > 0 {
 		fmt.Fprintf(&b, ", two writers for %.2f s", r.TwoWriters.Seconds())
 	}
-	if r.Broken != nil {
+	switch {
+	case r.Broken != nil:
 		fmt.Fprintf(&b, "; NOT WHOLE: %v", r.Broken)
-	} else {
+	case r.Unfinished:
+		fmt.Fprintf(&b, "; interrupted %.1f s after the last healing, not whole yet", r.Back.Seconds())
+	default:
 		fmt.Fprintf(&b, "; whole after %.1f s", r.Back.Seconds())
 	}
 	for _, v := range r.Violations {

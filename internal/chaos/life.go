@@ -56,7 +56,8 @@ func begin(ctx context.Context, system System, setup Setup, say func(string, ...
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the clients' tables: %w", err), l.lab.Close())
 	}
-	working, cancel := context.WithCancel(ctx)
+	// An interrupt ends the faults; the clients and the service managers end with the life.
+	working, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l.cancel = cancel
 	l.registers = &registers{life: l, histories: map[int64][]Access{}, open: map[int64]int{}}
 	places := append(slices.Repeat([]*lab.Node{nil}, outsideWriters), l.nodes...)

@@ -18,28 +18,28 @@ type Options struct {
 	System System
 	Setup  Setup
 	Seed   uint64
-	Faults int           // how many are made at least, unless For is set
-	For    time.Duration // how long faults are made, if not zero
+	Faults int           // how many are made; zero: no bound
+	For    time.Duration // no group of faults begins when this has passed; zero: no bound
 	Kinds  []string      // of faults; none: all
 	Logs   string        // where the logs of a failed run are kept; each failure makes a folder in it
 	Say    func(format string, args ...any)
 }
 
-// Round is a group of faults that overlap, and what came of it.
+// Round is some groups of faults from one whole cluster to the next, and what came of them.
 type Round struct {
 	Number     int
-	Began      time.Time
-	Faults     []string // as they were made, in the order of their strikes
+	Faults     []string // as they were made, group by group, in the order of their ends
 	Made       int      // of them, those that struck something
-	Gap        time.Duration
-	Failovers  int // another node took over
-	InPlace    int // the same node took over from itself, on a new timeline
-	Unknown    int // rows of which their writers do not know
-	Lost       int // rows that were acknowledged and are not there
-	Promised   int // of them, those that synchronous replication had promised
+	Gaps       []Gap    // of each group
+	Failovers  int      // another node took over
+	InPlace    int      // the same node took over from itself, on a new timeline
+	Unknown    int      // rows of which their writers do not know
+	Lost       int      // rows that were acknowledged and are not there
+	Promised   int      // of them, those that synchronous replication had promised
 	TwoWriters time.Duration
 	Back       time.Duration // from the last healing until the cluster was whole
 	Broken     error         // why it did not become whole by itself
+	Unfinished bool          // the run was interrupted before the cluster was whole
 	Violations []string
 }
 
@@ -50,6 +50,7 @@ type Result struct {
 	Seed         uint64
 	Took         time.Duration
 	Rounds       []Round
+	Interrupted  bool
 	Acknowledged int
 	Ended        int      // services that ended without a fault
 	Violations   []string // found at the end, beside those of the rounds
@@ -74,7 +75,16 @@ func (r *Result) Faults() (made int) {
 	return made
 }
 
-// Run makes faults until there were enough. An error means that the run itself
+// Groups is how many groups of faults there were.
+func (r *Result) Groups() (groups int) {
+	for _, round := range r.Rounds {
+		groups += len(round.Gaps)
+	}
+	return groups
+}
+
+// Run makes faults until there were enough, or ctx ends: then what lasts is healed, and
+// what was acknowledged is looked for, in bounded time. An error means that the run itself
 // went wrong; what the system did wrong is in the result.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	faults, err := newSchedule(o.Seed, o.Kinds)
@@ -83,7 +93,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	r := &run{Options: o, result: &Result{System: o.System.Name(), Setup: o.Setup, Seed: o.Seed}, schedule: faults, began: time.Now()}
 	err = r.lives(ctx)
-	r.result.Took = time.Since(r.began)
+	r.result.Took, r.result.Interrupted = time.Since(r.began), ctx.Err() != nil
 	return r.result, err
 }
 
@@ -96,16 +106,40 @@ type run struct {
 	life     *life
 }
 
-func (r *run) enough() bool {
-	if r.For > 0 {
-		return time.Since(r.began) >= r.For
-	}
-	return r.result.Faults() >= r.Faults
+func (r *run) enough(ctx context.Context) bool {
+	return r.late(ctx) || r.Faults > 0 && r.result.Faults() >= r.Faults
 }
+
+// late says that no further group of faults may begin.
+func (r *run) late(ctx context.Context) bool {
+	return ctx.Err() != nil || r.For > 0 && time.Since(r.began) >= r.For
+}
+
+// left is how many faults are still to be made, at most as many as a round has.
+func (r *run) left() int {
+	if r.Faults == 0 {
+		return mostGroups * mostFaults
+	}
+	return r.Faults - r.result.Faults()
+}
+
+// outlive is a context that ends some time after ctx: for what has to be done after an interrupt too.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return longer, func() { stop(); cancel() }
+}
+
+// How long is taken for what comes after an interrupt.
+const (
+	lastHealing = 20 * time.Second // for the end of a fault, and for the end of what is left of all
+	lastWhole   = 30 * time.Second // until the cluster is whole
+	lastLook    = 30 * time.Second // for rows and registers
+)
 
 // lives makes one cluster after the other: a new one where the last did not come back.
 func (r *run) lives(ctx context.Context) error {
-	for first := true; first || !r.enough(); first = false {
+	for first := true; first || !r.enough(ctx); first = false {
 		r.Say("A cluster of %d nodes is made (%s, synchronous: %s).", r.Setup.Nodes, r.result.System, r.Setup.Sync)
 		var err error
 		if r.life, err = begin(ctx, r.System, r.Setup, r.Say); err != nil {
@@ -113,7 +147,9 @@ func (r *run) lives(ctx context.Context) error {
 		}
 		err = r.rounds(ctx)
 		if err == nil {
-			err = r.reckon(ctx)
+			looking, cancel := outlive(ctx, lastLook)
+			err = r.reckon(looking)
+			cancel()
 		}
 		r.life.rest()
 		r.result.Ended += r.life.ended
@@ -124,22 +160,23 @@ func (r *run) lives(ctx context.Context) error {
 	return nil
 }
 
-// calm is how long clients have a whole cluster between two groups of faults.
-const calm = 2 * time.Second
+// calm is how long clients have a whole cluster between two rounds.
+const calm = time.Second
 
 func (r *run) rounds(ctx context.Context) error {
-	for !r.enough() {
+	for !r.enough(ctx) {
 		if r.life.linear() {
 			if err := r.life.registers.next(ctx); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
 				return err
 			}
 		}
-		sleep(ctx, calm)
-		most := 3
-		if r.For == 0 {
-			most = r.Faults - r.result.Faults()
+		if sleep(ctx, calm); ctx.Err() != nil {
+			return nil
 		}
-		round, err := r.round(ctx, r.schedule.next(most))
+		round, err := r.round(ctx, r.schedule.next(r.left()))
 		if err != nil {
 			return err
 		}
@@ -152,23 +189,60 @@ func (r *run) rounds(ctx context.Context) error {
 			continue
 		}
 		if err := r.System.Mend(ctx, r.life.lab, r.life.heir(ctx)); err != nil {
-			r.Say("A new cluster is made, since this one is not mended: %v", err)
-			return ctx.Err()
+			r.Say("This cluster is given up, since it is not mended: %v", err)
+			return nil
 		}
 	}
 	return nil
 }
 
-// round makes a group of faults, heals them, and waits for the cluster to be whole.
-func (r *run) round(ctx context.Context, group []Fault) (Round, error) {
+// round makes some groups of faults, heals them, and waits for the cluster to be whole.
+func (r *run) round(ctx context.Context, groups []Group) (Round, error) {
 	l := r.life
-	round := Round{Number: len(r.result.Rounds) + 1, Began: time.Now()}
-	began := l.now()
+	round := Round{Number: len(r.result.Rounds) + 1}
+	var began []time.Duration // each group
+	for i, group := range groups {
+		sleep(ctx, group.Pause)
+		if i > 0 && r.late(ctx) {
+			break
+		}
+		began = append(began, l.now())
+		l.befallAll(ctx, group.Faults, &round)
+	}
+	healing, cancel := outlive(ctx, lastHealing)
+	defer cancel()
+	if err := l.hosts.rest(healing); err != nil && ctx.Err() == nil {
+		return round, err
+	}
+	healed := l.now()
+	waiting, cancel := outlive(ctx, lastWhole)
+	defer cancel()
+	round.Broken = lab.Wait(waiting, r.System.Patience(), "a whole cluster", func() error {
+		err := r.System.Whole(waiting, l.lab)
+		if err == nil && l.linear() {
+			err = l.lab.Synced(waiting)
+		}
+		return err
+	})
+	round.Back = l.now() - healed
+	if round.Broken != nil && ctx.Err() != nil {
+		round.Broken, round.Unfinished = nil, true
+	}
+	looking, cancel := outlive(ctx, lastLook)
+	defer cancel()
+	return round, r.judge(looking, &round, began)
+}
+
+// befallAll lets a group of faults happen and end.
+func (l *life) befallAll(ctx context.Context, group []Fault, round *Round) {
 	var strikes sync.WaitGroup
 	var mu sync.Mutex
 	for _, f := range group {
 		strikes.Go(func() {
 			sleep(ctx, f.After)
+			if ctx.Err() != nil {
+				return
+			}
 			told, made := l.befall(ctx, f)
 			mu.Lock()
 			defer mu.Unlock()
@@ -179,29 +253,7 @@ func (r *run) round(ctx context.Context, group []Fault) (Round, error) {
 		})
 	}
 	strikes.Wait()
-	if err := errors.Join(ctx.Err(), l.hosts.rest(ctx)); err != nil {
-		return round, err
-	}
-	healed := l.now()
-	round.Broken = lab.Wait(ctx, r.System.Patience(), "a whole cluster", func() error {
-		err := r.System.Whole(ctx, l.lab)
-		if err == nil && l.linear() {
-			err = l.lab.Synced(ctx)
-		}
-		if err != nil {
-			sleep(ctx, askAgain)
-		}
-		return err
-	})
-	round.Back = l.now() - healed
-	if err := ctx.Err(); err != nil {
-		return round, err
-	}
-	return round, r.judge(ctx, &round, began)
 }
-
-// askAgain is how long a cluster that is not whole is left alone.
-const askAgain = 300 * time.Millisecond
 
 // healBound bounds what is done to end a fault.
 const healBound = 5 * time.Minute
@@ -214,7 +266,9 @@ func (l *life) befall(ctx context.Context, f Fault) (told string, made bool) {
 		role = "primary"
 	}
 	at := l.now()
-	heal, what, err := kindOf(f.Kind).strike(ctx, l, n, f.Which)
+	acting, cancel := outlive(ctx, lastHealing)
+	defer cancel()
+	heal, what, err := kindOf(f.Kind).strike(acting, l, n, f.Which)
 	told = fmt.Sprintf("%s %s %s (%s)", time.Now().UTC().Format("15:04:05.000"), f.Kind, n.Name, role)
 	if what != "" {
 		told += ": " + what
@@ -229,7 +283,7 @@ func (l *life) befall(ctx context.Context, f Fault) (told string, made bool) {
 		return told, true
 	}
 	sleep(ctx, f.For-(l.now()-at))
-	healing, cancel := context.WithTimeout(ctx, healBound)
+	healing, cancel := context.WithTimeout(acting, healBound)
 	defer cancel()
 	if err := heal(healing); err != nil {
 		told += fmt.Sprintf(" [healing it: %s]", oneLine(err))
