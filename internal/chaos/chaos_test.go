@@ -13,21 +13,18 @@ import (
 // TestMain leaves nothing behind, however the run ends.
 func TestMain(m *testing.M) { labtest.Main(m) }
 
-// interrupting is a system whose run is interrupted when its failover is paused for the second time.
+// interrupting is a system whose run is interrupted when its failover is paused.
 type interrupting struct {
 	System
 	interrupt context.CancelFunc
-	pauses    int
 }
 
-func (s *interrupting) Pause(ctx context.Context, n *lab.Node) error {
-	if s.pauses++; s.pauses == 2 {
-		s.interrupt()
-	}
+func (s interrupting) Pause(ctx context.Context, n *lab.Node) error {
+	s.interrupt()
 	return s.System.Pause(ctx, n)
 }
 
-// An interrupt in the midst of faults: what lasts is healed, what was acknowledged until then is
+// An interrupt in the midst of faults (seed 16: the primary's cable is cut, and 6 s later failover is paused): what lasts is healed, what was acknowledged until then is
 // looked for, and nothing of it is missing. .ci/run makes more faults, and `make chaos` as many as one likes.
 func TestAnInterruptedRunTellsWhatItFound(t *testing.T) {
 	system, err := Find(t.Context(), "repmgr")
@@ -37,8 +34,8 @@ func TestAnInterruptedRunTellsWhatItFound(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	result, err := Run(ctx, Options{
-		System: &interrupting{System: system, interrupt: interrupt}, Setup: Setup{Nodes: 3, Sync: "strict"},
-		Seed: 4, Logs: filepath.Join(t.TempDir(), "logs"), Kinds: []string{"kill-server", "cut", "power", "pause"}, Say: t.Logf,
+		System: interrupting{System: system, interrupt: interrupt}, Setup: Setup{Nodes: 3, Sync: "strict"},
+		Seed: 16, Logs: filepath.Join(t.TempDir(), "logs"), Kinds: []string{"kill-server", "cut", "power", "pause"}, Say: t.Logf,
 	})
 	if errors.Is(err, lab.ErrNamespaces) {
 		t.Skipf("SKIPPED, NOT TESTED HERE: %v", err)
