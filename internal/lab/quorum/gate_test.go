@@ -112,3 +112,15 @@ func TestGateAtBoot(t *testing.T) {
 		t.Error(errors.Join(err, errors.New("it is no standby")))
 	}
 }
+
+// A primary that was stopped in a pause, and left open as one, keeps nobody from taking over
+// when the pause ends.
+func TestQuorumStoppedInAPause(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	old := l.Node(1)
+	must(t, l.Node(2).Repmgr(ctx, "service", "pause").Err())
+	must(t, old.Stop(ctx, "fast"))
+	must(t, old.Run(ctx, "rm", "-f", old.DataDir+"/standby.signal").Err())
+	must(t, l.Node(2).Repmgr(ctx, "service", "unpause").Err())
+	comesBack(t, ctx, l, newPrimary(t, ctx, l, old))
+}
