@@ -1,13 +1,17 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +20,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
+	"repmgr/internal/host"
 )
 
 // patience bounds every wait of these tests; none is expected to come near it.
@@ -34,6 +39,8 @@ type memory struct {
 	rejoined int
 	woken    int
 	followed []cluster.NodeID
+	since    time.Time // when the last one's connection was taken
+	hangUp   bool
 	err      error  // of Receive and Pause
 	streams  int    // that are open
 	life     uint64 // that opened the last one
@@ -43,10 +50,14 @@ type memory struct {
 
 func (m *memory) Report() failover.Report { m.mu.Lock(); defer m.mu.Unlock(); return m.own }
 
-func (m *memory) Receive(_ context.Context, _ cluster.NodeID, r failover.Report) (failover.Report, error) {
+func (m *memory) Receive(_ context.Context, s Spoken) (failover.Report, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.received = append(m.received[:min(len(m.received), 10)], r)
+	m.received = append(m.received[:min(len(m.received), 10)], s.Report)
+	m.since = s.Since
+	if m.hangUp {
+		s.HangUp()
+	}
 	return m.own, m.err
 }
 
@@ -277,6 +288,65 @@ func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// A report is known to be said after its connection was taken, and no later: a daemon that has
+// ended since may have said it, but none that had ended before. To say more for sure, the
+// connection is given up.
+func TestSince(t *testing.T) {
+	t.Parallel()
+	a := authority(t)
+	three := serve(t, a, 3)
+	began := host.Now()
+	raw, err := net.Dial("tcp", three.target.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	sent := &writes{Conn: raw}
+	conn := tls.Client(sent, identity(t, a, 1).ClientTLS())
+	reader := bufio.NewReader(conn)
+	exchange := func() (since time.Time, kept bool) {
+		t.Helper()
+		body, err := json.Marshal(sampleReport(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: repmgrd\r\nContent-Length: %d\r\n\r\n%s", PathExchange, len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		r, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, r.Body); err != nil || r.StatusCode != http.StatusOK {
+			t.Fatalf("%s, %v", r.Status, err)
+		}
+		three.memory.mu.Lock()
+		defer three.memory.mu.Unlock()
+		return three.since, !r.Close
+	}
+	first, kept := exchange()
+	if first.Before(began) || !first.Before(sent.at[1]) || !kept {
+		t.Errorf("taken %v after this side began; the handshake was answered %v after that; kept: %v", first.Sub(began), sent.at[1].Sub(began), kept)
+	}
+	three.memory.mu.Lock()
+	three.hangUp = true
+	three.memory.mu.Unlock()
+	if again, kept := exchange(); !again.Equal(first) || kept {
+		t.Errorf("the same connection was taken %v later; kept: %v", again.Sub(first), kept)
+	}
+}
+
+// writes is a connection, and when something was sent over it.
+type writes struct {
+	net.Conn
+	at []time.Time
+}
+
+func (w *writes) Write(b []byte) (int, error) {
+	w.at = append(w.at, host.Now())
+	return w.Conn.Write(b)
 }
 
 func TestDaemonsExchangeReports(t *testing.T) {

@@ -6,20 +6,28 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/failover"
 )
+
+// Spoken is a peer's report and how it came. The server has checked that its node is the
+// certificate's.
+type Spoken struct {
+	Report failover.Report
+	Since  time.Time // host.Now when its connection was taken: it was said after that, though it may come much later
+	HangUp func()    // the peer's next one comes over a new connection
+}
 
 // Backend is the daemon behind a Server. Its methods are called from several
 // goroutines at once, and are expected to answer from memory, but for Sight and Sights.
 type Backend interface {
 	// Report is the daemon's latest report.
 	Report() failover.Report
-	// Receive takes in a peer's report and returns the daemon's own. The server
-	// has checked that from is the certificate's node and the report's. ErrTwice: another
+	// Receive takes in a peer's report and returns the daemon's own. ErrTwice: another
 	// daemon, which is older, speaks for that node.
-	Receive(ctx context.Context, from cluster.NodeID, r failover.Report) (failover.Report, error)
+	Receive(ctx context.Context, s Spoken) (failover.Report, error)
 	// Stream is called for each stream that a life of a node's daemon opens (zero: of
 	// a version that does not tell), on a goroutine of its own,
 	// and takes its frames until receive fails; when it returns, the stream is

@@ -10,6 +10,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"repmgr/internal/host"
 )
 
 // Bounds of one listening socket. Strangers are those who have not yet shown a
@@ -100,24 +102,24 @@ func (a *admission) run() {
 
 // newcomer starts the examination of a connection, unless there are too many.
 func (a *admission) newcomer(raw net.Conn) {
-	host := hostOf(raw)
-	if err := a.enter(host); err != nil {
-		a.refusals.note(host, err.Error())
+	from := hostOf(raw)
+	if err := a.enter(from); err != nil {
+		a.refusals.note(from, err.Error())
 		raw.Close()
 		return
 	}
 	a.wg.Go(func() {
-		counted := &countedConn{Conn: raw, onClose: a.closed}
+		counted := &countedConn{Conn: raw, taken: host.Now(), onClose: a.closed}
 		ctx, cancel := context.WithTimeout(a.ctx, a.limit)
 		defer cancel()
 		conn, err := a.examine(ctx, counted)
-		full := a.leave(host)
+		full := a.leave(from)
 		if err == nil && full {
 			err = fmt.Errorf("%d connections are open already", maxConnections)
 		}
 		if err != nil {
 			if a.ctx.Err() == nil {
-				a.refusals.note(host, err.Error())
+				a.refusals.note(from, err.Error())
 			}
 			counted.Close()
 			return
@@ -169,6 +171,7 @@ func (a *admission) closed() {
 // countedConn tells of its end, once.
 type countedConn struct {
 	net.Conn
+	taken   time.Time // whose daemon had ended by then does not finish the handshake
 	once    sync.Once
 	onClose func()
 }

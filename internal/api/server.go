@@ -62,6 +62,7 @@ type Server struct {
 type caller struct {
 	local bool           // by the Unix socket: the daemon's own user, or root
 	node  cluster.NodeID // by certificate; zero: a reader
+	since time.Time      // when the connection was taken
 }
 
 type callerKey struct{}
@@ -104,6 +105,9 @@ func withCaller(ctx context.Context, conn net.Conn) context.Context {
 		if certs := conn.ConnectionState().PeerCertificates; len(certs) > 0 {
 			h, _ := holderOf(certs[0])
 			c.node = h.Node
+		}
+		if taken, ok := conn.NetConn().(*countedConn); ok {
+			c.since = taken.taken
 		}
 	case *countedConn:
 		// The user at the other end of the socket has passed examineUser.
@@ -198,7 +202,8 @@ func acting(next http.HandlerFunc) http.HandlerFunc {
 }
 
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
-	from := callerOf(r).node
+	c := callerOf(r)
+	from := c.node
 	if from == 0 {
 		fail(w, http.StatusForbidden, fault.New(fault.Internal, "a report needs the certificate of its node"))
 		return
@@ -220,7 +225,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusForbidden, err)
 		return
 	}
-	own, err := s.backend.Receive(r.Context(), from, report)
+	own, err := s.backend.Receive(r.Context(), Spoken{Report: report, Since: c.since, HangUp: func() { w.Header().Set("Connection", "close") }})
 	switch {
 	case errors.Is(err, ErrTwice):
 		fail(w, http.StatusConflict, err)

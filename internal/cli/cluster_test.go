@@ -294,7 +294,7 @@ func (b *backend) Report() failover.Report {
 	return b.report
 }
 
-func (b *backend) Receive(context.Context, cluster.NodeID, failover.Report) (failover.Report, error) {
+func (b *backend) Receive(context.Context, api.Spoken) (failover.Report, error) {
 	return b.Report(), nil
 }
 

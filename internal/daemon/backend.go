@@ -19,13 +19,13 @@ func (b backend) Report() failover.Report { return b.d.shared.load().report }
 
 // Receive takes in a peer's report and answers with this daemon's own, as it is
 // after the loop has seen the other's.
-func (b backend) Receive(ctx context.Context, from cluster.NodeID, r failover.Report) (failover.Report, error) {
-	if err := b.d.voices.hear(r); err != nil {
+func (b backend) Receive(ctx context.Context, s api.Spoken) (failover.Report, error) {
+	if err := b.d.voices.hear(s.Report); err != nil {
 		return failover.Report{}, err
 	}
-	b.d.peers.heard(from)
+	b.d.peers.heard(s.Report.Node)
 	reply := make(chan failover.Report, 1)
-	if err := b.ask(ctx, received{r, reply}); err != nil {
+	if err := b.ask(ctx, received{s.Report, reply}); err != nil {
 		return failover.Report{}, err
 	}
 	return await(ctx, reply)

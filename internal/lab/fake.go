@@ -134,7 +134,7 @@ func (f *fake) Report() failover.Report {
 }
 
 // Receive takes a report and forgets it.
-func (f *fake) Receive(context.Context, cluster.NodeID, failover.Report) (failover.Report, error) {
+func (f *fake) Receive(context.Context, api.Spoken) (failover.Report, error) {
 	return f.Report(), nil
 }
 
