@@ -171,7 +171,7 @@ func (a *admission) closed() {
 // countedConn tells of its end, once.
 type countedConn struct {
 	net.Conn
-	taken   time.Time // whose daemon had ended by then does not finish the handshake
+	taken   time.Time // who had ended by then does not finish the handshake
 	once    sync.Once
 	onClose func()
 }

@@ -20,7 +20,11 @@ func (b backend) Report() failover.Report { return b.d.shared.load().report }
 // Receive takes in a peer's report and answers with this daemon's own, as it is
 // after the loop has seen the other's.
 func (b backend) Receive(ctx context.Context, s api.Spoken) (failover.Report, error) {
-	if err := b.d.voices.hear(s.Report); err != nil {
+	doubted, err := b.d.voices.hear(s.Report, s.Since)
+	if doubted || err != nil {
+		s.HangUp()
+	}
+	if err != nil {
 		return failover.Report{}, err
 	}
 	b.d.peers.heard(s.Report.Node)

@@ -1,12 +1,17 @@
 package daemon_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
+	"repmgr/internal/api"
+	"repmgr/internal/cluster"
 	"repmgr/internal/lab"
 )
 
@@ -72,4 +77,69 @@ func TestQuorumOneNodeTwice(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// heardOf is a condition: a daemon has taken in what that life of another's has to tell.
+func heardOf(ctx context.Context, at, n *lab.Node, life uint64) func() error {
+	return func() error {
+		view, err := at.View(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range view.Peers {
+			if p.Node == cluster.NodeID(n.ID) && p.Report != nil && p.Report.Incarnation == life {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s has not heard of life %d of %s", at.Name, life, n.Name)
+	}
+}
+
+// What a daemon had said when it was killed, and what comes when its next life has been heard
+// for a while, is held against nobody: no two daemons run, and its member has forgotten nothing.
+func TestQuorumLateWords(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Plain: true})
+	two, three := l.Node(2), l.Node(3)
+	rows, err := l.Node(1).Rows(ctx, "SELECT certificate, private_key FROM repmgr.authority")
+	must(t, err)
+	authority, err := api.ParseAuthority([]byte(rows[0][0]), []byte(rows[0][1]))
+	must(t, err)
+	identity, err := authority.Identity(three.Name, cluster.NodeID(three.ID))
+	must(t, err)
+	old, err := three.Report(ctx)
+	must(t, err)
+	var made []*api.Client // with a connection each
+	for range 3 {
+		c := api.Dial(api.Target{ID: cluster.NodeID(two.ID), Host: two.Host, Port: two.DaemonPort}, identity.ClientTLS())
+		defer c.Close()
+		_, err := c.Exchange(ctx, old)
+		must(t, err)
+		made = append(made, c)
+	}
+	must(t, three.KillDaemon(ctx))
+	must(t, three.StartDaemon(ctx))
+	waitFor(t, ctx, "the next life to have more than the former one, and to be known", func() error {
+		r, err := three.Report(ctx)
+		if err == nil && (r.Standing.Safe <= old.Standing.Last || r.Age < 3*time.Second) {
+			err = fmt.Errorf("%+v after %s, it was %+v", r.Standing, r.Age, old.Standing)
+		}
+		return errors.Join(err, heardOf(ctx, two, three, r.Incarnation)())
+	})
+	for _, c := range made {
+		if _, err := c.Exchange(ctx, old); !errors.Is(err, api.ErrFailed) {
+			t.Errorf("a word that came late: %v", err)
+		}
+		if r := two.Repmgr(ctx, "service", "status"); strings.Contains(r.Stdout, "Refused:") {
+			t.Error(r.Stdout)
+		}
+	}
+	for _, text := range []string{"has forgotten what it once had", "two repmgrd run as node"} {
+		if logged(two.DaemonLog(), text) == nil {
+			t.Errorf("node 2 says that %s", text)
+		}
+	}
+	waitGoverned(t, ctx, l, l.Node(1))
+	life, err := three.Report(ctx)
+	must(t, err)
+	must(t, heardOf(ctx, two, three, life.Incarnation)())
 }

@@ -314,7 +314,7 @@ func (p *peers) exchange(ctx context.Context, l *link, limit time.Duration) {
 	answer, err := l.client.Exchange(ctx, report)
 	took := bootTime().Sub(began)
 	if err == nil {
-		err = p.d.voices.hear(answer)
+		_, err = p.d.voices.hear(answer, began) // what is asked for next is as new
 	}
 	l.mu.Lock()
 	was := l.err

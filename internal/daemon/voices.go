@@ -83,24 +83,26 @@ func (v *voices) adopt() error {
 	return nil
 }
 
-// hear judges a report: the error says why it is not to be taken in.
-func (v *voices) hear(r failover.Report) error {
+// hear judges a report that was said after since: the error says why it is not to be taken
+// in. doubted is one that is, while another daemon seems to run beside its own.
+func (v *voices) hear(r failover.Report, since time.Time) (doubted bool, err error) {
 	now := bootTime()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	connected := func(life uint64) bool { return v.streams[voice{r.Node, life}] > 0 }
-	switch v.lives.Hear(r.Node, r.Incarnation, r.Age, connected, now) {
+	voice := v.lives.Hear(r.Node, failover.Word{Life: r.Incarnation, Age: r.Age, Since: since}, connected, now)
+	switch voice {
 	case failover.VoiceWaits:
-		return fmt.Errorf("another repmgrd speaks for node %d, or did until a moment ago", r.Node)
+		return false, fmt.Errorf("another repmgrd speaks for node %d, or did until a moment ago", r.Node)
 	case failover.VoiceRefused:
 		err := fault.Wrap(api.ErrTwice, fault.BadConfig, "two repmgrd run as node %d: the younger is refused", r.Node).
 			WithDetail("It has process id %d, was started %s ago, and the raft id %x.", r.PID, r.Age.Round(time.Second), r.RaftID).
 			WithHint("Every node needs a node_id and a state_directory of its own: stop one of the two, and set up the other as a node of its own (repmgr standby register), or leave it stopped.")
 		v.refuse(r.Node, err, now)
-		return err
+		return false, err
 	}
 	v.measure(r, now)
-	return nil
+	return voice == failover.VoiceDoubted, nil
 }
 
 // measure holds a member to what it has shown before. Its report is taken in all the

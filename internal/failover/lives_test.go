@@ -7,10 +7,11 @@ import (
 
 // A story is who spoke when, and whether it was listened to.
 type spoken struct {
-	at   time.Duration
-	life uint64
-	born time.Duration // when it started
-	want Voice
+	at    time.Duration
+	life  uint64
+	born  time.Duration // when it started
+	want  Voice
+	since time.Duration // how long before it was certainly not said yet; zero: it is fresh
 }
 
 func TestLives(t *testing.T) {
@@ -20,27 +21,55 @@ func TestLives(t *testing.T) {
 		story     []spoken
 	}{
 		"a daemon that was restarted is listened to at once": {nil, []spoken{
-			{0, 1, 0, VoiceHeard}, {ms(900), 1, 0, VoiceHeard}, {ms(1000), 2, ms(1000), VoiceHeard}, {ms(2000), 2, ms(1000), VoiceHeard}, {ms(9000), 2, ms(1000), VoiceHeard}}},
+			{at: 0, life: 1, want: VoiceHeard}, {at: ms(900), life: 1, want: VoiceHeard},
+			{at: ms(1000), life: 2, born: ms(1000), want: VoiceHeard}, {at: ms(2000), life: 2, born: ms(1000), want: VoiceHeard}, {at: ms(9000), life: 2, born: ms(1000), want: VoiceHeard}}},
 		"what the former life had on its way changes nothing": {nil, []spoken{
-			{0, 1, 0, VoiceHeard}, {ms(1000), 2, ms(1000), VoiceHeard}, {ms(1300), 1, 0, VoiceWaits}, {ms(1400), 2, ms(1000), VoiceHeard}, {ms(3000), 2, ms(1000), VoiceHeard}}},
+			{at: 0, life: 1, want: VoiceHeard}, {at: ms(1000), life: 2, born: ms(1000), want: VoiceHeard},
+			{at: ms(1300), life: 1, want: VoiceWaits, since: ms(1000)},
+			{at: ms(1400), life: 2, born: ms(1000), want: VoiceDoubted, since: ms(400)}, {at: ms(3000), life: 2, born: ms(1000), want: VoiceDoubted}}},
+		"however late it comes, and however much of it": {map[uint64]bool{1: true}, []spoken{
+			{at: 0, life: 1, want: VoiceHeard}, {at: ms(1000), life: 2, born: ms(1000), want: VoiceWaits}, {at: ms(2100), life: 2, born: ms(1000), want: VoiceHeard},
+			{at: ms(7000), life: 1, want: VoiceWaits, since: ms(6900)}, {at: ms(7100), life: 2, born: ms(1000), want: VoiceDoubted},
+			{at: ms(9000), life: 1, want: VoiceWaits, since: ms(8500)}, {at: ms(9100), life: 2, born: ms(1000), want: VoiceDoubted},
+			{at: ms(30000), life: 1, want: VoiceWaits, since: ms(29500)}, {at: ms(41000), life: 2, born: ms(1000), want: VoiceHeard}}},
+		"also where nothing of it had been heard before": {nil, []spoken{
+			{at: ms(2000), life: 2, born: ms(1000), want: VoiceHeard}, {at: ms(14000), life: 1, want: VoiceWaits, since: ms(13500)},
+			{at: ms(14100), life: 2, born: ms(1000), want: VoiceDoubted}}},
+		"or where it is what is heard first": {nil, []spoken{
+			{at: ms(5000), life: 1, want: VoiceHeard, since: ms(4500)}, {at: ms(5100), life: 2, born: ms(1000), want: VoiceWaits, since: ms(3900)},
+			{at: ms(5600), life: 2, born: ms(1000), want: VoiceHeard}}},
 		"while the former one's connection lives it has to end first": {map[uint64]bool{1: true}, []spoken{
-			{0, 1, 0, VoiceHeard}, {ms(500), 2, ms(500), VoiceWaits}, {ms(1900), 2, ms(500), VoiceWaits}, {ms(2100), 2, ms(500), VoiceHeard}, {ms(9000), 2, ms(500), VoiceHeard}}},
+			{at: 0, life: 1, want: VoiceHeard}, {at: ms(500), life: 2, born: ms(500), want: VoiceWaits}, {at: ms(1900), life: 2, born: ms(500), want: VoiceWaits},
+			{at: ms(2100), life: 2, born: ms(500), want: VoiceHeard}, {at: ms(9000), life: 2, born: ms(500), want: VoiceHeard}}},
 		"of two at one time the younger is refused": {map[uint64]bool{1: true, 2: true}, []spoken{
-			{0, 1, 0, VoiceHeard}, {ms(4500), 1, 0, VoiceHeard}, {ms(5000), 2, ms(4900), VoiceWaits}, {ms(5500), 1, 0, VoiceHeard}, {ms(6100), 2, ms(4900), VoiceWaits}, {ms(6500), 1, 0, VoiceHeard}, {ms(6600), 2, ms(4900), VoiceRefused}, {ms(9000), 1, 0, VoiceHeard}, {ms(9100), 2, ms(4900), VoiceRefused}}},
+			{at: 0, life: 1, want: VoiceHeard}, {at: ms(4500), life: 1, want: VoiceHeard}, {at: ms(5000), life: 2, born: ms(4900), want: VoiceWaits}, {at: ms(5500), life: 1, want: VoiceDoubted},
+			{at: ms(6100), life: 2, born: ms(4900), want: VoiceWaits}, {at: ms(6500), life: 1, want: VoiceDoubted}, {at: ms(6600), life: 2, born: ms(4900), want: VoiceRefused},
+			{at: ms(9000), life: 1, want: VoiceDoubted}, {at: ms(9100), life: 2, born: ms(4900), want: VoiceRefused}}},
 		"also where it was listened to for a moment": {nil, []spoken{
-			{0, 1, 0, VoiceHeard}, {ms(5000), 2, ms(4900), VoiceHeard}, {ms(5500), 1, 0, VoiceWaits}, {ms(6200), 2, ms(4900), VoiceHeard}, {ms(6300), 1, 0, VoiceHeard}, {ms(6400), 2, ms(4900), VoiceRefused}, {ms(7400), 1, 0, VoiceHeard}}},
+			{at: 0, life: 1, want: VoiceHeard}, {at: ms(5000), life: 2, born: ms(4900), want: VoiceHeard}, {at: ms(5500), life: 1, want: VoiceWaits},
+			{at: ms(6200), life: 2, born: ms(4900), want: VoiceDoubted}, {at: ms(6300), life: 1, want: VoiceDoubted}, {at: ms(6400), life: 2, born: ms(4900), want: VoiceRefused},
+			{at: ms(7400), life: 1, want: VoiceDoubted}}},
 		"also by who heard of it first": {nil, []spoken{
-			{ms(5000), 2, ms(4900), VoiceHeard}, {ms(5100), 1, 0, VoiceHeard}, {ms(6200), 2, ms(4900), VoiceWaits}, {ms(6300), 1, 0, VoiceHeard}, {ms(6400), 2, ms(4900), VoiceRefused}}},
+			{at: ms(5000), life: 2, born: ms(4900), want: VoiceHeard}, {at: ms(5100), life: 1, want: VoiceHeard}, {at: ms(6200), life: 2, born: ms(4900), want: VoiceWaits},
+			{at: ms(6300), life: 1, want: VoiceDoubted}, {at: ms(6400), life: 2, born: ms(4900), want: VoiceRefused}}},
+		"only when both have shown that they still run": {nil, []spoken{
+			{at: ms(5000), life: 2, born: ms(4900), want: VoiceHeard}, {at: ms(5100), life: 1, want: VoiceWaits, since: ms(5000)}, {at: ms(6200), life: 2, born: ms(4900), want: VoiceDoubted, since: ms(1200)},
+			{at: ms(6300), life: 1, want: VoiceDoubted}, {at: ms(7300), life: 2, born: ms(4900), want: VoiceRefused}}},
+		"who is the elder is known from what came soonest": {nil, []spoken{
+			{at: ms(6000), life: 1, born: ms(5000), want: VoiceHeard, since: ms(5500)}, {at: ms(6100), life: 1, want: VoiceHeard}, {at: ms(6200), life: 2, born: ms(4900), want: VoiceHeard},
+			{at: ms(7300), life: 1, want: VoiceWaits}, {at: ms(7400), life: 2, born: ms(4900), want: VoiceRefused}}},
 		"and is listened to when the elder has ended": {nil, []spoken{
-			{0, 1, 0, VoiceHeard}, {ms(500), 2, ms(400), VoiceHeard}, {ms(1600), 1, 0, VoiceWaits}, {ms(1700), 2, ms(400), VoiceRefused}, {ms(11700), 2, ms(400), VoiceHeard}, {ms(13000), 2, ms(400), VoiceHeard}}},
+			{at: 0, life: 1, want: VoiceHeard}, {at: ms(500), life: 2, born: ms(400), want: VoiceHeard}, {at: ms(1600), life: 1, want: VoiceWaits}, {at: ms(1700), life: 2, born: ms(400), want: VoiceRefused},
+			{at: ms(11700), life: 2, born: ms(400), want: VoiceHeard}, {at: ms(13000), life: 2, born: ms(400), want: VoiceHeard}}},
 	} {
 		l, start := &Lives{}, time.Unix(1000, 0)
 		for i, s := range c.story {
 			now := start.Add(s.at)
-			if got := l.Hear(7, s.life, s.at-s.born, func(id uint64) bool { return c.connected[id] }, now); got != s.want {
+			w := Word{Life: s.life, Age: s.at - s.born, Since: now.Add(-s.since)}
+			if got := l.Hear(7, w, func(id uint64) bool { return c.connected[id] }, now); got != s.want {
 				t.Errorf("%s: step %d, life %d at %v: %v, want %v", what, i, s.life, s.at, got, s.want)
 			}
-			if (s.want == VoiceHeard) != l.Speaks(7, s.life) {
+			if (s.want <= VoiceDoubted) != l.Speaks(7, s.life) {
 				t.Errorf("%s: step %d: life %d speaks for the node: %v", what, i, s.life, l.Speaks(7, s.life))
 			}
 		}
