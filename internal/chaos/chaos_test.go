@@ -25,7 +25,7 @@ func (s interrupting) Pause(ctx context.Context, n *lab.Node) error {
 }
 
 // An interrupt in the midst of faults (seed 16: the primary's cable is cut, and 6 s later failover is paused): what lasts is healed, what was acknowledged until then is
-// looked for, and nothing of it is missing. .ci/run makes more faults, and `make chaos` as many as one likes.
+// looked for, and nothing of it is missing. `make chaos` makes as many as one likes.
 func TestAnInterruptedRunTellsWhatItFound(t *testing.T) {
 	system, err := Find(t.Context(), "repmgr")
 	if err != nil {
