@@ -18,8 +18,9 @@ var rank = map[string]int{
 	"internal/failover": 2, "internal/ops": 2,
 	"internal/quorum": 2, // opaque bytes in, opaque bytes out
 	"internal/pg":     3, "internal/host": 3, "internal/raftstore": 3,
-	"internal/sim":      3, // a cluster in virtual time: what is pure, with a model of the rest
-	"internal/registry": 4, "internal/server": 4, "internal/guard": 4,
+	"internal/backupapi": 3, // one outside thing: the HTTP service beside Barman
+	"internal/sim":       3, // a cluster in virtual time: what is pure, with a model of the rest
+	"internal/registry":  4, "internal/server": 4, "internal/guard": 4,
 	"internal/api":    5,
 	"internal/daemon": 6, "internal/cli": 6,
 	"cmd/repmgr": 7, "cmd/repmgrd": 7,

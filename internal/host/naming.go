@@ -1,0 +1,67 @@
+package host
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"repmgr/internal/fault"
+)
+
+// namingTimeout bounds the end of the processes that EndNaming kills.
+const namingTimeout = 5 * time.Second
+
+// EndNaming ends by SIGKILL every other process of this user that has a path in its
+// command line, as a copy has that another host sends here, and waits until they are gone.
+// Where programs are named, it ends only those. The path must be an absolute one.
+func EndNaming(path string, programs ...string) error {
+	for began := time.Now(); ; time.Sleep(scanPause) {
+		found, err := naming(path, programs)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		if err := killThese(found); err != nil {
+			return err
+		}
+		if time.Since(began) > namingTimeout {
+			return fault.New(fault.SysFailure, "%d processes work on %s and do not end", len(found), path).
+				WithDetail("the first is %d (%s)", found[0].PID, found[0].Title).
+				WithHint("end them before anything is made there anew")
+		}
+	}
+}
+
+func naming(path string, programs []string) ([]Process, error) {
+	all, err := pids()
+	if err != nil {
+		return nil, err
+	}
+	var out []Process
+	for _, pid := range all {
+		if pid == os.Getpid() || !ofThisUser(pid) {
+			continue
+		}
+		wanted := len(programs) == 0 || slices.ContainsFunc(programs, func(name string) bool { return Runs(pid, name) })
+		if title := titleOf(pid); wanted && strings.Contains(title, path) {
+			if p, state, err := readStat(pid); err == nil && state != 'Z' && state != 'X' {
+				p.Title = title
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// ofThisUser tells whether a process is this user's: root could end everybody's.
+func ofThisUser(pid int) bool {
+	info, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid)))
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
