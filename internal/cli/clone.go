@@ -28,11 +28,7 @@ func standbyClone(ctx context.Context, s *Session) error {
 			WithHint("set data_directory in repmgr.conf, or give one with -D")
 	}
 	barman := s.Conf.BarmanHost != "" && !s.Opt.WithoutBarman && !s.Opt.ReplicationConfOnly
-	if !barman && s.Conf.PgBackupapiHost != "" {
-		return fault.New(fault.BadConfig, "cloning by way of pg-backup-api is not available yet").
-			WithDetail("pg_backupapi_host is set").
-			WithHint("take pg_backupapi_host out of repmgr.conf to copy the server itself, or set barman_host to copy Barman's backup over ssh")
-	}
+	api := !barman && s.Conf.PgBackupapiHost != "" && !s.Opt.ReplicationConfOnly
 	if s.Opt.NoUpstreamConnection && !barman {
 		return fault.New(fault.BadConfig, "--no-upstream-connection is for a copy of Barman's backup").
 			WithDetail("what is made here needs a connection to the server").
@@ -47,12 +43,12 @@ func standbyClone(ctx context.Context, s *Session) error {
 	}
 	bar := newProgress(s)
 	defer bar.end()
-	w := s.worldWith(func(o *registry.WorldOptions) { o.Progress = bar.report })
+	w := s.worldWith(func(o *registry.WorldOptions) { o.Progress, o.Restoring = bar.report, s.sayRestoring })
 	defer w.Close()
 	request := registry.CloneRequest{Source: s.withDefaults(source), DataDirectory: dir, Force: s.Opt.Force,
 		Upstream: s.Opt.UpstreamNodeID, UpstreamConninfo: s.Opt.UpstreamConninfo, ReplicationUser: s.Opt.ReplicationUser,
 		FastCheckpoint: s.Opt.FastCheckpoint, VerifyBackup: s.Opt.VerifyBackup,
-		CopyFiles: ops.Place(s.Opt.CopyExternalConfigFiles), ApplyDelay: s.Opt.RecoveryMinApplyDelay, Barman: barman, NoUpstream: s.Opt.NoUpstreamConnection}
+		CopyFiles: ops.Place(s.Opt.CopyExternalConfigFiles), ApplyDelay: s.Opt.RecoveryMinApplyDelay, Barman: barman, BackupAPI: api, NoUpstream: s.Opt.NoUpstreamConnection}
 	if s.Opt.ReplicationConfOnly {
 		return replicationConfOnly(ctx, s, w, request)
 	}
@@ -85,21 +81,30 @@ func standbyClone(ctx context.Context, s *Session) error {
 
 // sayClone tells of the copy before it is taken.
 func (s *Session) sayClone(v registry.CloneSurvey) {
-	b, size := v.Options.Barman, ops.Bytes(v.Source.Size)
+	b, api, size := v.Options.Barman, v.Options.API, ops.Bytes(v.Source.Size)
 	if b != nil {
 		s.Talk.Info("%s was complete at %s", b, b.Ended)
 	}
 	switch {
 	case v.Source.Size == 0:
-	case b != nil:
+	case b != nil || api != nil && api.Known:
 		s.Talk.Info("the backup has %s", size)
 	default:
 		s.Talk.Info("the databases of %s have %s", v.Source.Name, size)
 	}
 	s.Talk.Info("the copy is taken by: %s", v.Options.Backup.Command)
-	if b == nil && !s.Opt.FastCheckpoint {
+	if b == nil && api == nil && !s.Opt.FastCheckpoint {
 		s.Talk.Info("the copy begins when the source has made a checkpoint, which may take minutes; -c/--fast-checkpoint makes it at once")
 	}
+}
+
+// sayRestoring tells how a restore comes on that another program makes.
+func (s *Session) sayRestoring(operation string, elapsed time.Duration, bytes int64) {
+	if elapsed < time.Second {
+		s.Talk.Info("pg-backup-api restores: it is operation %s", operation)
+		return
+	}
+	s.Talk.Info("operation %s has been restoring for %s, and %s have come", operation, elapsed.Round(time.Second), ops.Bytes(bytes))
 }
 
 // replacesRewind lets the server start again whose rewind was broken off: it was

@@ -197,6 +197,8 @@ func cloneVerb() verb {
 
 Where barman_host is set, the copy is of the latest backup that Barman keeps, by ssh and rsync, and costs the server nothing; restore_command should then fetch WAL from Barman too. --without-barman copies the server all the same. --no-upstream-connection makes no connection to any server of the cluster, so that a standby can be made while none can be reached: whom it shall follow is said by --upstream-conninfo, else Barman's host asks its server for the records by psql. What cannot be checked then is told, and no replication slot is made.
 
+Where pg_backupapi_host is set, and barman_host is not or --without-barman is given, pg-backup-api has Barman restore the backup of pg_backupapi_backup_id. --dry-run asks that service for its status, for the server and for the backup, and orders nothing.
+
 The directory must be missing or empty; with --force everything in it is deleted. No server starts in it before the copy is complete, and a clone that is broken off leaves neither files nor a replication slot behind.`,
 		example:  "repmgr -h node1 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone --dry-run\nrepmgr -h node1 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone\nrepmgr -h node2 -U repmgr -d repmgr -f /etc/repmgr.conf standby clone --upstream-node-id=2    # cascading",
 		argument: "HOST",

@@ -31,11 +31,6 @@ const (
 	groupBarman     = "Cloning from Barman"
 )
 
-// Why no program acts on some parameters: what would read them is not there.
-const (
-	notBackupAPI = "has no effect yet: nothing is cloned by way of pg-backup-api"
-)
-
 // Params is every parameter of repmgr.conf, in the order in which the sample
 // and the reference show them.
 var Params = []Param{
@@ -709,27 +704,26 @@ var Params = []Param{
 	},
 	{
 		Name: "pg_backupapi_host", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
-		Brief: "host of pg-backup-api",
-		About: "With the three parameters below: the four are set together.",
+		Brief: "host of pg-backup-api; host:port, or a URL",
+		About: "With the three parameters below: the four are set together. `standby clone` then has Barman restore the backup into the data directory, by pg-backup-api, unless barman_host is set and --without-barman is not given. The port is 7480 unless one is named. A URL is for a proxy before the service, which by itself listens on its own host only: `https://backup.example/barman`.",
 		at:    func(c *Config) any { return &c.PgBackupapiHost },
 	},
 	{
 		Name: "pg_backupapi_node_name", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
-		Brief:  "name of the server in pg-backup-api",
-		Unread: notBackupAPI,
-		at:     func(c *Config) any { return &c.PgBackupapiNodeName },
+		Brief: "name of the server in Barman, for pg-backup-api",
+		at:    func(c *Config) any { return &c.PgBackupapiNodeName },
 	},
 	{
 		Name: "pg_backupapi_backup_id", Group: groupBarman, Kind: Text, Max: nameLen, Reader: ByCommand,
-		Brief:  "id of the backup that is restored",
-		Unread: notBackupAPI,
-		at:     func(c *Config) any { return &c.PgBackupapiBackupID },
+		Brief: "id of the backup that is restored",
+		About: "As `barman list-backups` shows it, or one of Barman's words `latest`, `last`, `oldest` and `first`.",
+		at:    func(c *Config) any { return &c.PgBackupapiBackupID },
 	},
 	{
 		Name: "pg_backupapi_remote_ssh_command", Group: groupBarman, Kind: Command, Max: longLen, Reader: ByCommand,
 		Brief:   "how Barman's host reaches this node",
+		About:   "Run by Barman's user on Barman's host, without a password, and for the user that PostgreSQL runs as here.",
 		Example: "ssh postgres@node2",
-		Unread:  notBackupAPI,
 		at:      func(c *Config) any { return &c.PgBackupapiRemoteSSHCommand },
 	},
 }

@@ -85,7 +85,8 @@ type CloneOptions struct {
 	Streams        bool // WAL is streamed beside the backup
 	RestoreCommand string
 	ToolMajor      int           // major version of PostgreSQL's programs here; zero: not known
-	Barman         *BarmanBackup // the backup that is copied; nil: the server itself is
+	Barman         *BarmanBackup // the backup that is copied by ssh
+	API            *APIBackup    // the backup that is restored here; neither: the server itself is copied
 }
 
 // Backup is how the copy is taken.
@@ -101,7 +102,7 @@ type Backup struct {
 func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions) (Plan, error) {
 	p := Plan{Name: "standby clone"}
 	checks := []func(Survey, CloneSource, DirectoryState, CloneOptions) error{
-		checkDirectory, checkSource, checkUpstreamOfClone, checkBarman, checkSettings, checkTablespaces, checkFiles, checkCapacity,
+		checkDirectory, checkSource, checkUpstreamOfClone, checkBarman, checkAPI, checkSettings, checkTablespaces, checkFiles, checkCapacity,
 	}
 	for _, check := range checks {
 		if err := check(s, src, dir, o); err != nil {
@@ -118,13 +119,8 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 	if slot {
 		p.Steps = append(p.Steps, HoldWAL{upstream, o.Slot})
 	}
-	method := "pg_basebackup"
-	if o.Barman == nil {
-		p.Steps = append(p.Steps, BaseBackup{o.Backup})
-	} else {
-		p.Steps = append(p.Steps, CopyBackup{target, *o.Barman})
-		method = "barman"
-	}
+	step, method := takeCopy(src, o)
+	p.Steps = append(p.Steps, step)
 	if o.VerifyBackup {
 		p.Steps = append(p.Steps, VerifyBackup{target})
 	}
@@ -138,6 +134,18 @@ func StandbyClone(s Survey, src CloneSource, dir DirectoryState, o CloneOptions)
 	p.Steps = append(p.Steps, FinishDirectory{target}, Announce{Event{Name: "standby_clone", Node: s.Self.ID, About: upstream,
 		Details: fmt.Sprintf("cloned from %s; backup method: %s; --force: %s", src.Address, method, yesNo(o.Force))}})
 	return p, nil
+}
+
+// takeCopy is the step that brings the data, and what the event calls it.
+func takeCopy(src CloneSource, o CloneOptions) (step plan.Step[World], method string) {
+	switch {
+	case o.Barman != nil:
+		return CopyBackup{o.DataDirectory, *o.Barman}, "barman"
+	case o.API != nil:
+		return RestoreBackup{o.DataDirectory, *o.API, src.Name, src.SystemID, src.Version}, "pg-backup-api"
+	default:
+		return BaseBackup{o.Backup}, "pg_basebackup"
+	}
 }
 
 func yesNo(b bool) string {
@@ -234,7 +242,7 @@ func checkSettings(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) 
 		return fault.New(fault.BadConfig, "%s archives WAL without a command", src.Name).
 			WithDetail("archive_mode is %q and archive_command is empty", set["archive_mode"]).
 			WithHint("set archive_command, or archive_mode to off: WAL piles up otherwise")
-	case o.Barman == nil && o.Slot == "" && !o.Streams && o.RestoreCommand == "" && set["wal_keep_size"] == "0":
+	case o.Barman == nil && o.API == nil && o.Slot == "" && !o.Streams && o.RestoreCommand == "" && set["wal_keep_size"] == "0":
 		return wrong("wal_keep_size", "more than 0, since neither slots nor streaming nor restore_command keep the WAL that the backup needs")
 	}
 	return nil
@@ -294,7 +302,7 @@ func checkUpstreamOfClone(s Survey, src CloneSource, _ DirectoryState, o CloneOp
 
 func checkTablespaces(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) error {
 	for _, m := range o.Backup.Tablespaces {
-		found := false
+		found := o.API != nil // it maps none
 		var all []string
 		for _, t := range src.Tablespaces {
 			found = found || t.Location == m[0]
@@ -308,9 +316,13 @@ func checkTablespaces(_ Survey, src CloneSource, _ DirectoryState, o CloneOption
 	}
 	for _, t := range src.Tablespaces {
 		if t.State.Exists && !t.State.Empty && !t.State.Leftover {
-			return fault.New(fault.BadConfig, "directory %s, for a tablespace, is not empty", t.Target).
+			f := fault.New(fault.BadConfig, "directory %s, for a tablespace, is not empty", t.Target).
 				WithDetail("it holds %s; --force never deletes a tablespace", t.State.Is).
 				WithHint("empty it, or choose another place for it with tablespace_mapping='%s=...'", t.Location)
+			if o.API != nil {
+				f.WithHint("empty it: pg-backup-api restores a tablespace to where it is on the server that was backed up")
+			}
+			return f
 		}
 	}
 	if o.WALDirectory != "" && o.WALDirState.Exists && !o.WALDirState.Empty && !o.WALDirState.Leftover {
@@ -361,6 +373,9 @@ func CloneNotes(src CloneSource, o CloneOptions) []fault.Error {
 		notes = append(notes, *fault.New(0, "restore_command is not set").
 			WithDetail("the standby needs WAL from segment %s on, and asks its upstream alone for it, which may remove it any time", o.Barman.BeginWAL).
 			WithHint("set %s", o.Barman.restoreCommand()))
+	}
+	if o.API != nil {
+		notes = append(notes, apiNotes(o)...)
 	}
 	if src.Unseen {
 		notes = append(notes, unseenNotes(src, o)...)

@@ -42,8 +42,11 @@ func (b BarmanBackup) restoreCommand() string {
 
 // copied is what a clone copies, in words.
 func copied(src CloneSource, o CloneOptions) string {
-	if o.Barman != nil {
+	switch {
+	case o.Barman != nil:
 		return o.Barman.String()
+	case o.API != nil:
+		return o.API.String()
 	}
 	return src.Name
 }

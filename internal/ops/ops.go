@@ -132,6 +132,8 @@ type Directory interface {
 	BaseBackup(ctx context.Context, b Backup) error
 	// CopyBackup copies a backup that Barman keeps.
 	CopyBackup(ctx context.Context, c CopyBackup) error
+	// RestoreBackup has Barman restore a backup, and looks at what has come.
+	RestoreBackup(ctx context.Context, r RestoreBackup) error
 	VerifyBackup(ctx context.Context, path string) error
 	// CopyFiles brings configuration files over from the source.
 	CopyFiles(ctx context.Context, c CopyConfigFiles) error

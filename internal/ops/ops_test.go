@@ -97,6 +97,16 @@ func fromBarman(change func(*BarmanBackup)) CloneOptions {
 	return o
 }
 
+// byAPI is a clone of a backup by way of pg-backup-api.
+func byAPI(change func(*APIBackup)) CloneOptions {
+	o := cloneOptions
+	b := APIBackup{URL: "http://backup:7480", Server: "main", ID: "20260102T030405", SSHCommand: "ssh postgres@node3",
+		Known: true, Done: true, Status: "DONE", Version: 150018, SystemID: "7"}
+	change(&b)
+	o.API, o.VerifyBackup, o.Streams = &b, false, false
+	return o
+}
+
 var followOptions = FollowOptions{Target: 2, Timeout: 30 * time.Second, OldSlot: "repmgr_slot_3",
 	Recovery: Recovery{PrimaryConninfo: "host=b user=repmgr application_name=node3", PrimarySlotName: "repmgr_slot_3"}}
 
@@ -155,6 +165,10 @@ var verbs = []struct {
 	{"standby_clone_from_barman", func() Survey { return surveyOf(node3) },
 		func(s Survey) (Plan, error) {
 			return StandbyClone(s, cloneSource, DirectoryState{Free: -1}, fromBarman(func(*BarmanBackup) {}))
+		}, "missing"},
+	{"standby_clone_by_pg_backup_api", func() Survey { return surveyOf(node3) },
+		func(s Survey) (Plan, error) {
+			return StandbyClone(s, cloneSource, DirectoryState{Free: -1}, byAPI(func(*APIBackup) {}))
 		}, "missing"},
 	{"standby_clone_from_barman_alone", func() Survey { s := surveyOf(node3); s.Nodes, s.Servers, s.Primary = nil, nil, 0; return s },
 		func(s Survey) (Plan, error) {
@@ -428,6 +442,39 @@ func TestClonesFromBarmanThatAreRefused(t *testing.T) {
 	p, err := clone(whole, func(b *BarmanBackup) { b.Gone = true })(surveyOf(node3))
 	if err != nil || len(p.Steps) == 0 {
 		t.Errorf("refused though Barman has the WAL: %v", err)
+	}
+}
+
+func TestClonesByPgBackupAPIThatAreRefused(t *testing.T) {
+	clone := func(src CloneSource, change func(*CloneOptions), backup func(*APIBackup)) func(Survey) (Plan, error) {
+		o := byAPI(backup)
+		change(&o)
+		return func(s Survey) (Plan, error) { return StandbyClone(s, src, DirectoryState{Free: -1}, o) }
+	}
+	same, asIs := func(*CloneOptions) {}, func(*APIBackup) {}
+	full := cloneSource
+	full.Tablespaces = []Tablespace{{Location: "/mnt/fast", Target: "/mnt/fast", State: DirectoryState{Exists: true, Is: "other files"}}}
+	checkRefusals(t, []refusal{
+		{"to be verified", surveyOf(node3), clone(cloneSource, func(o *CloneOptions) { o.VerifyBackup = true }, asIs), 1, "cannot be verified"},
+		{"a backup of another cluster", surveyOf(node3), clone(cloneSource, same, func(b *APIBackup) { b.SystemID = "8" }), 28, "another cluster"},
+		{"of another major version", surveyOf(node3), clone(cloneSource, same, func(b *APIBackup) { b.Version = 140009 }), 28, "another major version"},
+		{"that has failed", surveyOf(node3), clone(cloneSource, same, func(b *APIBackup) { b.Done = false }), 28, "not complete"},
+		{"of a former primary", surveyOf(node3), clone(cloneSource, same, func(b *APIBackup) { b.Diverged = "timeline 1 ended at 0/2" }), 28, "has left"},
+		{"a tablespace where something is", surveyOf(node3), clone(full, same, asIs), 1, "for a tablespace, is not empty"},
+	})
+	unknown := byAPI(func(b *APIBackup) { *b = APIBackup{URL: b.URL, Server: b.Server, ID: b.ID} })
+	unknown.Slot = ""
+	if _, err := StandbyClone(surveyOf(node3), cloneSource, DirectoryState{Free: -1}, unknown); err != nil {
+		t.Errorf("refused though nothing is known of the backup: %v", err)
+	}
+	var told string
+	for _, n := range CloneNotes(cloneSource, unknown) {
+		told += n.Msg + "\n"
+	}
+	for _, text := range []string{"diagnosis was not to be had", "tablespace_mapping has no effect", "neither restore_command nor use_replication_slots"} {
+		if !strings.Contains(told, text) {
+			t.Errorf("it does not say %q:\n%s", text, told)
+		}
 	}
 }
 

@@ -179,6 +179,9 @@ func (f *fake) BaseBackup(context.Context, Backup) error {
 func (f *fake) CopyBackup(context.Context, CopyBackup) error {
 	return f.change(func() { f.Dir = "copied" })
 }
+func (f *fake) RestoreBackup(context.Context, RestoreBackup) error {
+	return f.change(func() { f.Dir = "copied" })
+}
 func (f *fake) VerifyBackup(context.Context, string) error { return f.change(func() {}) }
 func (f *fake) CopyFiles(context.Context, CopyConfigFiles) error {
 	return f.change(func() {})

@@ -258,12 +258,9 @@ func (w *World) surveyBarman(ctx context.Context, v *CloneSurvey, r CloneRequest
 		Done:    b.backup.Status == "DONE" || b.backup.Status == "WAITING_FOR_WALS",
 		Version: b.backup.Version, SystemID: b.backup.SystemID, BeginWAL: b.backup.Base.BeginWAL, Timeline: cluster.Timeline(b.backup.Base.Timeline)}
 	if !v.Source.Unseen {
-		v.Options.Barman.Diverged, v.Options.Barman.Gone = w.divergedBackup(ctx, v.Source), w.segmentGone(ctx, v.Options.Upstream)
+		v.Options.Barman.Diverged, v.Options.Barman.Gone = w.divergedBackup(ctx, v.Source.SystemID, b.backup.SystemID, v.Options.Barman.Timeline, b.backup.Base.EndLSN), w.segmentGone(ctx, v.Options.Upstream)
 	}
-	v.Options.ToolMajor = 0
-	if program, err := pg.FindTool(w.cfg.PgBindir, "", "postgres"); err == nil {
-		v.Options.ToolMajor = toolMajor(ctx, program)
-	}
+	v.Options.ToolMajor = w.serverMajor(ctx)
 	v.Options.Backup = ops.Backup{Path: r.DataDirectory,
 		Command: pg.QuoteAll(b.ssh.Rsync(b.data(), filepath.Join(r.DataDirectory, partial), excluded...))}
 	v.Source.Size, v.Source.Tablespaces = b.backup.Base.Bytes, nil
@@ -285,12 +282,12 @@ func (w *World) surveyBarman(ctx context.Context, v *CloneSurvey, r CloneRequest
 	return err
 }
 
-// divergedBackup says why the backup's history is not the primary's; empty: it is,
-// or the primary does not tell. Backups of a former primary may be from after its fork.
-func (w *World) divergedBackup(ctx context.Context, src ops.CloneSource) string {
-	b := w.barman.backup
-	end, err := cluster.ParseLSN(b.Base.EndLSN)
-	if err != nil || src.SystemID != "" && b.SystemID != src.SystemID {
+// divergedBackup says why the history of a backup, which reaches to a place on a timeline, is not
+// the primary's; empty: it is, or the primary does not tell. Backups of a former primary may
+// be from after its fork. Source is the cluster's system identifier, or empty.
+func (w *World) divergedBackup(ctx context.Context, source, backup string, timeline cluster.Timeline, endLSN string) string {
+	end, err := cluster.ParseLSN(endLSN)
+	if err != nil || source != "" && backup != source {
 		return ""
 	}
 	info, err := pg.ParseConninfo(w.primary.info)
@@ -310,7 +307,7 @@ func (w *World) divergedBackup(ctx context.Context, src ops.CloneSource) string 
 		return ""
 	}
 	defer closeRepl(r)
-	ok, reason, err := r.CanFollow(ctx, pg.Local{SystemID: b.SystemID, Timeline: cluster.Timeline(b.Base.Timeline), Position: end})
+	ok, reason, err := r.CanFollow(ctx, pg.Local{SystemID: backup, Timeline: timeline, Position: end})
 	if err != nil || ok {
 		return ""
 	}

@@ -31,6 +31,7 @@ type CloneRequest struct {
 	CopyFiles        ops.Place
 	ApplyDelay       string // before recovery_min_apply_delay of the configuration
 	Barman           bool   // copy Barman's backup, not the server
+	BackupAPI        bool   // let pg-backup-api restore one
 	NoUpstream       bool   // connect neither to the source nor to any other server; with Barman only
 }
 
@@ -67,6 +68,11 @@ func (w *World) SurveyClone(ctx context.Context, r CloneRequest) (CloneSurvey, e
 	}
 	if r.Barman {
 		err = w.surveyBarman(ctx, &v, r)
+		markLeftovers(&v)
+		return v, err
+	}
+	if r.BackupAPI {
+		err = w.surveyBackupAPI(ctx, &v, r)
 		markLeftovers(&v)
 		return v, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"repmgr/internal/backupapi"
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/fault"
@@ -39,6 +40,9 @@ type WorldOptions struct {
 
 	Warn     func(error)             // is told what does not make the operation fail
 	Progress func(done, total int64) // is told how many bytes a base backup has copied
+
+	// Restoring is told how long a restore by pg-backup-api takes, and how many bytes have come.
+	Restoring func(operation string, elapsed time.Duration, bytes int64)
 }
 
 // World is the world of package ops over real servers, seen from one node. It
@@ -55,7 +59,8 @@ type World struct {
 
 	source   pg.Conninfo // of a clone
 	backup   pg.BackupSpec
-	barman   *barman // of a clone from Barman
+	barman   *barman           // of a clone from Barman
+	api      *backupapi.Client // of a clone by way of pg-backup-api
 	holds    map[cluster.NodeID]*hold
 	fills    []string      // directories outside its data directory that a clone fills
 	made     []string      // files that a clone made outside its directory
