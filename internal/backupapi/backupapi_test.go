@@ -89,8 +89,8 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", host, got, want)
 		}
 	}
-	for _, host := range []string{"", "http://", "ftp://backup", "backup:port", "a b", "http://backup/?x=1"} {
-		if _, err := New(host); fault.CodeOf(err) != fault.BadConfig {
+	for _, host := range []string{"", "http://", "ftp://backup", "backup:port", "a b", "http://backup/?x=1", "https://me:secret@backup:x"} {
+		if _, err := New(host); fault.CodeOf(err) != fault.BadConfig || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q is an address: %v", host, err)
 		}
 	}
