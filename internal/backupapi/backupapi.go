@@ -48,7 +48,7 @@ func New(host string) (*Client, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fault.New(fault.BadConfig, "pg_backupapi_host is no address of pg-backup-api"). // it may hold a password
-			WithHint("write a host, host:port, or a URL such as https://backup.example:8443/barman; an IPv6 address stands in brackets: [fd00::1]:7480")
+														WithHint("write a host, host:port, or a URL such as https://backup.example:8443/barman; an IPv6 address stands in brackets: [fd00::1]:7480")
 	}
 	if u.Port() == "" && u.Scheme == "http" && !strings.Contains(host, "://") {
 		u.Host = net.JoinHostPort(u.Hostname(), strconv.Itoa(Port))

@@ -96,7 +96,8 @@ func (a *backupAPI) list(w http.ResponseWriter, q *http.Request) {
 
 func (a *backupAPI) begin(w http.ResponseWriter, q *http.Request) {
 	var ask map[string]string
-	if err := json.NewDecoder(q.Body).Decode(&ask); err != nil || ask["type"] != "recovery" || ask["destination_directory"] == "" || ask["remote_ssh_command"] == "" {
+	err := json.NewDecoder(q.Body).Decode(&ask)
+	if err != nil || ask["type"] != "recovery" || ask["destination_directory"] == "" || ask["remote_ssh_command"] == "" {
 		http.Error(w, "Make sure all options/arguments are met and try again", http.StatusBadRequest)
 		return
 	}
@@ -197,6 +198,7 @@ func TestACloneByPgBackupAPI(t *testing.T) {
 	must(t, two.WriteConf(conf))
 	brokenRestores(t, ctx, l, one, two, api)
 	restoredStandby(t, ctx, one, two)
+	api.ends() // that of the clone that was killed, too
 
 	// A tablespace is restored to where it was, and nothing is deleted there.
 	must(t, one.Run(ctx, "mkdir", one.Dir+"/fast").Err())
@@ -217,7 +219,7 @@ func brokenRestores(t *testing.T, ctx context.Context, l *lab.Lab, one, two *lab
 		whole, _, _ := strings.Cut(string(text), "bandwidth_limit")
 		must(t, one.WriteFile("barman.conf", whole+limit))
 	}
-	slow("bandwidth_limit = 500\n")
+	slow("bandwidth_limit = 50\n") // it would take some ten minutes
 	for _, c := range []struct {
 		what   string
 		script string
@@ -232,7 +234,10 @@ func brokenRestores(t *testing.T, ctx context.Context, l *lab.Lab, one, two *lab
 		go func() { // the service goes away when the restore has begun
 			defer close(gone)
 			if c.status == 28 {
-				_ = lab.Wait(ctx, 5*time.Minute, "the restore to have begun", func() error { _, err := os.Stat(filepath.Join(two.Dir, "stop")); return err })
+				_ = lab.Wait(ctx, 5*time.Minute, "the restore to have begun", func() error {
+					_, err := os.Stat(filepath.Join(two.Dir, "stop"))
+					return err
+				})
 				api.stop()
 			}
 		}()
