@@ -46,7 +46,7 @@ func naming(path string, programs []string) ([]Process, error) {
 			continue
 		}
 		wanted := len(programs) == 0 || slices.ContainsFunc(programs, func(name string) bool { return Runs(pid, name) })
-		if title := titleOf(pid); wanted && strings.Contains(title, path) {
+		if title := titleOf(pid); wanted && names(title, path) {
 			if p, state, err := readStat(pid); err == nil && state != 'Z' && state != 'X' {
 				p.Title = title
 				out = append(out, p)
@@ -54,6 +54,17 @@ func naming(path string, programs []string) ([]Process, error) {
 		}
 	}
 	return out, nil
+}
+
+// names tells whether a command line has a path, or one below it.
+func names(title, path string) bool {
+	for {
+		_, rest, found := strings.Cut(title, path)
+		if !found || rest == "" || strings.ContainsRune("/ '\"\x00", rune(rest[0])) {
+			return found
+		}
+		title = rest // of another, whose name begins alike
+	}
 }
 
 // ofThisUser tells whether a process is this user's: root could end everybody's.

@@ -32,3 +32,16 @@ func TestEndNaming(t *testing.T) {
 	}
 	check(t, EndNaming(path))
 }
+
+// A path is named by a command line that has it or one below it, and not by one that has another
+// which begins alike.
+func TestNames(t *testing.T) {
+	for title, want := range map[string]bool{
+		"rsync --server . /data/fast": true, "rsync /data/fast/1 x": true, "sh -c 'tar x /data/fast'": true,
+		"rsync --server . /data/fast2": false, "rsync /data/fast2 /data/fast": true, "rsync /data/slow": false,
+	} {
+		if got := names(title, "/data/fast"); got != want {
+			t.Errorf("%s: got %v", title, got)
+		}
+	}
+}
