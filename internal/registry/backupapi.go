@@ -165,7 +165,7 @@ func (w *World) RestoreBackup(ctx context.Context, r ops.RestoreBackup) error {
 	if err == nil {
 		return nil
 	}
-	w.warn(endRestore(box, w.fills)) // it would go on writing where all is removed now
+	w.warn(w.endRestore(r.Backup.Server, operation, box)) // it would go on writing where all is removed now
 	if ctx.Err() != nil {
 		err = fault.Wrap(ctx.Err(), fault.BadBasebackup, "the clone was broken off").
 			WithHint("what it had made is removed; clone again")
@@ -214,11 +214,51 @@ func (w *World) restoreBackup(ctx context.Context, r ops.RestoreBackup, to, box 
 	return operation, nil
 }
 
-// endRestore ends what a restore has running on this host, so that it fails.
-func endRestore(box string, tablespaces []string) error {
+// endRestoreTimeout bounds how long endRestore waits for the service to say that a restore
+// has ended, and endRestorePause lies between two questions.
+const (
+	endRestoreTimeout = 10 * time.Second
+	endRestorePause   = 200 * time.Millisecond
+)
+
+// endRestore ends what a restore has running on this host, so that it fails. Barman copies
+// by one rsync after the other: while the service says that the restore goes on, the next
+// one may begin. Once its directory is gone one that comes anew finds no place to write to.
+func (w *World) endRestore(server, operation, box string) error {
+	err := errors.Join(endCopies(box, w.fills), os.RemoveAll(box))
+	if operation != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), endRestoreTimeout) // the clone itself may have been broken off
+		defer cancel()
+		often := *w.api
+		often.Interval = endRestorePause
+		_ = often.Wait(ctx, server, operation, func(time.Duration) { err = errors.Join(err, endCopies(box, w.fills)) }) // how it ends is no matter
+	}
+	return errors.Join(err, endCopies(box, w.fills))
+}
+
+// endCopies ends what writes to the place of a restore and, of what copies, to its tablespaces.
+func endCopies(box string, tablespaces []string) error {
 	err := host.EndNaming(box)
 	for _, dir := range tablespaces {
 		err = errors.Join(err, host.EndNaming(dir, "rsync", "tar"))
+	}
+	return err
+}
+
+// endRestores ends the restores that a clone which was killed has left at work here.
+func endRestores(path string) error {
+	whole, err := filepath.Abs(filepath.Join(path, partial))
+	if err != nil {
+		return nil // no restore is ordered to such a place
+	}
+	boxes, err := os.ReadDir(whole)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, box := range boxes {
+		if strings.HasPrefix(box.Name(), apiDirectory) {
+			err = errors.Join(err, endCopies(filepath.Join(whole, box.Name()), nil))
+		}
 	}
 	return err
 }

@@ -100,10 +100,8 @@ func free(path string) int64 {
 // PrepareDirectory makes the directory, or deletes all that is in it, and makes
 // the place for the copy.
 func (w *World) PrepareDirectory(_ context.Context, path string) error {
-	if whole, err := filepath.Abs(path); err == nil { // a restore that was given up may go on
-		if err := endRestore(filepath.Join(whole, partial, apiDirectory), nil); err != nil {
-			return err
-		}
+	if err := endRestores(path); err != nil {
+		return err
 	}
 	for _, dir := range leftovers(path) {
 		if err := host.EmptyDirectory(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
