@@ -24,7 +24,7 @@ type fault struct {
 	inside  bool // a client on the primary's side goes on writing
 	load    bool // pgbench keeps the primary at half of what it can do
 	command bool // strike is an operator's command, whose time counts
-	strike  func(context.Context, *lab.Node) error
+	strike  func(context.Context, peer, *lab.Node) error
 	repair  func(context.Context, peer, *lab.Node) error // what a network, a hypervisor or an init system would do afterwards; may be nil
 }
 
@@ -32,30 +32,28 @@ type fault struct {
 func faults() []fault {
 	short := map[string]string{"lease_ttl": "2s"}
 	strict := map[string]string{"synchronous_mode": "strict"}
-	switchover := func(ctx context.Context, n *lab.Node) error {
-		return n.Repmgr(ctx, "standby", "switchover", fmt.Sprintf("--node-id=%d", n.ID%3+1)).Err()
-	}
-	off := func(ctx context.Context, n *lab.Node) error { return n.PowerOff(ctx) }
-	kill := func(ctx context.Context, n *lab.Node) error { return n.Kill9(ctx) }
+	switchover := func(ctx context.Context, p peer, n *lab.Node) error { return p.switchover(ctx, n) }
+	off := func(ctx context.Context, _ peer, n *lab.Node) error { return n.PowerOff(ctx) }
+	kill := func(ctx context.Context, _ peer, n *lab.Node) error { return n.Kill9(ctx) }
 	return []fault{
-		{name: "switchover", label: "standby switchover", target: 500 * time.Millisecond, ours: true, command: true, strike: switchover}, // repmgr 5's needs ssh
-		{name: "switchover-load", label: "the same, pgbench at half load", target: 500 * time.Millisecond, ours: true, command: true, load: true, strike: switchover},
+		{name: "switchover", label: "standby switchover", target: 500 * time.Millisecond, network: true, command: true, strike: switchover},
+		{name: "switchover-load", label: "the same, pgbench at half load", target: 500 * time.Millisecond, network: true, command: true, load: true, strike: switchover},
 		{name: "crash", label: "SIGKILL of every postgres process", target: 500 * time.Millisecond, inPlace: true, strike: kill},
 		{name: "crash-sync", label: "the same, synchronous_mode='strict'", target: 500 * time.Millisecond, conf: strict, ours: true, kept: true, strike: kill},
 		{name: "host", label: "host gone", target: 6 * time.Second, network: true, strike: off, repair: boot},
 		{name: "host-2s", label: "host gone, lease_ttl='2s'", target: 2500 * time.Millisecond, conf: short, ours: true, network: true, strike: off, repair: boot},
 		{name: "hang", label: "postmaster and children SIGSTOPped", target: 6 * time.Second,
-			strike: func(ctx context.Context, n *lab.Node) error { return n.Pause(ctx) },
+			strike: func(ctx context.Context, _ peer, n *lab.Node) error { return n.Pause(ctx) },
 			repair: func(_ context.Context, _ peer, n *lab.Node) error { return n.Resume() }},
 		{name: "partition", label: "partition: primary alone", target: 6 * time.Second, network: true, inside: true,
-			strike: func(_ context.Context, n *lab.Node) error { return n.Cut() },
+			strike: func(_ context.Context, _ peer, n *lab.Node) error { return n.Cut() },
 			repair: func(_ context.Context, _ peer, n *lab.Node) error { return n.Heal() }},
 		{name: "daemon-restart", label: "daemon SIGKILLed, restarted at once", ours: true, stays: true,
-			strike: func(ctx context.Context, n *lab.Node) error {
+			strike: func(ctx context.Context, _ peer, n *lab.Node) error {
 				return errors.Join(n.KillDaemon(ctx), n.StartDaemon(ctx))
 			}},
 		{name: "daemon", label: "daemon SIGKILLed, not restarted", ours: true,
-			strike: func(ctx context.Context, n *lab.Node) error { return n.KillDaemon(ctx) },
+			strike: func(ctx context.Context, _ peer, n *lab.Node) error { return n.KillDaemon(ctx) },
 			repair: func(ctx context.Context, _ peer, n *lab.Node) error { return n.StartDaemon(ctx) }},
 	}
 }
@@ -171,7 +169,7 @@ func (b *bench) once(ctx context.Context, p peer, bed *bed, f fault) (outcome, *
 	if inside != nil {
 		inside.Mark()
 	}
-	if err := f.strike(ctx, victim); err != nil {
+	if err := f.strike(ctx, p, victim); err != nil {
 		return o, nil, err
 	}
 	struck := time.Now()

@@ -32,6 +32,8 @@ type peer interface {
 	// restore is the human: it makes a cluster whole that did not become so by
 	// itself, or says that this cannot be done.
 	restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error
+	// switchover makes another node the primary in place of this one, as an operator would.
+	switchover(ctx context.Context, n *lab.Node) error
 	// show asks for the state of the cluster, as an operator would.
 	show(ctx context.Context, n *lab.Node) error
 	// daemons are the process numbers of all that the peer needs on a node beside PostgreSQL.
@@ -132,6 +134,7 @@ func peers(ctx context.Context, wanted []who, network bool) (found []peer, missi
 type family struct {
 	id       who
 	software *lab.Software // nil: ours
+	noSSH    error         // why nothing can be done by ssh in the present cluster
 }
 
 // fastestRepmgr5 are the lowest values that repmgr 5 accepts.
@@ -156,10 +159,28 @@ func (f *family) up(ctx context.Context, network bool, conf map[string]string) (
 	if err == nil {
 		err = becomeWhole(ctx, f, l)
 	}
+	if err == nil && f.software != nil && network {
+		err = f.ssh(ctx, l)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, l.Logs()), l.Close())
 	}
 	return l, nil
+}
+
+// sshPort is where each host's sshd listens.
+const sshPort = 2222
+
+// ssh lets repmgr 5 do at other nodes what it does by ssh. Without it all else is measured.
+func (f *family) ssh(ctx context.Context, l *lab.Lab) error {
+	options, err := lab.StartSSH(ctx, sshPort, l.Nodes...)
+	if f.noSSH = err; errors.Is(err, lab.ErrNoSSH) {
+		return nil
+	}
+	for _, n := range l.Nodes {
+		err = errors.Join(err, n.WriteConf(map[string]string{"ssh_options": options}))
+	}
+	return err
 }
 
 // How long a cluster has to become whole: repmgr 5 does nothing of that kind by
@@ -204,6 +225,19 @@ func (f *family) restore(ctx context.Context, l *lab.Lab, dead *lab.Node) error 
 }
 
 func (f *family) whole(ctx context.Context, l *lab.Lab) error { return l.Whole(ctx) }
+
+// next is whom the primary changes places with.
+func next(n *lab.Node) int { return n.ID%3 + 1 }
+
+func (f *family) switchover(ctx context.Context, n *lab.Node) error {
+	if f.software == nil {
+		return n.Repmgr(ctx, "standby", "switchover", fmt.Sprintf("--node-id=%d", next(n))).Err()
+	}
+	if f.noSSH != nil {
+		return f.noSSH
+	}
+	return n.Lab().Node(next(n)).Repmgr(ctx, "standby", "switchover", "--siblings-follow").Err()
+}
 
 func (f *family) show(ctx context.Context, n *lab.Node) error {
 	return n.Repmgr(ctx, "cluster", "show").Err()
@@ -251,6 +285,10 @@ func (p *patroniPeer) restore(ctx context.Context, l *lab.Lab, _ *lab.Node) erro
 		return err
 	}
 	return becomeWhole(ctx, p, l)
+}
+
+func (p *patroniPeer) switchover(ctx context.Context, n *lab.Node) error {
+	return p.programs.Control(ctx, n, "switchover", "--leader", n.Name, "--candidate", fmt.Sprintf("node%d", next(n)), "--force").Err()
 }
 
 func (p *patroniPeer) show(ctx context.Context, n *lab.Node) error {
