@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,8 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"repmgr/internal/fault"
 )
 
 // namingTimeout bounds the end of the processes that EndNaming kills.
@@ -19,20 +18,9 @@ const namingTimeout = 5 * time.Second
 // command line, as a copy has that another host sends here, and waits until they are gone.
 // Where programs are named, it ends only those. The path must be an absolute one.
 func EndNaming(path string, programs ...string) error {
-	for began := time.Now(); ; time.Sleep(scanPause) {
-		found, err := naming(path, programs)
-		if err != nil || len(found) == 0 {
-			return err
-		}
-		if err := killThese(found); err != nil {
-			return err
-		}
-		if time.Since(began) > namingTimeout {
-			return fault.New(fault.SysFailure, "%d processes work on %s and do not end", len(found), path).
-				WithDetail("the first is %d (%s)", found[0].PID, found[0].Title).
-				WithHint("end them before anything is made there anew")
-		}
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), namingTimeout)
+	defer cancel()
+	return killUntilNone(ctx, "what works on "+path, func() ([]Process, error) { return naming(path, programs) })
 }
 
 func naming(path string, programs []string) ([]Process, error) {

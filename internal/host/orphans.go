@@ -6,9 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
-
-	"repmgr/internal/fault"
 )
 
 // Alive reports whether a process exists and is more than a zombie, which
@@ -42,27 +39,7 @@ func Runs(pid int, program string) bool {
 // One scan is not enough: a child that was forked a moment ago still bears the
 // postmaster's title.
 func KillOrphans(ctx context.Context, dataDir string) error {
-	for clean := 0; ; {
-		orphans, err := orphansOf(dataDir)
-		if err != nil {
-			return err
-		}
-		if clean++; len(orphans) > 0 {
-			clean = 0
-			if err := killThese(orphans); err != nil {
-				return err
-			}
-		}
-		if clean == 2 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fault.Wrap(ctx.Err(), fault.SysFailure, "end of the orphaned processes of %s", dataDir).
-				WithDetail("%d processes were left in the last scan: %v.", len(orphans), orphans)
-		case <-time.After(scanPause):
-		}
-	}
+	return killUntilNone(ctx, "the orphaned processes of "+dataDir, func() ([]Process, error) { return orphansOf(dataDir) })
 }
 
 // orphansOf lists the processes of a data directory that are no postmaster and

@@ -317,22 +317,31 @@ func (h *Handle) Close() error {
 	return nil
 }
 
-// scanPause is the time between two scans of KillAll: a killed process needs a
-// moment to go.
-const scanPause = 5 * time.Millisecond
-
 // KillAll ends every postgres process of that data directory by SIGKILL, the
 // postmaster first, since it would answer the death of its children with a
 // restart. It returns when two scans in a row have found nobody, or when ctx ends.
 func KillAll(ctx context.Context, dataDir string) error {
-	for clean := 0; ; {
+	return killUntilNone(ctx, "all processes of "+dataDir, func() ([]Process, error) {
 		found, err := Processes(dataDir)
+		return postmasterFirst(dataDir, found), err
+	})
+}
+
+// scanPause is the time between two scans of killUntilNone: a killed process needs a
+// moment to go.
+const scanPause = 5 * time.Millisecond
+
+// killUntilNone kills whom a scan finds, in its order, until two scans in a row have found
+// nobody, or ctx ends.
+func killUntilNone(ctx context.Context, what string, scan func() ([]Process, error)) error {
+	for clean := 0; ; {
+		found, err := scan()
 		if err != nil {
 			return err
 		}
 		if clean++; len(found) > 0 {
 			clean = 0
-			if err := killThese(postmasterFirst(dataDir, found)); err != nil {
+			if err := killThese(found); err != nil {
 				return err
 			}
 		}
@@ -341,7 +350,7 @@ func KillAll(ctx context.Context, dataDir string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fault.Wrap(ctx.Err(), fault.SysFailure, "end of all processes of %s", dataDir).
+			return fault.Wrap(ctx.Err(), fault.SysFailure, "end of %s", what).
 				WithDetail("%d processes were left in the last scan: %v.", len(found), found)
 		case <-time.After(scanPause):
 		}
