@@ -32,21 +32,9 @@ func (b APIBackup) String() string {
 
 // Of checks what a backup, or what was restored of it, is of.
 func (b APIBackup) Of(source string, systemID string, version int) error {
-	switch {
-	case b.SystemID != "" && systemID != "" && b.SystemID != systemID:
-		return fault.New(fault.PgBackupAPIService, "%s is of another cluster", b).
-			WithDetail("its system identifier is %s; that of %s is %s", b.SystemID, source, systemID).
-			WithHint("correct pg_backupapi_node_name or pg_backupapi_backup_id in repmgr.conf; if the cluster has been made anew, take a new backup")
-	case b.Version/10000 != version/10000:
-		return fault.New(fault.PgBackupAPIService, "%s is of another major version", b).
-			WithDetail("it is of PostgreSQL %s; %s runs %s", major(b.Version), source, major(version)).
-			WithHint("take a new backup, and correct pg_backupapi_backup_id in repmgr.conf")
-	case b.Diverged != "":
-		return fault.New(fault.PgBackupAPIService, "%s is of a history that the primary has left", b).
-			WithDetail("%s", b.Diverged).
-			WithHint("take a new backup, and correct pg_backupapi_backup_id in repmgr.conf")
-	}
-	return nil
+	from := origin{b.String(), b.SystemID, b.Version, b.Diverged}
+	return from.check(fault.PgBackupAPIService, source, systemID, version, "pg_backupapi_node_name or pg_backupapi_backup_id",
+		"take a new backup, and correct pg_backupapi_backup_id in repmgr.conf")
 }
 
 // checkAPI says why a standby cannot be made of the backup.

@@ -51,6 +51,34 @@ func copied(src CloneSource, o CloneOptions) string {
 	return src.Name
 }
 
+// origin is where a backup comes from.
+type origin struct {
+	backup   string // in words
+	systemID string // empty: not known
+	version  int    // as server_version_num has it
+	diverged string // why its history is not the primary's; empty: it is, or that is not known
+}
+
+// check says why no standby of the source can be made of it. The parameter is what names
+// the backup in repmgr.conf, and again how to take another.
+func (b origin) check(code fault.Code, source, systemID string, version int, parameter, again string) error {
+	switch {
+	case b.systemID != "" && systemID != "" && b.systemID != systemID:
+		return fault.New(code, "%s is of another cluster", b.backup).
+			WithDetail("its system identifier is %s; that of %s is %s", b.systemID, source, systemID).
+			WithHint("correct %s in repmgr.conf; if the cluster has been made anew, take a new backup", parameter)
+	case b.version/10000 != version/10000:
+		return fault.New(code, "%s is of another major version", b.backup).
+			WithDetail("it is of PostgreSQL %s; %s runs %s", major(b.version), source, major(version)).
+			WithHint("%s", again)
+	case b.diverged != "":
+		return fault.New(code, "%s is of a history that the primary has left", b.backup).
+			WithDetail("%s", b.diverged).
+			WithHint("%s", again)
+	}
+	return nil
+}
+
 // checkBarman says why a standby cannot be made of the backup.
 func checkBarman(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) error {
 	b := o.Barman
@@ -64,19 +92,13 @@ func checkBarman(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) er
 	case !b.Done:
 		return fault.New(fault.Barman, "%s is not complete", b).
 			WithHint("take another with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
-	case src.SystemID != "" && b.SystemID != src.SystemID:
-		return fault.New(fault.Barman, "%s is of another cluster", b).
-			WithDetail("its system identifier is %s; that of %s is %s", b.SystemID, src.Name, src.SystemID).
-			WithHint("correct barman_server in repmgr.conf; if the cluster has been made anew, take a new backup")
-	case b.Version/10000 != src.Version/10000:
-		return fault.New(fault.Barman, "%s is of another major version", b).
-			WithDetail("it is of PostgreSQL %s; %s runs %s", major(b.Version), src.Name, major(src.Version)).
-			WithHint("take a new backup with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
-	case b.Diverged != "":
-		return fault.New(fault.Barman, "%s is of a history that the primary has left", b).
-			WithDetail("%s", b.Diverged).
-			WithHint("take a new backup with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
-	case o.RestoreCommand == "" && b.Gone:
+	}
+	again := fmt.Sprintf("take a new backup with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
+	from := origin{b.String(), b.SystemID, b.Version, b.Diverged}
+	if err := from.check(fault.Barman, src.Name, src.SystemID, src.Version, "barman_server", again); err != nil {
+		return err
+	}
+	if o.RestoreCommand == "" && b.Gone {
 		return fault.New(fault.BadConfig, "the WAL that %s needs cannot be had", b).
 			WithDetail("it begins with segment %s, which the upstream no longer has, and restore_command is not set", b.BeginWAL).
 			WithHint("set %s", b.restoreCommand())
