@@ -296,7 +296,7 @@ func (s *Server) members(w http.ResponseWriter, r *http.Request) {
 	v := s.backend.View()
 	m := Members{Nodes: make([]cluster.Node, len(v.Nodes)), Daemons: v.Daemons}
 	for i, n := range v.Nodes {
-		n.Conninfo = registry.WithoutPassword(n.Conninfo)
+		n.Conninfo = registry.WithoutSecrets(n.Conninfo)
 		m.Nodes[i] = n
 	}
 	answer(w, http.StatusOK, m)

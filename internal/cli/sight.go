@@ -81,7 +81,7 @@ func (s *Session) quickly(ctx context.Context) *api.Sights {
 		switch {
 		case !found && n.WithoutServer():
 			return nil // its daemon is asked by a certificate, which has to be read first
-		case found && (seen.Server.Own == nil || seen.Server.Own.Conninfo != registry.WithoutPassword(n.Conninfo)):
+		case found && (seen.Server.Own == nil || seen.Server.Own.Conninfo != registry.WithoutSecrets(n.Conninfo)):
 			delete(all.Seen, n.ID) // the record leads to another server than its daemon's
 		}
 	}

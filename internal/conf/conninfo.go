@@ -21,7 +21,7 @@ var keywords = []string{
 }
 
 // secrets are the keywords whose value nobody may read.
-var secrets = []string{"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
+var secrets = []string{"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
 
 // pair is a keyword of a connection string and where its value stands in it.
 type pair struct {

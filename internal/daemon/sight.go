@@ -92,7 +92,7 @@ func (d *Daemon) see(ctx context.Context) ([]cluster.Node, cluster.Sight, error)
 		}
 		own, found := cluster.Find(nodes, cfg.NodeID)
 		same := found && own.Conninfo == cfg.Conninfo // else others are led elsewhere by the record
-		own.Conninfo = registry.WithoutPassword(own.Conninfo)
+		own.Conninfo = registry.WithoutSecrets(own.Conninfo)
 		seen = registry.LookBy(ctx, conn, own, func(context.Context) (cluster.Node, error) { return own, nil })
 		if !same || seen.Recovery == cluster.RecoveryUnknown || seen.Senders == nil {
 			return fault.New(fault.DBQuery, "the own server did not show all").WithDetail("%s", seen.Failure)

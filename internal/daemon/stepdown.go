@@ -129,7 +129,7 @@ func (d *Daemon) stepDown(ctx context.Context, cfg *conf.Config, a failover.Step
 	}
 	if err := d.returnTo(ctx, cfg, own, to); err != nil {
 		return fault.Wrap(err, fault.SwitchoverIncomplete, "node %d is the primary, and the former one is not its standby yet", a.To).
-			WithHint("repmgr -f %s node rejoin -d '%s'", d.opt.ConfigFile, registry.WithoutPassword(to.Conninfo))
+			WithHint("repmgr -f %s node rejoin -d '%s'", d.opt.ConfigFile, registry.WithoutSecrets(to.Conninfo))
 	}
 	return nil
 }

@@ -124,18 +124,19 @@ func introduce(ctx context.Context, stateDir string, from *pg.Conn) error {
 	}
 	file.Certificate, file.Key = string(certificate), string(key)
 	for i := range file.Nodes {
-		file.Nodes[i].Conninfo = WithoutPassword(file.Nodes[i].Conninfo)
+		file.Nodes[i].Conninfo = WithoutSecrets(file.Nodes[i].Conninfo)
 	}
 	return writeClusterFile(stateDir, file)
 }
 
-// WithoutPassword is a conninfo that may leave the database.
-func WithoutPassword(conninfo string) string {
+// WithoutSecrets is a conninfo that may leave the database: without passwords and keys. One
+// that has none, or that cannot be taken apart, stays as it is written.
+func WithoutSecrets(conninfo string) string {
 	ci, err := pg.ParseConninfo(conninfo)
-	if err != nil || ci.Get("password") == "" {
+	if err != nil || ci.Redacted() == ci.String() {
 		return conninfo
 	}
-	return ci.Without("password").String()
+	return ci.WithoutSecrets().String()
 }
 
 func writeClusterFile(stateDir string, file clusterFile) error {
