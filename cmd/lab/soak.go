@@ -47,7 +47,8 @@ func soakCommand() *cobra.Command {
 }
 
 func (s *soak) run(ctx context.Context) (err error) {
-	conf := map[string]string{}
+	// A standby may fall behind by more than wal_keep_size over slow links.
+	conf := map[string]string{"use_replication_slots": "true"}
 	if s.ttl != "" {
 		conf["lease_ttl"] = s.ttl
 	}
@@ -88,7 +89,12 @@ func (s *soak) run(ctx context.Context) (err error) {
 	if after.Term != before.Term {
 		return fmt.Errorf("something failed over: term %d became term %d", before.Term, after.Term)
 	}
-	return l.Whole(ctx)
+	began := time.Now()
+	if err := becomeWhole(ctx, &family{}, l); err != nil {
+		return fmt.Errorf("%w\n%s", err, l.Logs())
+	}
+	s.page.say("All standbys stream, %s after the end of the load.", time.Since(began).Round(100*time.Millisecond))
+	return nil
 }
 
 // load runs pgbench, checkpoints and a watch of the term until the time is over.
@@ -119,7 +125,9 @@ func (s *soak) load(ctx context.Context, l *lab.Lab, primary *lab.Node) (transac
 		if time.Since(minute) >= time.Minute {
 			minute = time.Now()
 			r, reportErr := primary.Report(ctx)
-			s.page.say("%s term %d, rule %s, position %s (%v)", minute.UTC().Format("15:04:05"), r.Term, r.Rule, r.Position.LSN, errors.Join(lookErr, reportErr))
+			behind, behindErr := primary.SQL(ctx, "SELECT coalesce(string_agg(application_name || ' ' || round((pg_current_wal_lsn() - flush_lsn) / 1048576), ', '), 'none') FROM pg_stat_replication")
+			s.page.say("%s term %d, rule %s, position %s; standbys and how many MB they lack: %s (%v)", minute.UTC().Format("15:04:05"), r.Term, r.Rule, r.Position.LSN,
+				behind, errors.Join(lookErr, reportErr, behindErr))
 		}
 	}
 	all.Wait()
