@@ -563,7 +563,7 @@ var Params = []Param{
 		Name: "auto_rejoin", Group: groupQuorum, Kind: Choice, Default: "rewind", Choices: []string{"rewind", "clone", "off"}, New: true,
 		Reader: ByDaemon, Reload: AtReload,
 		Brief: "how far repmgrd may go to make a former primary a standby again",
-		About: "`rewind`: it follows as it is if it can, else pg_rewind is run. `clone`: where that fails too, it is cloned anew. `off`: it is left to the operators. What is discarded is kept first, counted, and told in the event repmgrd_commits_discarded.",
+		About: "`rewind`: it follows as it is if it can, else pg_rewind is run; only where that was broken off, as when the primary was lost meanwhile, and nothing can be started any more, it is cloned anew. `clone`: so it is wherever pg_rewind fails. `off`: it is left to the operators. What is discarded is kept first, counted, and told in the event repmgrd_commits_discarded.",
 		at:    func(c *Config) any { return &c.AutoRejoin },
 	},
 	{

@@ -41,7 +41,8 @@ func (b backend) Rejoin(context.Context) error {
 }
 
 // rejoin makes the own server a standby of the primary again: as it is, if its
-// history did not diverge; else rewound; else cloned anew, if that is allowed.
+// history did not diverge; else rewound; else cloned anew, if that is allowed or
+// the rewind was broken off.
 func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin) error {
 	up, ok := cluster.Find(d.peers.nodes(), a.Upstream)
 	if !ok {
@@ -81,7 +82,7 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 		return err
 	}
 	err = d.bringBack(ctx, own, up, history, a.Name)
-	if err != nil && cfg.AutoRejoin == "clone" {
+	if err != nil && ctx.Err() == nil && mayClone(cfg) {
 		d.log.Warn("the server cannot be rewound, it is cloned anew: " + err.Error())
 		err = d.cloneAnew(ctx, up)
 	}
@@ -100,6 +101,14 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	}
 	d.announce(e)
 	return err
+}
+
+// mayClone tells whether a server that cannot be rewound is cloned anew. What a rewind that
+// was broken off has left is of no use but for that: its source was lost in the middle of it,
+// and nobody but an operator would make the node a standby again.
+func mayClone(cfg *conf.Config) bool {
+	torn, err := server.RewindInterrupted(cfg.StateDir())
+	return cfg.AutoRejoin == "clone" || err == nil && torn
 }
 
 // bringBack makes the stopped server's WAL a part of the primary's history. What is

@@ -365,6 +365,27 @@ func TestQuorumRejoinWithoutRewind(t *testing.T) {
 	}
 }
 
+// A rewind that is broken off leaves a directory in which nothing can be started: it is cloned
+// anew, whether or not auto_rejoin lets a server be cloned that cannot be rewound.
+func TestQuorumRejoinAfterABrokenRewind(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
+	old := l.Node(1)
+	_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
+	must(t, err)
+	for _, n := range l.Nodes {
+		must(t, n.WriteFile("data/note", "no server reads this"))
+	}
+	must(t, os.Chmod(filepath.Join(old.DataDir, "note"), 0o400)) // what pg_rewind cannot write: its rehearsal does not notice
+	must(t, old.Cut())
+	_, err = old.Rows(ctx, "INSERT INTO t VALUES (1)")
+	must(t, err)
+	primary := newPrimary(t, ctx, l, old)
+	must(t, old.Heal())
+	comesBack(t, ctx, l, primary)
+	waitLog(t, ctx, old, "the rewind was broken off")
+	waitEvent(t, ctx, primary, "repmgrd_rejoin", old, true)
+}
+
 // staysDown reports whether a node's server does not run, by a rule of that name's
 // beginning.
 func staysDown(ctx context.Context, n *lab.Node, rule string) error {
