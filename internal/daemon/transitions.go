@@ -101,7 +101,7 @@ func (d *Daemon) eligibility(self cluster.Node) {
 	}
 	hint := "Remove the setting, and restart the server."
 	if d.loop.view.Local.Torn {
-		hint = "Clone it: repmgr standby clone --force."
+		hint = "It is cloned when there is a primary, unless auto_rejoin=off; or clone it: repmgr standby clone --force."
 	}
 	d.log.Warn("this node cannot be promoted: "+why, "hint", hint)
 	d.announce(event{name: "repmgrd_ineligible", failed: true, details: fmt.Sprintf("node %q (ID: %d) cannot be promoted: %s", self.Name, self.ID, why)})
