@@ -294,6 +294,33 @@ type unsealed struct {
 	since   time.Duration
 }
 
+// reads checks that a holder's server that was ended since the lease was not sure any more is
+// there again, read-only, a while later: to read takes no majority (L3).
+func (w *World) reads() {
+	for _, n := range w.nodes {
+		d, s := &n.daemon, &n.server
+		waits := !w.wild && !n.witness && !n.off && !n.unregistered && d.up && d.ready && d.frozen <= w.now && n.guard.up && n.disk.stalled <= w.now && s.stalled <= w.now &&
+			!s.up && !s.torn && !s.orphans.up && n.disk.ended && d.rec != nil && !d.rec.Pause.On &&
+			d.rec.Holds(n.id, s.incarnation) && !d.view.Tenure.Given
+		v := unread{d.life, w.now}
+		if waits && n.unread.life == v.life {
+			v.since = n.unread.since
+		}
+		if n.unread = v; waits && w.now-v.since > readWithin {
+			w.fail("L3: the server of node %d was ended %s ago, its daemon knows of no other holder, and nobody can read: %s", n.id, w.now-v.since, d.rule)
+		}
+	}
+}
+
+// readWithin is more than the lease that may still be asked for and the tries of a start take.
+const readWithin = 15 * time.Second
+
+// unread is since when a life of a daemon lets the server of a holder be down.
+type unread struct {
+	life  uint64
+	since time.Duration
+}
+
 // keeps checks that a server that is or becomes the primary has every commit
 // that was promised.
 func (w *World) keeps(s *server, when string) {

@@ -93,11 +93,11 @@ var planted = []struct {
 	{0, Muted("close"), 4, ""},
 	{0, Muted("change-member"), 4, ""},
 	{0, Muted("describe-member"), 2, ""},
-	{0, Muted("hand-over-lead"), 0, ""},
+	{0, Muted("hand-over-lead"), 5292, ""},
 	{0, Muted("sync-restore"), 4, ""},
 	{0, Muted("sync-announce"), 59, ""},
 	{0, Muted("sync-write"), 59, ""},
-	{0, Muted("sync-drop"), 0, ""},
+	{0, Muted("sync-drop"), 6408, ""},
 	{0, Muted("sync-prove"), 101, ""},
 }
 

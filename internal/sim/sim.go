@@ -223,6 +223,7 @@ func Run(o Options) (r Result) {
 		if w.now >= next {
 			next = w.now + watched
 			w.bids()
+			w.reads()
 		}
 	}
 	w.heal()
@@ -234,6 +235,7 @@ func Run(o Options) (r Result) {
 		next = w.now + watched
 		w.woken()
 		w.bids()
+		w.reads()
 		why := w.unwhole()
 		switch {
 		case why == "" && !w.examined && w.exam():
@@ -377,6 +379,7 @@ type node struct {
 	// failedRejoin is when the last return of its server failed; zero: it has come back since, or was promoted.
 	failedRejoin time.Duration
 	unsealed     unsealed
+	unread       unread
 	place        int           // its location
 	level        int           // of the record's changes that its program knows
 	wall         time.Duration // how far its wall clock has jumped: nothing shall go by that

@@ -54,7 +54,7 @@ func TestAPasswordInTheConninfoIsNotShown(t *testing.T) {
 	run(two, "-d", with(one)["conninfo"], "standby", "clone", "-c")
 	must(t, two.Start(ctx))
 	attached(t, ctx, one, two)
-	run(two, "standby", "register")
+	run(two, "standby", "register", "--wait-sync")
 	run(two, "standby", "follow")
 	run(two, "cluster", "show")
 	if strings.Contains(said, "sesame") {
