@@ -298,27 +298,53 @@ type unsealed struct {
 // there again, read-only, a while later: to read takes no majority (L3).
 func (w *World) reads() {
 	for _, n := range w.nodes {
-		d, s := &n.daemon, &n.server
-		waits := !w.wild && !n.witness && !n.off && !n.unregistered && d.up && d.ready && d.frozen <= w.now && n.guard.up && n.disk.stalled <= w.now && s.stalled <= w.now &&
-			!s.up && !s.torn && !s.orphans.up && n.disk.ended && d.rec != nil && !d.rec.Pause.On &&
-			d.rec.Holds(n.id, s.incarnation) && !d.view.Tenure.Given
-		v := unread{d.life, w.now}
-		if waits && n.unread.life == v.life {
-			v.since = n.unread.since
-		}
-		if n.unread = v; waits && w.now-v.since > readWithin {
-			w.fail("L3: the server of node %d was ended %s ago, its daemon knows of no other holder, and nobody can read: %s", n.id, w.now-v.since, d.rule)
+		s := &n.server
+		ended := n.holds() && !s.up && !s.torn && !s.orphans.up && n.disk.ended && !n.daemon.rec.Pause.On
+		if d := n.unread.lasts(n, ended); d > readWithin {
+			w.fail("L3: the server of node %d was ended %s ago, its daemon knows of no other holder, and nobody can read: %s", n.id, d, n.daemon.rule)
 		}
 	}
 }
 
-// readWithin is more than the lease that may still be asked for and the tries of a start take.
-const readWithin = 15 * time.Second
+// rests checks that the primary's data directory is not armed for long while the cluster is
+// paused: the server that an operator restarts then would come up read-only, and would need
+// a new timeline (L4).
+func (w *World) rests() {
+	for _, n := range w.nodes {
+		s := &n.server
+		costly := n.holds() && s.writes() && s.ready && s.armed && n.daemon.rec.Pause.On && n.daemon.rec.Lease.State == record.Indefinite
+		if d := n.costly.lasts(n, costly); d > restsWithin {
+			w.fail("L4: the cluster is paused, and the primary's directory on node %d is armed for %s: %s", n.id, d, n.daemon.rule)
+		}
+	}
+}
 
-// unread is since when a life of a daemon lets the server of a holder be down.
-type unread struct {
+// readWithin is more than the lease that may still be asked for and the tries of a start
+// take, and restsWithin than what a daemon may be busy with.
+const (
+	readWithin  = 15 * time.Second
+	restsWithin = 6 * time.Second
+)
+
+// holds reports whether a daemon that works takes its node for the lease's holder, and has not given it back.
+func (n *node) holds() bool {
+	d, now := &n.daemon, n.w.now
+	return !n.w.wild && !n.witness && !n.off && !n.unregistered && d.up && d.ready && d.frozen <= now && n.guard.up && n.disk.stalled <= now && n.server.stalled <= now &&
+		d.rec != nil && d.rec.Holds(n.id, n.server.incarnation) && !d.view.Tenure.Given
+}
+
+// state is since when something is so in a life of a daemon.
+type state struct {
 	life  uint64
 	since time.Duration
+}
+
+// lasts notes whether it is so now, and returns for how long.
+func (t *state) lasts(n *node, now bool) time.Duration {
+	if !now || t.life != n.daemon.life {
+		*t = state{n.daemon.life, n.w.now}
+	}
+	return n.w.now - t.since
 }
 
 // keeps checks that a server that is or becomes the primary has every commit

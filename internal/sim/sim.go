@@ -224,6 +224,7 @@ func Run(o Options) (r Result) {
 			next = w.now + watched
 			w.bids()
 			w.reads()
+			w.rests()
 		}
 	}
 	w.heal()
@@ -236,6 +237,7 @@ func Run(o Options) (r Result) {
 		w.woken()
 		w.bids()
 		w.reads()
+		w.rests()
 		why := w.unwhole()
 		switch {
 		case why == "" && !w.examined && w.exam():
@@ -379,7 +381,8 @@ type node struct {
 	// failedRejoin is when the last return of its server failed; zero: it has come back since, or was promoted.
 	failedRejoin time.Duration
 	unsealed     unsealed
-	unread       unread
+	unread       state         // its server is down though it could be read
+	costly       state         // its directory is armed in a pause
 	place        int           // its location
 	level        int           // of the record's changes that its program knows
 	wall         time.Duration // how far its wall clock has jumped: nothing shall go by that
