@@ -491,6 +491,9 @@ func (w *World) surveyTarget(ctx context.Context, s *ops.Survey, target cluster.
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	candidates := w.except(w.opt.Lost)
+	for i := range candidates { // the records are this standby's own copy: what has become of its target since, they may not say
+		candidates[i].Active = candidates[i].Active || candidates[i].ID == target
+	}
 	n, conn, err := FindPrimary(ctx, candidates)
 	if err != nil {
 		var f *fault.Error
