@@ -44,9 +44,7 @@ func checkAPI(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) error
 	case b == nil:
 		return nil
 	case o.VerifyBackup:
-		return fault.New(fault.BadConfig, "a backup of Barman cannot be verified by --verify-backup").
-			WithDetail("pg_verifybackup knows what pg_basebackup has just copied").
-			WithHint("leave --verify-backup out, or take pg_backupapi_host out of repmgr.conf to copy the server itself")
+		return notVerifiable("take pg_backupapi_host out of repmgr.conf to copy the server itself")
 	case !b.Known:
 		return nil
 	case !b.Done:

@@ -79,6 +79,13 @@ func (b origin) check(code fault.Code, source, systemID string, version int, par
 	return nil
 }
 
+// notVerifiable refuses --verify-backup for a backup of Barman, and says what else there is to do.
+func notVerifiable(instead string) error {
+	return fault.New(fault.BadConfig, "a backup of Barman cannot be verified by --verify-backup").
+		WithDetail("pg_verifybackup knows what pg_basebackup has just copied").
+		WithHint("leave --verify-backup out, or %s", instead)
+}
+
 // checkBarman says why a standby cannot be made of the backup.
 func checkBarman(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) error {
 	b := o.Barman
@@ -86,9 +93,7 @@ func checkBarman(_ Survey, src CloneSource, _ DirectoryState, o CloneOptions) er
 	case b == nil:
 		return nil
 	case o.VerifyBackup:
-		return fault.New(fault.BadConfig, "a backup of Barman cannot be verified by --verify-backup").
-			WithDetail("pg_verifybackup knows what pg_basebackup has just copied").
-			WithHint("leave --verify-backup out, or copy the server itself with --without-barman")
+		return notVerifiable("copy the server itself with --without-barman")
 	case !b.Done:
 		return fault.New(fault.Barman, "%s is not complete", b).
 			WithHint("take another with \"barman backup %s\", or copy the server itself with --without-barman", b.Server)
