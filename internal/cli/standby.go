@@ -171,7 +171,7 @@ func standbyFollow(ctx context.Context, s *Session) error {
 	}
 	self, _ := cluster.Find(survey.Nodes, s.Conf.NodeID)
 	if self.Role == cluster.Witness && !s.Opt.DryRun {
-		return registry.FollowWitness(ctx, w, s.tell)
+		return registry.FollowWitness(ctx, w, request.Target, s.tell)
 	}
 	p, err := ops.StandbyFollow(survey, o)
 	if err != nil {

@@ -37,7 +37,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 	w := d.world(cfg, lost, a.Name)
 	switch {
 	case self.Role == cluster.Witness:
-		err = registry.FollowWitness(ctx, w, d.planEvent)
+		err = registry.FollowWitness(ctx, w, a.Upstream, d.planEvent)
 		w.Close()
 	case cfg.FollowCommand != "":
 		line := registry.Expand(cfg.FollowCommand, map[byte]string{'n': strconv.Itoa(int(a.Upstream))})

@@ -130,10 +130,14 @@ func introduce(ctx context.Context, stateDir string, from *pg.Conn) error {
 }
 
 // WithoutSecrets is a conninfo that may leave the database: without passwords and keys. One
-// that has none, or that cannot be taken apart, stays as it is written.
+// that has none stays as it is written; of one that cannot be taken apart, with which nobody
+// can connect, nothing is left.
 func WithoutSecrets(conninfo string) string {
 	ci, err := pg.ParseConninfo(conninfo)
-	if err != nil || ci.Redacted() == ci.String() {
+	switch {
+	case err != nil:
+		return ""
+	case ci.Redacted() == ci.String():
 		return conninfo
 	}
 	return ci.WithoutSecrets().String()

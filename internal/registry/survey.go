@@ -212,6 +212,17 @@ func (w *World) except(id cluster.NodeID) []cluster.Node {
 	return out
 }
 
+// candidates are the nodes that are asked whether they are the primary: not the lost one, and
+// target in any case. The records are this node's own copy, and may not say what has become of
+// its target since.
+func (w *World) candidates(target cluster.NodeID) []cluster.Node {
+	out := w.except(w.opt.Lost)
+	for i := range out {
+		out[i].Active = out[i].Active || out[i].ID == target
+	}
+	return out
+}
+
 // namedPrimary connects to the server that the operator named.
 func (w *World) namedPrimary(ctx context.Context, info pg.Conninfo) (*pg.Conn, error) {
 	w.primary.drop()
@@ -490,11 +501,7 @@ func (w *World) awaitTarget(ctx context.Context, s *ops.Survey, r FollowRequest)
 func (w *World) surveyTarget(ctx context.Context, s *ops.Survey, target cluster.NodeID) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	candidates := w.except(w.opt.Lost)
-	for i := range candidates { // the records are this standby's own copy: what has become of its target since, they may not say
-		candidates[i].Active = candidates[i].Active || candidates[i].ID == target
-	}
-	n, conn, err := FindPrimary(ctx, candidates)
+	n, conn, err := FindPrimary(ctx, w.candidates(target))
 	if err != nil {
 		var f *fault.Error
 		if errors.As(err, &f) {
@@ -632,8 +639,9 @@ func Follow(ctx context.Context, w *World, r FollowRequest, on func(ops.PlanEven
 	return ops.Carry(ctx, plan, w, fault.FollowFail, on)
 }
 
-// FollowWitness lets the local witness name the new primary and copy its records.
-func FollowWitness(ctx context.Context, w *World, on func(ops.PlanEvent)) error {
+// FollowWitness lets the local witness name the new primary and copy its records. Its own old
+// ones may call target, which is said to be it, inactive; zero: they are right.
+func FollowWitness(ctx context.Context, w *World, target cluster.NodeID, on func(ops.PlanEvent)) error {
 	_, local, err := w.openLocal(ctx)
 	if err != nil {
 		return err
@@ -642,7 +650,7 @@ func FollowWitness(ctx context.Context, w *World, on func(ops.PlanEvent)) error 
 		return err
 	}
 	s := w.survey(local)
-	n, conn, err := FindPrimary(ctx, w.except(w.opt.Lost))
+	n, conn, err := FindPrimary(ctx, w.candidates(target))
 	if err != nil {
 		return fmt.Errorf("find the primary: %w", err)
 	}

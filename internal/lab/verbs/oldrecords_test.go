@@ -22,3 +22,18 @@ func TestAStandbyFollowsWhomItsRecordsCallInactive(t *testing.T) {
 	must(t, three.Repmgr(ctx, "standby", "follow", "--upstream-node-id=2").Err())
 	follows(t, l, three, two)
 }
+
+// So does a witness, whose records are a copy that it makes itself.
+func TestAWitnessFollowsWhomItsRecordsCallInactive(t *testing.T) {
+	t.Parallel()
+	l, ctx := open(t, lab.Options{Nodes: 2, Witness: true})
+	one, two, witness := l.Node(1), l.Node(2), l.Node(3)
+	must(t, l.BringUpPrimary(ctx))
+	must(t, l.BringUpStandbys(ctx))
+	must(t, l.BringUpWitness(ctx))
+	_ = sql(t, ctx, witness, "UPDATE repmgr.nodes SET active = false WHERE node_id = 2")
+	killCaughtUp(t, ctx, one, "1")
+	must(t, two.Repmgr(ctx, "standby", "promote").Err())
+	must(t, witness.Repmgr(ctx, "standby", "follow", "--upstream-node-id=2").Err())
+	equal(t, "the witness's copy", sql(t, ctx, witness, "SELECT upstream_node_id, (SELECT type || ' ' || active FROM repmgr.nodes WHERE node_id = 2) FROM repmgr.nodes WHERE node_id = 3"), "2 primary true")
+}
