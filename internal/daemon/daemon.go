@@ -52,6 +52,7 @@ type Daemon struct {
 	notifier    *notifier
 	reaching    *reaching
 	quorum      *group
+	ending      ending
 	sealed      sealedSession
 	ready       readySession
 	summons     chan struct{} // to keepReady

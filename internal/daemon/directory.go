@@ -31,7 +31,7 @@ func (d *Daemon) withDirectory(local failover.Local) failover.Local {
 	local.Sealed, _ = own.Detached()                                // unreadable: not sealed
 	local.StandbyName, local.SyncManaged = d.replicationSettings(own.Config.DataDirectory)
 	if local.Ended = d.peers.ended(); local.Ended && local.State == failover.ServerRunning {
-		d.noteEnded(false)
+		d.runsAgain(local.At)
 		local.Ended = false
 	}
 	if local.State == failover.ServerRunning { // a standby's too: it may have left the cluster's history while it was away

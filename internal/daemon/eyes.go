@@ -384,6 +384,7 @@ func (e *eyes) readRegistry(ctx context.Context) error {
 	e.readAt = time.Now()
 	e.takeRule(kept.Founding)
 	nodes, endpoints, found := kept.Nodes, kept.Endpoints, len(kept.Certificate) > 0
+	e.d.recordSuccessionAgain(nodes)
 	authority := string(kept.Certificate) + string(kept.Key)
 	if slices.Equal(nodes, e.nodes) && maps.Equal(endpoints, e.endpoints) && (!found || authority == e.authority) {
 		return nil

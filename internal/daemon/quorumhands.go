@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -169,6 +168,35 @@ func (d *Daemon) recordRuleAgain(f registry.Founding) {
 	d.notifier.add(errand{name: "the rule in force", do: func(ctx context.Context, _ *pg.Conn) error { return d.recordRule(ctx, d.eyes.cfg.Load(), rec.Rule) }})
 }
 
+// recordSuccession writes to the own database that this node is the primary now.
+func (d *Daemon) recordSuccession(ctx context.Context, cfg *conf.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, recordBound)
+	defer cancel()
+	conn, err := d.own(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	rec, _ := d.quorum.known()
+	return registry.RecordSuccession(ctx, conn, cfg.NodeID, rec.Former(cfg.NodeID))
+}
+
+// recordSuccessionAgain has the promotion of the own server written, where the records name
+// another primary: the life of this daemon that was to write it may have ended before.
+func (d *Daemon) recordSuccessionAgain(nodes []cluster.Node) {
+	cfg := d.eyes.cfg.Load()
+	rec, _ := d.quorum.known()
+	report := d.shared.load().report
+	self, found := cluster.Find(nodes, cfg.NodeID)
+	if !found || self.Role == cluster.Primary && self.Active || rec.Rule != record.Quorum || !rec.Lease.Promoted ||
+		!rec.Holds(cfg.NodeID, incarnationOf(cfg.DataDirectory)) || report.Server != failover.ServerRunning || report.Role != cluster.Primary {
+		return
+	}
+	d.notifier.add(errand{name: "the promotion's record", do: func(ctx context.Context, _ *pg.Conn) error {
+		return d.recordSuccession(ctx, cfg)
+	}})
+}
+
 // recordRule writes to the database which rule is in force. It is told, since this
 // node's own record may lag behind the answer that says so.
 func (d *Daemon) recordRule(ctx context.Context, cfg *conf.Config, rule record.Rule) error {
@@ -270,7 +298,7 @@ func (d *Daemon) promoteTo(ctx context.Context, cfg *conf.Config, a failover.Pro
 	}
 	d.notice(fmt.Sprintf("promoted to timeline %d in %s", p.Timeline, took), "detail", fmt.Sprintf("it left timeline %d at %s", p.Parent, p.Fork))
 	d.notifier.add(errand{name: "the promotion's record", do: func(ctx context.Context, _ *pg.Conn) error {
-		if err := d.recordPromotion(ctx, cfg); err != nil {
+		if err := d.recordSuccession(ctx, cfg); err != nil {
 			return err
 		}
 		return d.recordRule(ctx, cfg, record.Quorum)
@@ -304,23 +332,11 @@ func (d *Daemon) formerPrimary() (cluster.Node, bool) {
 func (d *Daemon) demote(ctx context.Context, cfg *conf.Config, a failover.Demote) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBound)
 	defer cancel()
-	d.noteEnded(true)
+	defer d.endsServer()()
 	err := d.ownServer().Demote(ctx)
-	d.noteEnded(true) // a look meanwhile may have found it running
 	d.log.Error("the own server was stopped: "+a.Why, "hint", "It comes back read-only, and by itself: see auto_rejoin.")
 	d.announce(event{name: "repmgrd_primary_fenced", details: fmt.Sprintf("server %q (ID: %d) was stopped: %s", cfg.NodeName, cfg.NodeID, a.Why)})
 	return err
-}
-
-// noteEnded keeps whether this daemon ended its server, so that it starts it
-// again. It is memory first: a stalled disk delays no stop.
-func (d *Daemon) noteEnded(ended bool) {
-	_ = d.peers.note(func(r *remembered) { r.Ended = ended }) // fails for an authority only
-	d.goes(func() {
-		if err := d.peers.keep(); err != nil {
-			d.complain(slog.LevelWarn, err)
-		}
-	})
 }
 
 // giveUp makes sure that nothing of the own server is left, and gives the lease
@@ -328,7 +344,7 @@ func (d *Daemon) noteEnded(ended bool) {
 // waited for after that: it can write nothing any more, and clients wait.
 func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp) error {
 	own := d.ownServer()
-	d.noteEnded(true)
+	defer d.endsServer()()
 	bound, cancel := context.WithTimeout(ctx, killBound)
 	defer cancel()
 	began := time.Now()
@@ -340,7 +356,6 @@ func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp
 		if err := own.Kill(bound); err != nil {
 			return err
 		}
-		d.noteEnded(true)                             // a look meanwhile may have found it running
 		if err := own.CancelPromotion(); err != nil { // it is armed: Kill saw to that
 			return err
 		}
@@ -348,7 +363,6 @@ func (d *Daemon) giveUp(ctx context.Context, cfg *conf.Config, a failover.GiveUp
 	err := d.release(ctx, record.Release{Term: a.Term, Node: cfg.NodeID, Incarnation: incarnationOf(cfg.DataDirectory), Seq: a.Seq, Why: a.Why, To: to, End: end}, began)
 	if to != 0 {
 		err = errors.Join(err, d.seeOut(bound, own))
-		d.noteEnded(true)
 	}
 	return err
 }

@@ -34,7 +34,7 @@ func (b backend) Rejoin(context.Context) error {
 		return fault.New(fault.RejoinFail, "the local server is %s, and only one that is down comes back as a standby", seen.local.State).
 			WithHint("stop it first: repmgr node service --action=stop")
 	}
-	b.d.noteEnded(true)
+	b.d.endsServer()()
 	b.d.send(observed{failover.RejoinsKept{}})
 	b.d.eyes.kick()
 	return nil
@@ -57,16 +57,14 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 		return err
 	}
 	own := d.ownServer()
-	// On disk before the stop and after it, since a look meanwhile may have found it
-	// running: a daemon that did not know would leave a server alone that was stopped in order.
+	// On disk before the stop: a daemon that did not know would leave a server alone that was
+	// stopped in order, be it here or within a rewind.
+	defer d.endsServer()()
 	if err := d.peers.remember(func(r *remembered) { r.Ended, r.Rejoins = true, r.Rejoins+1 }); err != nil {
 		return err
 	}
 	if running, err := host.Processes(cfg.DataDirectory); err == nil && len(running) > 0 {
 		if err := own.Stop(ctx, pg.Fast); err != nil {
-			return err
-		}
-		if err := d.peers.remember(func(r *remembered) { r.Ended = true }); err != nil {
 			return err
 		}
 	}

@@ -77,7 +77,7 @@ func (d *Daemon) stopFor(ctx context.Context, cfg *conf.Config, a failover.HandO
 		return err
 	}
 	near := time.Now()
-	d.noteEnded(true)
+	defer d.endsServer()()
 	limit, cancel := context.WithTimeout(ctx, cfg.ShutdownCheckTimeout)
 	defer cancel()
 	postmaster, end, err := own.ShutDown(limit)
@@ -88,13 +88,11 @@ func (d *Daemon) stopFor(ctx context.Context, cfg *conf.Config, a failover.HandO
 	written := time.Now()
 	if err := d.catchUp(ctx, cfg, theirs, a.To, end.LSN); err != nil {
 		gone := d.seeOut(ctx, own) // it is started again
-		d.noteEnded(true)          // a look meanwhile may have found it running
 		if gone == nil {
 			d.send(observed{failover.StoppedInOrder{Number: a.Number}})
 		}
 		return errors.Join(err, gone)
 	}
-	d.noteEnded(true)
 	d.send(observed{failover.StoppedInOrder{Number: a.Number}})
 	d.send(observed{failover.HandedOver{Number: a.Number, End: end.LSN}})
 	d.notice(fmt.Sprintf("the own server is stopped, and node %d has everything up to %s", a.To, end.LSN), "detail",

@@ -347,6 +347,9 @@ func (v *View) observeGuard(e GuardSeen, now time.Time) {
 	}
 	v.Guard = e
 	r := v.Group.Record
+	if r == nil && e.Deadline.After(v.Owed) {
+		v.Owed = e.Deadline
+	}
 	if e.Alive && v.Tenure.Deadline.IsZero() && !v.Tenure.Given && e.Deadline.After(now) && r != nil && r.Holds(v.Self, v.Local.Incarnation) && v.runsOn() {
 		v.Tenure.Term, v.Tenure.Deadline, v.Tenure.Inherited = r.Term, e.Deadline, true
 	}

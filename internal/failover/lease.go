@@ -191,7 +191,7 @@ func StandDown(v *View) bool {
 // forgot reports whether an earlier life of this daemon held a lease, as the guard's deadline
 // tells, and what it knew of that is lost: it may have ordered a promotion that happens yet.
 func (v *View) forgot() bool {
-	return v.Group.Record == nil && v.Guard.Deadline.After(v.Local.At)
+	return v.Group.Record == nil && v.Owed.After(v.Local.At)
 }
 
 // Harmless reports whether the own server surely cannot write, and is not about to.

@@ -83,26 +83,55 @@ func TestShorterTimeToLiveWaitsForTheLongerDeadline(t *testing.T) {
 	}
 }
 
+// A life of the daemon that finds its server starting does not know whether it was armed before
+// that began: it may write, and a lease without a limit is given none.
+func TestStartingIsNotTakenForArmed(t *testing.T) {
+	for _, c := range []struct {
+		was, is  ServerState
+		harmless bool
+	}{{"", ServerStarting, false}, {"", ServerCrashed, true}, {ServerCrashed, ServerStarting, true}} {
+		v := viewOf(1, func(v *View) { v.Local = Local{} })
+		for i, state := range []ServerState{c.was, c.is} {
+			if at := t0.Add(time.Duration(i) * time.Second); state != "" {
+				v.Observe(LocalSeen{Local: Local{At: at, State: state, Incarnation: "i1", Armed: true, Sealed: true}}, at)
+			}
+		}
+		v.Group.Record.Lease.State, v.Tenure = record.Indefinite, Tenure{Term: v.Group.Record.Term}
+		if _, due := Renewal(v, t0.Add(time.Minute)); due != c.harmless || Harmless(v) != c.harmless {
+			t.Errorf("%q, then %s: a limit is asked for: %v, harmless: %v", c.was, c.is, due, Harmless(v))
+		}
+	}
+}
+
 // A daemon whose state is lost finds the guard of its earlier life, which held the lease and
 // may have ordered a promotion that happens yet: the guard keeps its deadline, and ends the
-// server. When that is over, or where there was none, nothing limits a standby.
+// server. So does the daemon, since the guard may go. Where there was none, or when the server
+// was ended, nothing limits a standby.
 func TestForgottenLeaseKeepsItsDeadline(t *testing.T) {
-	v := viewOf(1, func(v *View) { v.Local.Role, v.Local.Armed, v.Local.At = cluster.Standby, true, t0 })
-	v.Group, v.Tenure = Group{}, Tenure{}
 	for _, known := range []bool{false, true} {
-		v.Group.Known = known
-		v.Observe(GuardSeen{Alive: true, Deadline: t0.Add(time.Second)}, t0)
-		if StandDown(v) || Harmless(v) {
-			t.Errorf("known: %v: the deadline is taken away", known)
-		}
-		v.Local.At = t0.Add(2 * time.Second)
-		if !Harmless(v) {
-			t.Errorf("known: %v: it is over, and the guard has done what it is there for", known)
-		}
-		v.Local.At = t0
+		v := viewOf(1, func(v *View) { v.Local.Role, v.Local.Armed, v.Local.At = cluster.Standby, true, t0 })
+		v.Group, v.Tenure, v.Peers = Group{Known: known}, Tenure{}, nil
 		v.Observe(GuardSeen{Alive: true}, t0)
 		if !StandDown(v) || !Harmless(v) {
 			t.Errorf("known: %v: there was none", known)
+		}
+		end := t0.Add(time.Second)
+		v.Observe(GuardSeen{Alive: true, Deadline: end}, t0)
+		if StandDown(v) || Harmless(v) {
+			t.Errorf("known: %v: the deadline is taken away", known)
+		}
+		v.Observe(GuardSeen{}, t0)
+		if StandDown(v) || Harmless(v) {
+			t.Errorf("known: %v: it is forgotten with the guard", known)
+		}
+		for at, want := range map[time.Time]bool{end.Add(-v.margin() - 1): false, end.Add(-v.margin()): true, end.Add(time.Hour): true} {
+			if d := Decide(v, at); (d.Rule == "lease-forgotten") != want {
+				t.Errorf("known: %v, at %s: %s", known, at.Sub(t0), d.Rule)
+			}
+		}
+		v.Observe(LocalSeen{Local: Local{At: end, State: ServerFenced, Armed: true}}, end)
+		if d := Decide(v, end); d.Rule == "lease-forgotten" || !Harmless(v) {
+			t.Errorf("known: %v, when it was ended: %s", known, d.Rule)
 		}
 	}
 }

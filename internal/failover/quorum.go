@@ -77,7 +77,7 @@ func (Rejoin) action()      {}
 // does one whose record is behind another's.
 func (f facts) quorumKnown() bool {
 	rec := f.Group.Record
-	if rec == nil && f.Group.Known || rec != nil && rec.Rule == record.Quorum {
+	if rec == nil && (f.Group.Known || !f.Owed.IsZero()) || rec != nil && rec.Rule == record.Quorum {
 		return true
 	}
 	for _, n := range f.Nodes {
@@ -231,6 +231,11 @@ var quorumRules = table{{nil, standingRules}, {facts.holds, slices.Concat(downFo
 // standingRules come before all else: they are about what this node knows, and what it is
 // doing.
 var standingRules = []rule{
+	{"lease-forgotten", "An earlier life of this daemon held the lease, as its guard's deadline tells, and what it knew is lost: a promotion that it ordered may happen yet, so the server is ended before others may be promoted, be there a guard or not.",
+		func(f facts) (string, bool) {
+			return "the lease of an earlier life of this daemon ends", !f.Owed.IsZero() && !f.down() && !f.now.Add(f.margin()).Before(f.Owed)
+		},
+		func(facts) []Action { return []Action{Demote{"the lease of an earlier life of this daemon ends"}} }},
 	{"not-registered", "This node has no record in repmgr.nodes, and does not hold the lease, which a holder has to give back all the same.",
 		func(f facts) (string, bool) {
 			return f.say("node %d is not registered", f.Self), !f.known && !f.holds()
@@ -331,6 +336,11 @@ var holderRules = []rule{
 			}
 			return f.say("the server is %s for %s", f.local.State, f.now.Sub(f.local.Since).Round(100*time.Millisecond)), true
 		}, nil},
+	{"arm-to-regrant", "The holder's server came up read-only, and would come up writable next time, or follow somebody: it is armed, without which neither its lease becomes a timed one after a pause nor a new timeline is asked for.",
+		func(f facts) (string, bool) {
+			return "standby.signal is not there, or primary_conninfo is not empty", f.inRecovery() && !f.local.Armed && (f.lease().Promoted || !f.sure())
+		},
+		func(facts) []Action { return []Action{Arm{}} }},
 	{"wait-lease", "The record says that this node holds the lease, and it is not sure for how long: its server stays read-only.",
 		func(f facts) (string, bool) {
 			return f.whyUnsure(), f.inRecovery() && !f.sure()
@@ -378,11 +388,6 @@ var holderRules = []rule{
 		func(f facts) (string, bool) {
 			return f.say("%s are left", f.waits().Round(100*time.Millisecond)), f.inRecovery() && f.waits() > 0 && !f.Group.Record.Pause.On
 		}, nil},
-	{"arm-to-regrant", "The holder's server came up read-only, and would come up writable next time: a disarming came late, and it is armed before a new timeline is asked for.",
-		func(f facts) (string, bool) {
-			return "standby.signal is not there, or primary_conninfo is not empty", f.inRecovery() && !f.local.Armed
-		},
-		func(facts) []Action { return []Action{Arm{}} }},
 	{"regrant", "The holder's server was restarted and came up read-only: a new term and timeline are asked for.",
 		func(f facts) (string, bool) {
 			return "the server came up read-only under a lease that is held", f.inRecovery()
@@ -815,9 +820,14 @@ func (f facts) mustFollow() cluster.NodeID {
 	return 0
 }
 
-// cascades reports whether who follows that node stays where it is: it is a standby that is there.
+// cascades reports whether who follows that node stays where it is: it is a standby that is
+// there, and was not followed for the primary that it was. Who has bid in a failover is still
+// recorded behind the primary that was.
 func (f facts) cascades(up cluster.Node, known bool) bool {
-	return known && up.ID != f.lease().Holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID)
+	if known && f.local.Sealed && up.ID == f.Group.Record.Former(f.lease().Holder) {
+		return false
+	}
+	return known && up.ID != f.Followed && up.ID != f.lease().Holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID)
 }
 
 // circles reports whether this node, by what is registered, would get its WAL from itself: a

@@ -194,6 +194,7 @@ type ruleCase struct {
 
 var quorumCases = []ruleCase{
 	{"not-registered", quorumView, nil, func(v *View) { v.Nodes = v.Nodes[:1] }},
+	{"lease-forgotten", holderView, nil, func(v *View) { v.Group.Record, v.Local.Role, v.Owed = nil, cluster.Standby, t0.Add(time.Millisecond) }},
 	{"primary-without-record", holderView, nil, func(v *View) { v.Group.Record = nil }},
 	{"give-up", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Nodes = v.Nodes[1:] }}, // its row was deleted
 	{"lease-ran-out", holderView, nil, func(v *View) { v.Tenure.Deadline = t0; v.Nodes = v.Nodes[1:] }},
@@ -260,6 +261,11 @@ var quorumCases = []ruleCase{
 		v.Repromotions = Repromotions{At: t0.Add(-9 * time.Second), Pause: 10 * time.Second}
 	}},
 	{"arm-to-regrant", holderView, nil, func(v *View) { v.Local.Role, v.Local.Armed = cluster.Standby, false }},
+	{"arm-to-regrant", holderView, nil, func(v *View) { // wait-lease would wait for a renewal that is never made
+		v.Local.Role, v.Local.Armed, v.Tenure.Deadline, v.Group.Record.Lease.State = cluster.Standby, false, time.Time{}, record.Indefinite
+	}},
+	{"arm-to-regrant", quorumView, claimed, func(v *View) { v.Local.Armed = false }},
+	{"promote-granted", quorumView, claimed, func(v *View) { sealed(v); sure(v); v.Local.Armed = false }}, // whom a primary was handed over to
 	{"regrant", holderView, nil, func(v *View) { v.Local.Role = cluster.Standby }},
 	{"holder-barred", holderView, nil, func(v *View) { v.Local.Role, v.Local.Barred = cluster.Standby, "recovery_target_time is set" }},
 	{"holder-barred", quorumView, claimed, func(v *View) { sealed(v); sure(v); v.Local.Barred = "recovery_target_time is set" }},
@@ -923,6 +929,34 @@ func TestNoCircle(t *testing.T) {
 	v.Nodes[1].Upstream, v.Nodes[2].Upstream = 3, 2
 	if d := Decide(v, t0); d.Rule != "measure" && d.Rule != "follow-holder" {
 		t.Errorf("node 2 already streams from node 3, and that from node 2: %s", d.Rule)
+	}
+}
+
+// A standby stays behind another where that was wished, and not where it was pointed there, or
+// bid, while that was the primary.
+func TestNobodyIsCascadedByAccident(t *testing.T) {
+	promoted := func(node cluster.NodeID) record.Decision { return record.Decision{What: "promoted", Node: node} }
+	for what, c := range map[string]struct {
+		set  func(*View)
+		want cluster.NodeID
+	}{
+		"it was wished":                                     {func(*View) {}, 0},
+		"it was wished, and it has bid":                     {sealed, 3},
+		"it was pointed there as at the primary":            {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 1}}, t0); v.Followed = 3 }, 1},
+		"it came back there":                                {func(v *View) { v.Observe(Ordered{Action: Rejoin{Upstream: 3}}, t0); v.Doing = nil }, 1},
+		"it was pointed there as at a standby":              {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 3}}, t0); v.Doing = nil }, 0},
+		"that was the primary before, and it has bid since": {func(v *View) { sealed(v); v.Group.Record.Decisions = []record.Decision{promoted(3), promoted(1)} }, 1},
+		"that was the primary before, and it was wished":    {func(v *View) { v.Group.Record.Decisions = []record.Decision{promoted(3), promoted(1)} }, 0},
+		"that was the primary long before, and it has bid": {func(v *View) {
+			sealed(v)
+			v.Group.Record.Decisions = []record.Decision{promoted(3), promoted(2), promoted(1)}
+		}, 3},
+	} {
+		v := quorumView()
+		v.Nodes[1].Upstream = 3
+		if c.set(v); newFacts(v, t0).mustFollow() != c.want {
+			t.Errorf("%s: node %d is to be followed, not %d", what, newFacts(v, t0).mustFollow(), c.want)
+		}
 	}
 }
 

@@ -150,10 +150,12 @@ type View struct {
 	Writing      time.Time     // since when the commit of this daemon's own is under way; zero: none is
 	Sweep        time.Duration // that finding the own server's processes takes; zero: not measured
 	Guard        GuardSeen
-	Opened       bool      // the own server may be started as a primary, and was not seen to run since
-	Shut         bool      // its directory was armed when nothing ran there, and who started it just before may have found it as it was: nobody has looked since
-	ReadOnly     bool      // the own server was ended with its directory armed, and nothing since has made it a primary
-	GuardSince   time.Time // since when there is no guard, or was none
+	Opened       bool           // the own server may be started as a primary, and was not seen to run since
+	Shut         bool           // its directory was armed when nothing ran there, or may have been, and who started it just before may have found it as it was: nobody has looked since
+	ReadOnly     bool           // the own server was ended with its directory armed, and nothing since has made it a primary
+	GuardSince   time.Time      // since when there is no guard, or was none
+	Followed     cluster.NodeID // whom this daemon pointed its server at last because that was the primary, as it knew then; zero: nobody
+	Owed         time.Time      // until when an earlier life of this daemon, whose record is lost, may have held the lease: its guard's deadline
 	Sync         SyncView
 	Repromotions Repromotions
 	Opening      Opening  // of the own server, as a primary
@@ -335,8 +337,11 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	if l.State != v.Local.State || l.Since.IsZero() {
 		l.Since = now
 	}
-	if l.State == ServerRunning || l.State.down() {
+	switch {
+	case l.State == ServerRunning || l.State.down():
 		v.AnsweredAt, v.Shut = now, false
+	case l.State == ServerStarting && v.Local.At.IsZero(): // an earlier life of this daemon may have armed it meanwhile
+		v.Shut = true
 	}
 	switch {
 	case !l.Full:
@@ -347,6 +352,9 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	v.observeOpening(v.Local, l, now)
 	v.Local = l
 	v.ReadOnly = v.ReadOnly && l.Armed && l.Role != cluster.Primary
+	if l.State.down() || MayWrite(v, now) {
+		v.Owed = time.Time{} // what was ordered then ended with its server, or is right
+	}
 	v.observeRejoined()
 	if l.State == ServerRunning {
 		v.Opened = false
@@ -431,7 +439,11 @@ func (v *View) observeOrder(a Action, now time.Time) {
 	case HandOver:
 		v.Doing, v.Handover = a, Handover{Number: a.Number}
 	case Rejoin:
-		v.Doing, v.Rejoins = a, Rejoins{v.Rejoins.Tries + 1, now}
+		v.Doing, v.Rejoins, v.Followed = a, Rejoins{v.Rejoins.Tries + 1, now}, a.Upstream
+	case Follow:
+		if v.Doing = a; v.Group.Record != nil && a.Upstream == v.Group.Record.Lease.Holder {
+			v.Followed = a.Upstream
+		}
 	default:
 		v.Doing = a
 	}

@@ -269,6 +269,17 @@ func (r *Record) Holds(id cluster.NodeID, incarnation string) bool {
 	return r.Rule == Quorum && r.Lease.Taken() && r.Lease.Holder == id && r.Lease.Incarnation == incarnation
 }
 
+// Former is the node that was the primary before that one; zero where the decisions that are
+// kept do not tell.
+func (r *Record) Former(node cluster.NodeID) cluster.NodeID {
+	for _, d := range slices.Backward(r.Decisions) {
+		if (d.What == "promoted" || d.What == "begin") && d.Node != node {
+			return d.Node
+		}
+	}
+	return 0
+}
+
 func (r *Record) note(d Decision) {
 	kept := r.Decisions[max(0, len(r.Decisions)+1-keptDecisions):]
 	r.Decisions = slices.Concat(kept, []Decision{d}) // as long as it has to be: others share the old list

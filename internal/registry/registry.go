@@ -146,12 +146,6 @@ func DeleteNode(ctx context.Context, q Querier, id cluster.NodeID) error {
 	return explain(err, fmt.Sprintf("delete the record of node %d", id))
 }
 
-// SetUpstream records that a node is an active standby of upstream.
-func SetUpstream(ctx context.Context, q Querier, id, upstream cluster.NodeID) error {
-	return change(ctx, q, id, "set the upstream of",
-		"UPDATE repmgr.nodes SET type = 'standby', upstream_node_id = $2, active = true WHERE node_id = $1", int(id), int(upstream))
-}
-
 // SetActive records whether a node counts as a member.
 func SetActive(ctx context.Context, q Querier, id cluster.NodeID, active bool) error {
 	return change(ctx, q, id, "set the active flag of",
@@ -179,18 +173,38 @@ func change(ctx context.Context, q Querier, id cluster.NodeID, what, sql string,
 // without PostgreSQL name it.
 func RecordPromotion(ctx context.Context, c *pg.Conn, id cluster.NodeID) error {
 	what := fmt.Sprintf("record the promotion of node %d", id)
+	return inTx(ctx, c, what, func(q Querier) error { return recordPromotion(ctx, q, id) })
+}
+
+// RecordSuccession is RecordPromotion under the quorum rule, where every daemon points its
+// standby at the new primary: those that followed a former one are recorded behind nobody until
+// then. One that was away would else find its upstream as a standby again, and stay a cascaded
+// one behind it, which nobody has wished. former is who was the primary before, whatever the
+// records say of it by now; zero: it is not known.
+func RecordSuccession(ctx context.Context, c *pg.Conn, id, former cluster.NodeID) error {
+	what := fmt.Sprintf("record the promotion of node %d", id)
 	return inTx(ctx, c, what, func(q Querier) error {
-		_, err := q.Exec(ctx, `UPDATE repmgr.nodes SET active = false
-			WHERE type = 'primary' AND active AND node_id <> $1`, int(id))
-		if err != nil {
+		if err := recordPromotion(ctx, q, id); err != nil {
 			return err
 		}
-		if err := repointPlainWitnesses(ctx, q, id); err != nil {
-			return err
-		}
-		return change(ctx, q, id, "record the promotion of", `UPDATE repmgr.nodes
-			SET type = 'primary', upstream_node_id = NULL, active = true WHERE node_id = $1`, int(id))
+		_, err := q.Exec(ctx, `UPDATE repmgr.nodes SET upstream_node_id = NULL
+			WHERE type = 'standby' AND (upstream_node_id = $1 OR
+				upstream_node_id IN (SELECT node_id FROM repmgr.nodes WHERE type = 'primary' AND NOT active))`, int(former))
+		return err
 	})
+}
+
+func recordPromotion(ctx context.Context, q Querier, id cluster.NodeID) error {
+	_, err := q.Exec(ctx, `UPDATE repmgr.nodes SET active = false
+		WHERE type = 'primary' AND active AND node_id <> $1`, int(id))
+	if err != nil {
+		return err
+	}
+	if err := repointPlainWitnesses(ctx, q, id); err != nil {
+		return err
+	}
+	return change(ctx, q, id, "record the promotion of", `UPDATE repmgr.nodes
+		SET type = 'primary', upstream_node_id = NULL, active = true WHERE node_id = $1`, int(id))
 }
 
 // repointPlainWitnesses lets the witnesses without PostgreSQL name the new primary:

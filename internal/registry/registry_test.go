@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -192,15 +193,47 @@ func TestRecords(t *testing.T) {
 	if err := RecordPromotion(ctx, c, 2); err != nil {
 		t.Fatal(err)
 	}
-	if err := SetUpstream(ctx, c, 1, 2); err != nil {
-		t.Fatal(err)
-	}
+	psql(t, c, "UPDATE repmgr.nodes SET type = 'standby', upstream_node_id = 2, active = true WHERE node_id = 1")
 	if err := SetSlotName(ctx, c, 1, ""); err != nil {
 		t.Fatal(err)
 	}
 	got := psql(t, c, "SELECT node_id || type || COALESCE(upstream_node_id, 0) || active || COALESCE(slot_name, '-') FROM repmgr.nodes ORDER BY 1")
 	if want := "1standby2true-\n2primary0true-"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Under the quorum rule nobody is recorded behind a former primary, and a cascaded standby
+// stays where it is.
+func TestRecordSuccession(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := migrated(t, startServer(t))
+	for id, upstream := range []cluster.NodeID{1: 0, 2: 1, 3: 1, 4: 3, 5: 2} {
+		n := node2
+		if n.ID, n.Name, n.Upstream = cluster.NodeID(id), fmt.Sprint("n", id), upstream; id == 0 {
+			continue
+		}
+		if id == 1 {
+			n.Role = cluster.Primary
+		}
+		if err := SaveNode(ctx, c, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RecordSuccession(ctx, c, 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	got := psql(t, c, "SELECT string_agg(node_id || type || COALESCE(upstream_node_id, 0) || active, ' ' ORDER BY node_id) FROM repmgr.nodes")
+	if want := "1primary0false 2primary0true 3standby0true 4standby3true 5standby2true"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	psql(t, c, "UPDATE repmgr.nodes SET type = 'standby' WHERE node_id = 2")
+	if err := RecordSuccession(ctx, c, 3, 2); err != nil { // which was not recorded, or is a standby again
+		t.Fatal(err)
+	}
+	if got := psql(t, c, "SELECT count(*) FROM repmgr.nodes WHERE upstream_node_id = 2"); got != "0" {
+		t.Errorf("%s are behind a former primary that is a standby by now", got)
 	}
 }
 

@@ -312,7 +312,7 @@ func (w *World) reads() {
 func (w *World) rests() {
 	for _, n := range w.nodes {
 		s := &n.server
-		costly := n.holds() && s.writes() && s.ready && s.armed && n.daemon.rec.Pause.On && n.daemon.rec.Lease.State == record.Indefinite
+		costly := n.holds() && s.writes() && s.answers() && s.hung <= w.now && s.armed && n.daemon.rec.Pause.On && n.daemon.rec.Lease.State == record.Indefinite
 		if d := n.costly.lasts(n, costly); d > restsWithin {
 			w.fail("L4: the cluster is paused, and the primary's directory on node %d is armed for %s: %s", n.id, d, n.daemon.rule)
 		}
@@ -419,6 +419,9 @@ func (w *World) unwhole() string {
 		}
 		if s == p || n.witness || n.dead {
 			continue
+		}
+		if s.upstream != p.n.id && !w.cascades {
+			return fmt.Sprintf("node %d follows node %d, and nobody wanted it behind another than node %d", n.id, s.upstream, p.n.id)
 		}
 		if !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50 {
 			return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s", n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn())

@@ -71,6 +71,7 @@ const (
 	LimitUnarmed      Defect = "after a pause a server that is down is taken for armed"
 	LevelIgnored      Defect = "a leader proposes what a member has not announced to know"
 	OvertakenAwaited  Defect = "a server is waited for to attach to a primary that is one no more"
+	NobodyLeaves      Defect = "who was away while the primary changed stays recorded behind the former one"
 	TakenUnarmed      Defect = "a guard that has ended the server is taken over before the server is armed"
 )
 

@@ -189,10 +189,12 @@ var faults = []kind{
 		if n.sound() {
 			d := w.between(time.Second, 15*time.Second)
 			w.log(n, "no guard can be started for %s", d)
-			n.guard.barred = w.now + d
+			until := w.now + d
+			n.guard.barred = until
 			n.guard.crash()
 			w.after(nil, unguardedFor+w.between(0, 5*time.Second), func() { // the daemon had the time to end its server
-				if w.healed == 0 && !n.guard.up && n.daemon.up && n.daemon.frozen <= w.now && !n.off {
+				unguarded := n.guard.barred == until && w.now < until // the same loss of it all the time, not the next
+				if w.healed == 0 && unguarded && n.daemon.up && n.daemon.frozen <= w.now && !n.off {
 					w.log(n, "the daemon is stopped, and there is no guard")
 					w.freeze(&n.daemon.process, w.between(time.Second, 12*time.Second))
 				}
@@ -314,8 +316,7 @@ func (w *World) heal() {
 		n.setPriority(n.usual)
 		n.unregistered, n.guard.barred = false, 0
 		w.after(nil, w.between(0, 5*time.Second), n.update)
-		n.daemon.frozen, n.server.frozen, n.server.hung = min(n.daemon.frozen, w.now), min(n.server.frozen, w.now), 0
-		n.disk.stalled, n.server.stalled = 0, 0
+		n.server.hung, n.disk.stalled, n.server.stalled = 0, 0, 0 // what is frozen goes on when its time comes
 		n.server.hold(false)
 		w.after(nil, w.between(0, 2*time.Second), n.daemon.boot)
 		w.after(nil, w.between(0, 2*time.Second), n.operator)

@@ -254,13 +254,7 @@ func (h hand) inForce(names string, do func()) {
 func (h hand) promoted(a failover.PromoteTo) {
 	switch {
 	case h.s.up && h.s.ready && !h.s.standby && h.s.timeline == a.Timeline:
-		w := h.d.n.w
-		w.row(h.d.n.id).Role, w.row(h.d.n.id).Upstream = cluster.Primary, 0
-		for i := range w.registry {
-			if r := &w.registry[i]; r.Role == cluster.Primary && r.ID != h.d.n.id {
-				r.Role, r.Active = cluster.Standby, false
-			}
-		}
+		h.d.n.w.succession(h.d.n.id, h.d.rec.Former(h.d.n.id))
 		h.done("")
 	case !h.s.up || h.s.ready && !h.s.standby:
 		h.done("the server is gone, or on another timeline")
@@ -410,6 +404,28 @@ func (h hand) rejoin(a failover.Rejoin) {
 		w.counts.Rewinds++
 		back("") // it is measured before it gets the name of the term
 	})
+}
+
+// succession records who is the primary.
+func (w *World) succession(id, former cluster.NodeID) {
+	w.leave(former)
+	for i := range w.registry {
+		if r := &w.registry[i]; r.Role == cluster.Primary && r.ID != id {
+			r.Role, r.Active = cluster.Standby, false
+			w.leave(r.ID)
+		}
+	}
+	row := w.row(id)
+	row.Role, row.Upstream, row.Active = cluster.Primary, 0, true
+}
+
+// leave records those behind nobody who followed a former primary, until they follow the next.
+func (w *World) leave(primary cluster.NodeID) {
+	for i := range w.registry {
+		if r := &w.registry[i]; r.Role == cluster.Standby && r.Upstream == primary && w.Defect != NobodyLeaves {
+			r.Upstream = 0
+		}
+	}
 }
 
 func (w *World) standbyRow(id, upstream cluster.NodeID) cluster.Node {

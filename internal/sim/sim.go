@@ -74,6 +74,7 @@ type World struct {
 	patient  bool          // no client gives up while all of them wait
 	scripted bool          // clients write when they are told to
 	places   int           // locations
+	cascades bool          // some standbys are wanted behind others
 	switched bool          // synchronous_mode is another for a while
 	examined bool          // the whole cluster has lost its primary once more
 	retries  time.Duration // wal_retrieve_retry_interval
@@ -305,7 +306,7 @@ func (w *World) build() {
 		witness = cluster.NodeID(count)
 	}
 	w.net.build(w, count)
-	cascades := w.chance(25)
+	w.cascades = w.chance(25)
 	begin := record.Begin{Node: 1, Incarnation: "d1", Line: "1", LSN: 3, TTL: standard.LeaseTTL, MaximumLag: -1}
 	for id := cluster.NodeID(1); int(id) <= count; id++ {
 		n := w.machine(id)
@@ -322,7 +323,7 @@ func (w *World) build() {
 		switch {
 		case id == 1:
 			row.Upstream = 0
-		case id > 3 && !n.witness && cascades:
+		case id > 3 && !n.witness && w.cascades:
 			row.Upstream = 2 + cluster.NodeID(w.rng.IntN(int(id)-2))
 		}
 		w.registry = append(w.registry, row)

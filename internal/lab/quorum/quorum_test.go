@@ -386,6 +386,52 @@ func TestQuorumRejoinAfterABrokenRewind(t *testing.T) {
 	waitEvent(t, ctx, primary, "repmgrd_rejoin", old, true)
 }
 
+// A server that is to be rewound is started to recover, and stopped, which every look at it
+// sees here; where nothing comes of the rewind then, it is tried again all the same.
+func TestQuorumRejoinAfterARewindThatFailed(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
+	old := l.Node(1)
+	programs, may := filepath.Join(old.Dir, "bin"), filepath.Join(old.Dir, "may-rewind")
+	must(t, old.Run(ctx, "sh", "-c", "mkdir $1 && ln -s $2/* $1 && rm $1/pg_ctl $1/pg_rewind", "", programs, l.Bindir).Err())
+	must(t, old.WriteFile("bin/pg_ctl", "#!/bin/sh\ncase \"$*\" in *stop) sleep 3;; esac\nexec "+l.Bindir+"/pg_ctl \"$@\"\n"))
+	must(t, old.WriteFile("bin/pg_rewind", "#!/bin/sh\n[ -e "+may+" ] || exit 1\nexec "+l.Bindir+"/pg_rewind \"$@\"\n"))
+	must(t, old.Run(ctx, "chmod", "755", programs+"/pg_ctl", programs+"/pg_rewind").Err())
+	must(t, old.KillDaemon(ctx))
+	must(t, old.WriteConf(map[string]string{"pg_bindir": programs}))
+	must(t, old.StartDaemon(ctx))
+	waitGoverned(t, ctx, l, old)
+	_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
+	must(t, err)
+	must(t, old.Cut())
+	_, err = old.Rows(ctx, "INSERT INTO t VALUES (1)")
+	must(t, err)
+	primary := newPrimary(t, ctx, l, old)
+	must(t, old.Heal())
+	waitLog(t, ctx, old, "return of the server as a standby of node "+strconv.Itoa(primary.ID)+" did not succeed")
+	must(t, old.WriteFile("may-rewind", ""))
+	comesBack(t, ctx, l, primary)
+}
+
+// The daemon that was to record a promotion may have ended before: the records are put right,
+// and a standby that is recorded behind the former primary is behind nobody until it follows.
+func TestQuorumRecordsAPromotionAgain(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	primary := l.Node(1)
+	must(t, l.Node(3).KillDaemon(ctx))
+	_, err := primary.Rows(ctx, `UPDATE repmgr.nodes SET type = CASE node_id WHEN 2 THEN 'primary' ELSE 'standby' END,
+		upstream_node_id = CASE WHEN node_id <> 2 THEN 2 END`)
+	must(t, err)
+	waitFor(t, ctx, "the records to be right", func() error {
+		got, err := primary.SQL(ctx, "SELECT string_agg(node_id || type || active || COALESCE(upstream_node_id, 0), ' ' ORDER BY node_id) FROM repmgr.nodes")
+		if want := "1primarytrue0 2standbytrue1 3standbytrue0"; err == nil && got != want {
+			err = fmt.Errorf("they are %q", got)
+		}
+		return err
+	})
+	must(t, l.Node(3).StartDaemon(ctx))
+	waitFollows(t, ctx, l.Node(3), primary)
+}
+
 // staysDown reports whether a node's server does not run, by a rule of that name's
 // beginning.
 func staysDown(ctx context.Context, n *lab.Node, rule string) error {
