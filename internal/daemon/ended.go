@@ -27,7 +27,7 @@ func (d *Daemon) endsServer() (over func()) {
 	return func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		e.under, e.over = e.under-1, time.Now()
+		e.under, e.over = e.under-1, bootTime()
 	}
 }
 

@@ -178,7 +178,7 @@ func (d *Daemon) recordSuccession(ctx context.Context, cfg *conf.Config) error {
 	}
 	defer registry.Close(conn)
 	rec, _ := d.quorum.known()
-	return registry.RecordSuccession(ctx, conn, cfg.NodeID, rec.Former(cfg.NodeID))
+	return registry.RecordSuccession(ctx, conn, cfg.NodeID, rec.FormerOther(cfg.NodeID))
 }
 
 // recordSuccessionAgain has the promotion of the own server written, where the records name

@@ -89,7 +89,7 @@ func TestStartingIsNotTakenForArmed(t *testing.T) {
 	for _, c := range []struct {
 		was, is  ServerState
 		harmless bool
-	}{{"", ServerStarting, false}, {"", ServerCrashed, true}, {ServerCrashed, ServerStarting, true}} {
+	}{{"", ServerStarting, false}, {"", ServerUnreachable, false}, {ServerUnreachable, ServerStarting, false}, {"", ServerCrashed, true}, {ServerCrashed, ServerStarting, true}} {
 		v := viewOf(1, func(v *View) { v.Local = Local{} })
 		for i, state := range []ServerState{c.was, c.is} {
 			if at := t0.Add(time.Duration(i) * time.Second); state != "" {

@@ -109,6 +109,15 @@ func (f facts) holds() bool {
 // sure reports whether this node's lease lasts a little longer.
 func (f facts) sure() bool { return MayWrite(f.View, f.now.Add(f.margin())) }
 
+// mayBePromoted reports whether the own server is in recovery, and may leave it yet: by an
+// order of this life of the daemon, or of an earlier one, for which the lease had a limit.
+func (f facts) mayBePromoted() bool {
+	_, promoting := f.Doing.(PromoteTo)
+	_, promoted := f.Setback.Of.(PromoteTo)
+	_, limited := Deadline(f.View)
+	return f.inRecovery() && !f.ReadOnly && (promoting || promoted || limited)
+}
+
 // regrants reports whether this node has asked for a new timeline in the term that its
 // record knows. It may have been granted since, and the server may not write on the old one any more.
 func (f facts) regrants() bool {
@@ -233,7 +242,7 @@ var quorumRules = table{{nil, standingRules}, {facts.holds, slices.Concat(downFo
 var standingRules = []rule{
 	{"lease-forgotten", "An earlier life of this daemon held the lease, as its guard's deadline tells, and what it knew is lost: a promotion that it ordered may happen yet, so the server is ended before others may be promoted, be there a guard or not.",
 		func(f facts) (string, bool) {
-			return "the lease of an earlier life of this daemon ends", !f.Owed.IsZero() && !f.down() && !f.now.Add(f.margin()).Before(f.Owed)
+			return "the lease of an earlier life of this daemon ends", !f.Owed.IsZero() && !f.down() && !f.sure() && !f.now.Add(f.margin()).Before(f.Owed)
 		},
 		func(facts) []Action { return []Action{Demote{"the lease of an earlier life of this daemon ends"}} }},
 	{"not-registered", "This node has no record in repmgr.nodes, and does not hold the lease, which a holder has to give back all the same.",
@@ -249,11 +258,11 @@ var standingRules = []rule{
 		func(f facts) (string, bool) {
 			return "this node's record is behind the others'", f.Group.Record != nil && f.Group.Record.Rule != record.Quorum
 		}, nil},
-	{"lease-ran-out", "This server takes writes, and its lease is not sure any more: it is stopped before others may be promoted.",
+	{"lease-ran-out", "This server takes writes, or may be promoted yet, and its lease is not sure any more: it is stopped before others may be promoted, be there a guard or not.",
 		func(f facts) (string, bool) {
 			hangs := f.holds() && f.local.State == ServerUnreachable && !f.ReadOnly
 			_, ending := f.Doing.(GiveUp)
-			if f.Group.Record == nil || !f.writable() && !hangs || f.sure() || ending {
+			if f.Group.Record == nil || !f.writable() && !hangs && !f.mayBePromoted() || f.sure() || ending {
 				return "", false
 			}
 			return f.whyUnsure(), true
@@ -308,7 +317,7 @@ var holderRules = []rule{
 	{"give-up", "The holder's server is gone or hangs: what is left of it is ended, and the lease given back.",
 		func(f facts) (string, bool) {
 			why, gone := f.goneFor()
-			return why, gone && (f.sure() || f.Tenure.Given)
+			return why, gone && (f.sure() || f.Tenure.Given || f.Shut)
 		},
 		func(f facts) []Action {
 			why, _ := f.goneFor()
@@ -824,7 +833,7 @@ func (f facts) mustFollow() cluster.NodeID {
 // there, and was not followed for the primary that it was. Who has bid in a failover is still
 // recorded behind the primary that was.
 func (f facts) cascades(up cluster.Node, known bool) bool {
-	if known && f.local.Sealed && up.ID == f.Group.Record.Former(f.lease().Holder) {
+	if known && f.local.Sealed && up.ID == f.Group.Record.Former() {
 		return false
 	}
 	return known && up.ID != f.Followed && up.ID != f.lease().Holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID)

@@ -194,6 +194,15 @@ type ruleCase struct {
 
 var quorumCases = []ruleCase{
 	{"not-registered", quorumView, nil, func(v *View) { v.Nodes = v.Nodes[:1] }},
+	{"lease-ran-out", holderView, nil, func(v *View) { // it is not promoted yet, and the guard may have died
+		v.Local.Role, v.Doing, v.Tenure.Deadline = cluster.Standby, PromoteTo{Term: 1, Timeline: 2}, t0
+	}},
+	{"lease-ran-out", quorumView, nil, func(v *View) { v.Setback = Setback{Of: PromoteTo{Term: 1, Timeline: 2}, At: t0, Times: 1} }},
+	{"lease-ran-out", quorumView, claimed, func(v *View) { sealed(v); sure(v); v.Tenure.Deadline = t0 }},
+	{"wait-lease", quorumView, claimed, func(v *View) {
+		sealed(v)
+		v.Local.Armed, v.ReadOnly, v.Tenure = true, true, Tenure{Term: 2, Deadline: t0}
+	}},
 	{"lease-forgotten", holderView, nil, func(v *View) { v.Group.Record, v.Local.Role, v.Owed = nil, cluster.Standby, t0.Add(time.Millisecond) }},
 	{"primary-without-record", holderView, nil, func(v *View) { v.Group.Record = nil }},
 	{"give-up", holderView, nil, func(v *View) { down(ServerCrashed)(v); v.Nodes = v.Nodes[1:] }}, // its row was deleted
@@ -935,7 +944,15 @@ func TestNoCircle(t *testing.T) {
 // A standby stays behind another where that was wished, and not where it was pointed there, or
 // bid, while that was the primary.
 func TestNobodyIsCascadedByAccident(t *testing.T) {
-	promoted := func(node cluster.NodeID) record.Decision { return record.Decision{What: "promoted", Node: node} }
+	promoted := func(v *View, nodes ...cluster.NodeID) {
+		for i, n := range nodes {
+			if i == 0 {
+				v.Group.Record.Terms = nil
+			}
+			v.Group.Record.Term = uint64(i + 1)
+			v.Group.Record.Terms = append(v.Group.Record.Terms, record.Term{Node: n, Term: uint64(i + 1), Timeline: cluster.Timeline(i + 1)})
+		}
+	}
 	for what, c := range map[string]struct {
 		set  func(*View)
 		want cluster.NodeID
@@ -945,12 +962,10 @@ func TestNobodyIsCascadedByAccident(t *testing.T) {
 		"it was pointed there as at the primary":            {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 1}}, t0); v.Followed = 3 }, 1},
 		"it came back there":                                {func(v *View) { v.Observe(Ordered{Action: Rejoin{Upstream: 3}}, t0); v.Doing = nil }, 1},
 		"it was pointed there as at a standby":              {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 3}}, t0); v.Doing = nil }, 0},
-		"that was the primary before, and it has bid since": {func(v *View) { sealed(v); v.Group.Record.Decisions = []record.Decision{promoted(3), promoted(1)} }, 1},
-		"that was the primary before, and it was wished":    {func(v *View) { v.Group.Record.Decisions = []record.Decision{promoted(3), promoted(1)} }, 0},
-		"that was the primary long before, and it has bid": {func(v *View) {
-			sealed(v)
-			v.Group.Record.Decisions = []record.Decision{promoted(3), promoted(2), promoted(1)}
-		}, 3},
+		"that was the primary before, and it has bid since": {func(v *View) { sealed(v); promoted(v, 3, 1) }, 1},
+		"that was the primary before, and it was wished":    {func(v *View) { promoted(v, 3, 1) }, 0},
+		"that was the primary before, and this one twice":   {func(v *View) { sealed(v); promoted(v, 3, 1, 1) }, 3},
+		"that was the primary long before, and it has bid":  {func(v *View) { sealed(v); promoted(v, 3, 2, 1) }, 3},
 	} {
 		v := quorumView()
 		v.Nodes[1].Upstream = 3

@@ -340,7 +340,7 @@ func (v *View) observeLocal(l Local, now time.Time) {
 	switch {
 	case l.State == ServerRunning || l.State.down():
 		v.AnsweredAt, v.Shut = now, false
-	case l.State == ServerStarting && v.Local.At.IsZero(): // an earlier life of this daemon may have armed it meanwhile
+	case (l.State == ServerStarting || l.State == ServerUnreachable) && v.Local.At.IsZero(): // an earlier life of this daemon may have armed it meanwhile
 		v.Shut = true
 	}
 	switch {

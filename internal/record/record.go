@@ -269,12 +269,23 @@ func (r *Record) Holds(id cluster.NodeID, incarnation string) bool {
 	return r.Rule == Quorum && r.Lease.Taken() && r.Lease.Holder == id && r.Lease.Incarnation == incarnation
 }
 
-// Former is the node that was the primary before that one; zero where the decisions that are
+// Former is the node that was the primary in the term before in which there was one, which may
+// be the same; zero where the terms that are kept do not tell.
+func (r *Record) Former() cluster.NodeID {
+	for _, t := range slices.Backward(r.Terms) {
+		if t.Term < r.Term {
+			return t.Node
+		}
+	}
+	return 0
+}
+
+// FormerOther is the last node but that one that was a primary; zero where the terms that are
 // kept do not tell.
-func (r *Record) Former(node cluster.NodeID) cluster.NodeID {
-	for _, d := range slices.Backward(r.Decisions) {
-		if (d.What == "promoted" || d.What == "begin") && d.Node != node {
-			return d.Node
+func (r *Record) FormerOther(node cluster.NodeID) cluster.NodeID {
+	for _, t := range slices.Backward(r.Terms) {
+		if t.Node != node {
+			return t.Node
 		}
 	}
 	return 0

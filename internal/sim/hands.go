@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -254,7 +255,7 @@ func (h hand) inForce(names string, do func()) {
 func (h hand) promoted(a failover.PromoteTo) {
 	switch {
 	case h.s.up && h.s.ready && !h.s.standby && h.s.timeline == a.Timeline:
-		h.d.n.w.succession(h.d.n.id, h.d.rec.Former(h.d.n.id))
+		h.d.n.w.succession(h.d.n.id, h.d.rec.FormerOther(h.d.n.id))
 		h.done("")
 	case !h.s.up || h.s.ready && !h.s.standby:
 		h.done("the server is gone, or on another timeline")
@@ -408,14 +409,22 @@ func (h hand) rejoin(a failover.Rejoin) {
 
 // succession records who is the primary.
 func (w *World) succession(id, former cluster.NodeID) {
-	w.leave(former)
+	row := w.row(id)
+	if row.Role == cluster.Primary && row.Active {
+		return // it was promoted anew
+	}
+	if former != 0 {
+		w.leave(former)
+		if row := w.row(former); row.Role == cluster.Standby && row.Upstream != id && w.Defect != NobodyLeaves {
+			row.Upstream = 0
+		}
+	}
 	for i := range w.registry {
 		if r := &w.registry[i]; r.Role == cluster.Primary && r.ID != id {
 			r.Role, r.Active = cluster.Standby, false
 			w.leave(r.ID)
 		}
 	}
-	row := w.row(id)
 	row.Role, row.Upstream, row.Active = cluster.Primary, 0, true
 }
 
@@ -434,6 +443,14 @@ func (w *World) standbyRow(id, upstream cluster.NodeID) cluster.Node {
 	return row
 }
 
+// writesTo reports whether a primary is there to write a record to.
+func (h hand) writesTo() bool {
+	return slices.ContainsFunc(h.d.n.w.nodes, func(o *node) bool {
+		w, id := o.w, h.d.n.id
+		return o.server.writes() && o.server.hung <= w.now && w.net.open(ofServers, id, o.id) && w.net.open(ofServers, o.id, id)
+	})
+}
+
 // follow points the server at another.
 func (h hand) follow(a failover.Follow) {
 	w, n := h.d.n.w, h.d.n
@@ -449,7 +466,9 @@ func (h hand) follow(a failover.Follow) {
 	n.disk.seal = failover.Sealed{}
 	h.s.named(a.Name)
 	h.s.point(a.Upstream)
-	*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
+	if h.writesTo() {
+		*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
+	}
 	h.attached()
 }
 
