@@ -192,7 +192,7 @@ func TestInactiveNode(t *testing.T) {
 // A server that follow_command restarts is waited for, and one that does not
 // come back makes the following fail.
 func TestStandbyStartupTimeout(t *testing.T) {
-	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200"}}})
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{3: {"priority": "0"}}}) // it may have more WAL than node 2
 	primary, standby := l.Node(2), l.Node(3)
 	must(t, standby.WriteConf(map[string]string{"repmgrd_standby_startup_timeout": "1",
 		"follow_command": fmt.Sprintf("%s/pg_ctl -D %s -m fast stop", l.Bindir, standby.DataDir)}))

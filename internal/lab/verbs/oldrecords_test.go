@@ -12,7 +12,8 @@ func TestAStandbyFollowsWhomItsRecordsCallInactive(t *testing.T) {
 	t.Parallel()
 	l, ctx := open(t, lab.Options{Nodes: 3})
 	one, two, three := l.Node(1), l.Node(2), l.Node(3)
-	must(t, l.BringUp(ctx))
+	must(t, l.BringUpPrimary(ctx)) // without daemons, which would put the records right
+	must(t, l.BringUpStandbys(ctx))
 	_ = sql(t, ctx, one, "UPDATE repmgr.nodes SET active = false WHERE node_id = 2")
 	for _, n := range []*lab.Node{two, three} {
 		becomes(t, ctx, "the record", n, "SELECT active FROM repmgr.nodes WHERE node_id = 2", "f")
