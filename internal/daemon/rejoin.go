@@ -90,6 +90,9 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	if err == nil {
 		err = own.Start(ctx)
 	}
+	if err == nil {
+		d.noteEnded(false) // it runs: who stops it from now on has not been this daemon
+	}
 	if err == nil && unrecorded != nil {
 		err = d.recordAsStandby(ctx, cfg, up)
 	}
