@@ -42,6 +42,7 @@ func (d *Daemon) runsAgain(at time.Time) {
 	}
 }
 
+// noteEnded keeps whether this daemon ended its server, and it has not run since.
 func (d *Daemon) noteEnded(ended bool) {
 	_ = d.peers.note(func(r *remembered) { r.Ended = ended }) // fails for an authority only
 	d.goes(func() {

@@ -107,6 +107,11 @@ func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, a failover
 
 // recordPromotion writes to the own database, which is the cluster's now, who is primary.
 func (d *Daemon) recordPromotion(ctx context.Context, cfg *conf.Config) error {
+	return d.inOwn(ctx, cfg, func(ctx context.Context, c *pg.Conn) error { return registry.RecordPromotion(ctx, c, cfg.NodeID) })
+}
+
+// inOwn does something in the own database, within the bound for what is recorded.
+func (d *Daemon) inOwn(ctx context.Context, cfg *conf.Config, do func(context.Context, *pg.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, recordBound)
 	defer cancel()
 	conn, err := d.own(ctx, cfg)
@@ -114,7 +119,7 @@ func (d *Daemon) recordPromotion(ctx context.Context, cfg *conf.Config) error {
 		return err
 	}
 	defer registry.Close(conn)
-	return registry.RecordPromotion(ctx, conn, cfg.NodeID)
+	return do(ctx, conn)
 }
 
 // own connects to the own server.

@@ -170,15 +170,10 @@ func (d *Daemon) recordRuleAgain(f registry.Founding) {
 
 // recordSuccession writes to the own database that this node is the primary now.
 func (d *Daemon) recordSuccession(ctx context.Context, cfg *conf.Config) error {
-	ctx, cancel := context.WithTimeout(ctx, recordBound)
-	defer cancel()
-	conn, err := d.own(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer registry.Close(conn)
-	rec, _ := d.quorum.known()
-	return registry.RecordSuccession(ctx, conn, cfg.NodeID, rec.FormerOther(cfg.NodeID))
+	return d.inOwn(ctx, cfg, func(ctx context.Context, c *pg.Conn) error {
+		rec, _ := d.quorum.known()
+		return registry.RecordSuccession(ctx, c, cfg.NodeID, rec.Predecessor(cfg.NodeID))
+	})
 }
 
 // recordSuccessionAgain has the promotion of the own server written, where the records name
@@ -188,8 +183,8 @@ func (d *Daemon) recordSuccessionAgain(nodes []cluster.Node) {
 	rec, _ := d.quorum.known()
 	report := d.shared.load().report
 	self, found := cluster.Find(nodes, cfg.NodeID)
-	if !found || self.Role == cluster.Primary && self.Active || rec.Rule != record.Quorum || !rec.Lease.Promoted ||
-		!rec.Holds(cfg.NodeID, incarnationOf(cfg.DataDirectory)) || report.Server != failover.ServerRunning || report.Role != cluster.Primary {
+	if !found || self.Role == cluster.Primary && self.Active || report.Server != failover.ServerRunning || report.Role != cluster.Primary ||
+		rec.Rule != record.Quorum || !rec.Lease.Promoted || !rec.Holds(cfg.NodeID, incarnationOf(cfg.DataDirectory)) {
 		return
 	}
 	d.notifier.add(errand{name: "the promotion's record", do: func(ctx context.Context, _ *pg.Conn) error {

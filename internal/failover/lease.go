@@ -197,6 +197,14 @@ func (v *View) forgot() bool {
 // Harmless reports whether the own server surely cannot write, and is not about to.
 func Harmless(v *View) bool { return !v.mightWrite() }
 
+// promotes reports whether a promotion was ordered that is under way, or has failed and may
+// happen all the same (safety notes, A19).
+func (v *View) promotes() bool {
+	_, doing := v.Doing.(PromoteTo)
+	_, failed := v.Setback.Of.(PromoteTo)
+	return doing || failed
+}
+
 // mightWrite reports whether the own server takes writes, may be about to, or
 // nobody can tell.
 func (v *View) mightWrite() bool {
@@ -205,11 +213,9 @@ func (v *View) mightWrite() bool {
 	}
 	switch v.Local.State {
 	case ServerRunning:
-		_, promoting := v.Doing.(PromoteTo)
-		_, promoted := v.Setback.Of.(PromoteTo) // it failed, and may happen all the same (safety notes, A19)
 		r := v.Group.Record
 		granted := r != nil && r.Holds(v.Self, v.Local.Incarnation) && !r.Lease.Promoted // an earlier life of this daemon may have ordered it
-		return v.Local.Role != cluster.Standby || promoting || promoted || granted || v.forgot()
+		return v.Local.Role != cluster.Standby || v.promotes() || granted || v.forgot()
 	case ServerCrashed, ServerFenced, ServerStopped, ServerStarting:
 		return !v.Local.Armed
 	}

@@ -112,10 +112,8 @@ func (f facts) sure() bool { return MayWrite(f.View, f.now.Add(f.margin())) }
 // mayBePromoted reports whether the own server is in recovery, and may leave it yet: by an
 // order of this life of the daemon, or of an earlier one, for which the lease had a limit.
 func (f facts) mayBePromoted() bool {
-	_, promoting := f.Doing.(PromoteTo)
-	_, promoted := f.Setback.Of.(PromoteTo)
 	_, limited := Deadline(f.View)
-	return f.inRecovery() && !f.ReadOnly && (promoting || promoted || limited)
+	return f.inRecovery() && !f.ReadOnly && (f.promotes() || limited)
 }
 
 // regrants reports whether this node has asked for a new timeline in the term that its

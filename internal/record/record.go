@@ -272,19 +272,18 @@ func (r *Record) Holds(id cluster.NodeID, incarnation string) bool {
 // Former is the node that was the primary in the term before in which there was one, which may
 // be the same; zero where the terms that are kept do not tell.
 func (r *Record) Former() cluster.NodeID {
-	for _, t := range slices.Backward(r.Terms) {
-		if t.Term < r.Term {
-			return t.Node
-		}
-	}
-	return 0
+	return r.lastPrimary(func(t Term) bool { return t.Term < r.Term })
 }
 
-// FormerOther is the last node but that one that was a primary; zero where the terms that are
+// Predecessor is the last node but that one that was a primary; zero where the terms that are
 // kept do not tell.
-func (r *Record) FormerOther(node cluster.NodeID) cluster.NodeID {
+func (r *Record) Predecessor(of cluster.NodeID) cluster.NodeID {
+	return r.lastPrimary(func(t Term) bool { return t.Node != of })
+}
+
+func (r *Record) lastPrimary(is func(Term) bool) cluster.NodeID {
 	for _, t := range slices.Backward(r.Terms) {
-		if t.Node != node {
+		if is(t) {
 			return t.Node
 		}
 	}

@@ -255,7 +255,7 @@ func (h hand) inForce(names string, do func()) {
 func (h hand) promoted(a failover.PromoteTo) {
 	switch {
 	case h.s.up && h.s.ready && !h.s.standby && h.s.timeline == a.Timeline:
-		h.d.n.w.succession(h.d.n.id, h.d.rec.FormerOther(h.d.n.id))
+		h.d.n.w.succession(h.d.n.id, h.d.rec.Predecessor(h.d.n.id))
 		h.done("")
 	case !h.s.up || h.s.ready && !h.s.standby:
 		h.done("the server is gone, or on another timeline")
