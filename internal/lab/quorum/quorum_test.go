@@ -353,16 +353,24 @@ func TestQuorumRejoinWithoutRewind(t *testing.T) {
 			l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true, Unchecked: true,
 				Settings: map[string]string{"wal_log_hints": "off"}, Conf: map[string]string{"auto_rejoin": mode}})
 			old := l.Node(1)
-			_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
-			must(t, err)
-			must(t, old.Cut())
-			_, err = old.Rows(ctx, "INSERT INTO t VALUES (1)")
-			must(t, err)
-			primary := newPrimary(t, ctx, l, old)
-			must(t, old.Heal())
+			primary := diverges(t, ctx, l, old)
 			then(t, ctx, l, old, primary)
 		})
 	}
+}
+
+// diverges lets the primary, cut off, write what the next one, which it returns, does not have;
+// the network is whole again then.
+func diverges(t *testing.T, ctx context.Context, l *lab.Lab, old *lab.Node) *lab.Node {
+	t.Helper()
+	_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
+	must(t, err)
+	must(t, old.Cut())
+	_, err = old.Rows(ctx, "INSERT INTO t VALUES (1)")
+	must(t, err)
+	primary := newPrimary(t, ctx, l, old)
+	must(t, old.Heal())
+	return primary
 }
 
 // A rewind that is broken off leaves a directory in which nothing can be started: it is cloned
@@ -370,17 +378,11 @@ func TestQuorumRejoinWithoutRewind(t *testing.T) {
 func TestQuorumRejoinAfterABrokenRewind(t *testing.T) {
 	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, Namespaces: true})
 	old := l.Node(1)
-	_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
-	must(t, err)
 	for _, n := range l.Nodes {
 		must(t, n.WriteFile("data/note", "no server reads this"))
 	}
 	must(t, os.Chmod(filepath.Join(old.DataDir, "note"), 0o400)) // what pg_rewind cannot write: its rehearsal does not notice
-	must(t, old.Cut())
-	_, err = old.Rows(ctx, "INSERT INTO t VALUES (1)")
-	must(t, err)
-	primary := newPrimary(t, ctx, l, old)
-	must(t, old.Heal())
+	primary := diverges(t, ctx, l, old)
 	comesBack(t, ctx, l, primary)
 	waitLog(t, ctx, old, "the rewind was broken off")
 	waitEvent(t, ctx, primary, "repmgrd_rejoin", old, true)
@@ -400,13 +402,7 @@ func TestQuorumRejoinAfterARewindThatFailed(t *testing.T) {
 	must(t, old.WriteConf(map[string]string{"pg_bindir": programs}))
 	must(t, old.StartDaemon(ctx))
 	waitGoverned(t, ctx, l, old)
-	_, err := old.Rows(ctx, "CREATE TABLE t (i int)")
-	must(t, err)
-	must(t, old.Cut())
-	_, err = old.Rows(ctx, "INSERT INTO t VALUES (1)")
-	must(t, err)
-	primary := newPrimary(t, ctx, l, old)
-	must(t, old.Heal())
+	primary := diverges(t, ctx, l, old)
 	waitLog(t, ctx, old, "return of the server as a standby of node "+strconv.Itoa(primary.ID)+" did not succeed")
 	must(t, old.WriteFile("may-rewind", ""))
 	comesBack(t, ctx, l, primary)
