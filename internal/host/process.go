@@ -130,11 +130,7 @@ func Ending(dataDir string) (int, error) {
 	}
 	count := 0
 	for _, pid := range all {
-		proc := filepath.Join("/proc", strconv.Itoa(pid))
-		if _, err := os.Readlink(filepath.Join(proc, "exe")); !errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if name, err := os.ReadFile(filepath.Join(proc, "comm")); err != nil || string(name) != "postgres\n" {
+		if !Exits(pid) {
 			continue
 		}
 		if _, there := standsIn(pid, dir); there {
@@ -142,6 +138,22 @@ func Ending(dataDir string) (int, error) {
 		}
 	}
 	return count, nil
+}
+
+// Exits tells whether a process was a postgres and is on its way out of the kernel: its
+// program is gone, and it is no zombie yet. It runs nothing any more, but its number is in
+// use until then, and its sockets may be (do_exit in kernel/exit.c closes them after it has let
+// go of the working directory, so that Ending no longer counts it).
+func Exits(pid int) bool {
+	if !Alive(pid) {
+		return false
+	}
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	if _, err := os.Readlink(filepath.Join(proc, "exe")); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	name, err := os.ReadFile(filepath.Join(proc, "comm"))
+	return err == nil && string(name) == "postgres\n"
 }
 
 // HasClient tells whether a child of a postmaster was made for a connection: it has a

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -298,5 +299,49 @@ func TestStartAfterMuchMemory(t *testing.T) {
 	check(t, i.Start(within(t)))
 	if standby := i.value(t, "SELECT pg_is_in_recovery()"); standby != "t" && standby != "true" {
 		t.Errorf("in recovery: %s", standby)
+	}
+}
+
+// A killed postmaster has its number and its port until its sockets are closed, which takes
+// a while where many clients wait to be taken; no server starts beside it.
+func TestStartAfterManyClients(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, "max_connections = 3000\n")
+	i.start(t)
+	h, err := i.Postmaster()
+	check(t, err)
+	defer h.Close()
+	check(t, h.Signal(unix.SIGSTOP)) // it takes none
+	info := i.socket()
+	for range 4000 {
+		c, err := net.Dial("unix", filepath.Join(info.Get("host"), ".s.PGSQL."+info.Get("port")))
+		check(t, err)
+		defer c.Close()
+	}
+	check(t, h.Kill())
+	for host.Runs(h.PID, "postgres") { // Start looks at that first
+	}
+	check(t, i.awaitEnding(within(t)))
+	if state, _ := processState(h.PID); state != 'Z' && state != 0 {
+		t.Errorf("the postmaster is not dead: %c", state)
+	}
+	check(t, i.Kill(within(t)))
+	check(t, i.Start(within(t)))
+}
+
+// Why a server did not start stands in its log, and in the error.
+func TestStartTellsWhy(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, "")
+	log := filepath.Join(i.dir, "start.log")
+	check(t, os.WriteFile(filepath.Join(i.dir, "postgresql.auto.conf"), []byte("shared_buffers = 'few'\n"), 0o600))
+	for _, options := range []string{"-s -l " + log, "--log=" + log, "--log " + log, "-l" + log} {
+		config := *i.Config
+		config.PgCtlOptions = options
+		own := i.Own
+		own.Config = &config
+		if err := own.Start(within(t)); err == nil || strings.Count(explain(err), "invalid value for parameter") != 1 {
+			t.Errorf("%s: %v", options, explain(err))
+		}
 	}
 }

@@ -87,14 +87,11 @@ func (o Own) Start(ctx context.Context) error {
 		_ = h.Close()
 		return o.awaitConnections(ctx)
 	}
-	if err := errors.Join(o.mustBeWhole(), o.DropPlaceholders(), o.clearZombie()); err != nil {
+	if err := errors.Join(o.mustBeWhole(), o.DropPlaceholders(), o.awaitEnding(ctx), o.clearZombie()); err != nil {
 		return err
 	}
 	ctl, err := o.ctl()
 	if err != nil {
-		return err
-	}
-	if err := o.awaitEnding(ctx); err != nil {
 		return err
 	}
 	start := func() error {
@@ -111,11 +108,13 @@ func (o Own) Start(ctx context.Context) error {
 
 // awaitEnding waits until killed processes of the server have given their memory back:
 // they are attached to it until then, and no server starts beside them ("pre-existing
-// shared memory block"). Where ctx ends first, the start says so.
+// shared memory block"). The postmaster's number and port are its own for a moment longer,
+// while the kernel closes its sockets. Where ctx ends first, the start says so.
 func (o Own) awaitEnding(ctx context.Context) error {
+	former, _ := pg.ReadPostmaster(o.dir()) // zero if there is none
 	_, err := eachWhile(ctx, func() (bool, error) {
 		ending, err := host.Ending(o.dir())
-		return ending == 0, err
+		return ending == 0 && !host.Exits(former.PID), err
 	})
 	return err
 }
@@ -211,16 +210,46 @@ func (o Own) service(ctx context.Context, configured, line, what string) error {
 		line = configured
 	}
 	output, before := o.output()
+	log := logIn(o.Config.PgCtlOptions)
+	logged := sizeOf(log)
 	r, err := host.Run(ctx, host.Cmd{Shell: line, OutputTo: output})
 	if err != nil {
 		return fault.Wrap(err, fault.NoRestart, "could not %s", what)
 	}
 	if !r.OK() {
 		return fault.New(fault.NoRestart, "could not %s", what).
-			WithDetail("%s: it %s. %s", line, r, saidSince(output, before)).
+			WithDetail("%s: it %s. %s", line, r, strings.TrimSpace(saidSince(output, before)+" "+saidSince(log, logged))).
 			WithHint("look into the server's log, and into %s", output)
 	}
 	return nil
+}
+
+// logIn is the file that pg_ctl's options have a server write to, until that has a log of its own; empty if none.
+func logIn(options string) string {
+	words, err := pg.SplitWords(options)
+	if err != nil {
+		return ""
+	}
+	for i, word := range words {
+		switch name, value, given := strings.Cut(word, "="); {
+		case given && name == "--log":
+			return value
+		case (word == "-l" || word == "--log") && i+1 < len(words):
+			return words[i+1]
+		case strings.HasPrefix(word, "-l") && len(word) > 2:
+			return word[2:]
+		}
+	}
+	return ""
+}
+
+// sizeOf is a file's length in bytes; zero if there is none.
+func sizeOf(file string) int64 {
+	info, err := os.Stat(file)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // output is the file that takes what the commands that start and stop the server
@@ -231,10 +260,7 @@ func (o Own) output() (file string, before int64) {
 	if os.MkdirAll(filepath.Dir(file), 0o700) != nil {
 		return os.DevNull, 0
 	}
-	if info, err := os.Stat(file); err == nil {
-		before = info.Size()
-	}
-	return file, before
+	return file, sizeOf(file)
 }
 
 // saidSince is the end of what was written to a file behind a place, in one line.
