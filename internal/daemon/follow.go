@@ -48,7 +48,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 			err = d.renameStandby(cfg, a.Name)
 		}
 	default:
-		err = registry.Follow(ctx, w, registry.FollowRequest{Target: a.Upstream}, d.planEvent)
+		err = registry.Follow(ctx, w, registry.FollowRequest{Target: a.Upstream, Primary: a.Holder}, d.planEvent)
 		w.Close()
 	}
 	e := event{name: "repmgrd_failover_follow", about: up,

@@ -33,8 +33,10 @@ type (
 	// Promote makes this node the primary after the loss of another.
 	Promote struct{ Lost cluster.NodeID }
 	// Follow points this node at Upstream, under that application_name; empty: its own name.
+	// An upstream that is followed as the lease's holder has to take writes.
 	Follow struct {
 		Upstream cluster.NodeID
+		Holder   bool // it is followed because it holds the lease
 		Name     string
 	}
 	// Fence stops this node's server: By is the newer primary.

@@ -116,6 +116,13 @@ func (f facts) mayBePromoted() bool {
 	return f.inRecovery() && !f.ReadOnly && (f.promotes() || limited)
 }
 
+// mayWriteYet reports whether the own server takes writes, or may do so without another order: it
+// hangs, or a promotion is under way.
+func (f facts) mayWriteYet() bool {
+	hangs := f.holds() && f.local.State == ServerUnreachable && !f.ReadOnly
+	return f.writable() || hangs || f.mayBePromoted()
+}
+
 // regrants reports whether this node has asked for a new timeline in the term that its
 // record knows. It may have been granted since, and the server may not write on the old one any more.
 func (f facts) regrants() bool {
@@ -258,17 +265,16 @@ var standingRules = []rule{
 		}, nil},
 	{"lease-ran-out", "This server takes writes, or may be promoted yet, and its lease is not sure any more: it is stopped before others may be promoted, be there a guard or not.",
 		func(f facts) (string, bool) {
-			hangs := f.holds() && f.local.State == ServerUnreachable && !f.ReadOnly
 			_, ending := f.Doing.(GiveUp)
-			if f.Group.Record == nil || !f.writable() && !hangs && !f.mayBePromoted() || f.sure() || ending {
+			if f.Group.Record == nil || !f.mayWriteYet() || f.sure() || ending {
 				return "", false
 			}
 			return f.whyUnsure(), true
 		},
 		func(f facts) []Action { return []Action{Demote{f.whyUnsure()}} }},
-	{"guard-is-gone", "This server takes writes, and nothing would stop it if this daemon hung.",
+	{"guard-is-gone", "This server takes writes, or may be promoted yet, and nothing would stop it if this daemon hung.",
 		func(f facts) (string, bool) {
-			return "there is no guard", f.writable() && f.lease().State == record.Held && !f.Guard.Alive && !f.GuardSince.IsZero() && f.now.Sub(f.GuardSince) > time.Second
+			return "there is no guard", f.mayWriteYet() && f.lease().State == record.Held && !f.Guard.Alive && !f.GuardSince.IsZero() && f.now.Sub(f.GuardSince) > time.Second
 		},
 		func(f facts) []Action { return []Action{Demote{"there is no guard"}} }},
 	{"busy", "An order is being carried out.",
@@ -811,7 +817,7 @@ func (f facts) mustFollow() cluster.NodeID {
 		return holder
 	case f.witness():
 		return 0
-	case f.strays():
+	case f.strays(), f.Followed == holder && f.self.Upstream != holder: // it was pointed there, and that is not recorded yet
 		return holder
 	case f.cascades(up, known) && !f.circles() && !f.missedAsSync():
 		if f.local.Sealed {
@@ -858,7 +864,7 @@ func (f facts) misplaced() bool { return f.mustFollow() != 0 }
 func (f facts) follow() Follow {
 	a := Follow{Upstream: f.mustFollow()}
 	if a.Upstream == f.lease().Holder && !f.witness() {
-		a.Name = f.streamName()
+		a.Holder, a.Name = true, f.streamName()
 	}
 	return a
 }
@@ -872,5 +878,5 @@ func Overtaken(v *View) bool {
 	if !follows || r == nil || r.Rule != record.Quorum {
 		return false
 	}
-	return !r.Lease.Taken() || a.Name != "" && a.Upstream != r.Lease.Holder || v.Local.State.down()
+	return !r.Lease.Taken() || a.Holder && a.Upstream != r.Lease.Holder || v.Local.State.down()
 }

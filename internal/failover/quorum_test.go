@@ -217,6 +217,13 @@ var quorumCases = []ruleCase{
 	{"lease-ran-out", holderView, nil, ended(func(l *Local) { l.Armed = false })},
 	{"lease-ran-out", holderView, nil, ended(func(l *Local) { l.Role = cluster.Primary })},
 	{"guard-is-gone", holderView, nil, func(v *View) { v.Guard.Alive, v.GuardSince = false, t0.Add(-2*time.Second) }},
+	{"guard-is-gone", holderView, nil, func(v *View) { // the promotion hangs
+		v.Guard.Alive, v.GuardSince, v.Local.Role, v.Doing = false, t0.Add(-2*time.Second), cluster.Standby, PromoteTo{Term: 1, Timeline: 2}
+	}},
+	{"guard-is-gone", holderView, nil, func(v *View) {
+		v.Guard.Alive, v.GuardSince, v.Local.State = false, t0.Add(-2*time.Second), ServerUnreachable
+	}},
+	{"busy", holderView, nil, func(v *View) { v.Local.Role, v.Doing = cluster.Standby, PromoteTo{Term: 1, Timeline: 2} }},
 	{"busy", quorumView, nil, func(v *View) { v.Doing = Seal{1} }},
 	{"refused", quorumView, []record.Change{expired}, func(v *View) { v.RefusedBy, v.RefusedAt = 3, t0.Add(-59*time.Second) }},
 	{"seal", quorumView, []record.Change{expired}, func(v *View) { v.RefusedBy, v.RefusedAt = 3, t0.Add(-time.Minute) }},
@@ -959,8 +966,9 @@ func TestNobodyIsCascadedByAccident(t *testing.T) {
 	}{
 		"it was wished":                                     {func(*View) {}, 0},
 		"it was wished, and it has bid":                     {sealed, 3},
-		"it was pointed there as at the primary":            {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 1}}, t0); v.Followed = 3 }, 1},
+		"it was pointed there as at the primary":            {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 1, Holder: true}}, t0); v.Followed = 3 }, 1},
 		"it came back there":                                {func(v *View) { v.Observe(Ordered{Action: Rejoin{Upstream: 3}}, t0); v.Doing = nil }, 1},
+		"it was pointed at the primary, as no record says":  {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 1, Holder: true}}, t0); v.Doing = nil }, 1},
 		"it was pointed there as at a standby":              {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 3}}, t0); v.Doing = nil }, 0},
 		"that was the primary before, and it has bid since": {func(v *View) { sealed(v); promoted(v, 3, 1) }, 1},
 		"that was the primary before, and it was wished":    {func(v *View) { promoted(v, 3, 1) }, 0},
@@ -1095,12 +1103,12 @@ func TestOvertaken(t *testing.T) {
 		set     func(*View)
 		want    bool
 	}{
-		"the primary is there":          {nil, Follow{Upstream: 1, Name: "node2@1"}, nil, false},
-		"nobody holds the lease":        {[]record.Change{expired}, Follow{Upstream: 1, Name: "node2@1"}, nil, true},
+		"the primary is there":          {nil, Follow{Upstream: 1, Holder: true, Name: "node2@1"}, nil, false},
+		"nobody holds the lease":        {[]record.Change{expired}, Follow{Upstream: 1, Holder: true, Name: "node2@1"}, nil, true},
 		"and it follows a standby":      {[]record.Change{expired}, Follow{Upstream: 3}, nil, true},
 		"it follows a standby":          {nil, Follow{Upstream: 3}, nil, false},
-		"another is the primary":        {moved, Follow{Upstream: 1, Name: "node2@1"}, nil, true},
-		"the server is down":            {nil, Follow{Upstream: 1, Name: "node2@1"}, down(ServerCrashed), true},
+		"another is the primary":        {moved, Follow{Upstream: 1, Holder: true, Name: "node2@1"}, nil, true},
+		"the server is down":            {nil, Follow{Upstream: 1, Holder: true, Name: "node2@1"}, down(ServerCrashed), true},
 		"a rewind is not to be torn":    {[]record.Change{expired}, Rejoin{Upstream: 1, Term: 1}, nil, false},
 		"nothing is done":               {[]record.Change{expired}, nil, nil, false},
 		"the visibility rule, and lost": {[]record.Change{record.End{Term: 1, Node: 1}}, Follow{Upstream: 1}, down(ServerCrashed), false},

@@ -176,12 +176,12 @@ func TestStandbyGetsTheTermsName(t *testing.T) {
 		want Follow
 	}{
 		"first it is measured":  {record.SyncOn, "n2", func(*View) {}, "measure", Follow{}},
-		"then it is renamed":    {record.SyncOn, "n2", sealed, "follow-holder", Follow{1, "n2@1"}},
+		"then it is renamed":    {record.SyncOn, "n2", sealed, "follow-holder", Follow{1, true, "n2@1"}},
 		"an older term's":       {record.SyncOn, "n2@0", func(*View) {}, "measure", Follow{}},
 		"it has it":             {record.SyncOn, "n2@1", func(*View) {}, "standby-follows", Follow{}},
 		"off, it keeps its own": {record.SyncOff, "mine", func(*View) {}, "standby-follows", Follow{}},
-		"off, it gives it back": {record.SyncOff, "n2@1", sealed, "follow-holder", Follow{1, "n2"}},
-		"who may not win":       {record.SyncOn, "n2@1", func(v *View) { sealed(v); v.Group.Record.Members[1].Priority = 0 }, "follow-holder", Follow{1, "n2"}},
+		"off, it gives it back": {record.SyncOff, "n2@1", sealed, "follow-holder", Follow{1, true, "n2"}},
+		"who may not win":       {record.SyncOn, "n2@1", func(v *View) { sealed(v); v.Group.Record.Members[1].Priority = 0 }, "follow-holder", Follow{1, true, "n2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := quorumView()

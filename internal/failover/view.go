@@ -441,7 +441,7 @@ func (v *View) observeOrder(a Action, now time.Time) {
 	case Rejoin:
 		v.Doing, v.Rejoins, v.Followed = a, Rejoins{v.Rejoins.Tries + 1, now}, a.Upstream
 	case Follow:
-		if v.Doing = a; v.Group.Record != nil && a.Upstream == v.Group.Record.Lease.Holder {
+		if v.Doing = a; a.Holder {
 			v.Followed = a.Upstream
 		}
 	default:

@@ -14,6 +14,7 @@ import (
 // about its target.
 type FollowOptions struct {
 	Target   cluster.NodeID // zero: the primary
+	Primary  bool           // the target is followed because it is the primary
 	Recovery Recovery       // the settings that make the local server follow it
 	Restart  bool           // restart the server instead of reloading its settings
 	Timeout  time.Duration  // for the standby to attach
@@ -99,6 +100,10 @@ func checkTarget(s Survey, self cluster.Node, o *FollowOptions) error {
 	case !server.Reachable:
 		return fault.New(fault.FollowFail, "%s cannot be reached", called(target)).
 			WithDetail("%s", server.Why).WithHint("start it, or name another node with --upstream-node-id")
+	case server.InRecovery && o.Primary:
+		return fault.New(fault.FollowFail, "%s is the primary no more", called(target)).
+			WithDetail("It is a standby; behind one that is followed for the primary nobody is to stay.").
+			WithHint("nothing was changed; the daemon decides again whom to follow")
 	case server.InRecovery && s.Primary == 0:
 		return fault.New(fault.FollowFail, "no primary was found").
 			WithDetail("%s is a standby; the change is recorded on the primary, so that one must run", called(target)).

@@ -416,6 +416,7 @@ func (w *World) Promotion(ctx context.Context) (ops.Promotion, error) {
 // FollowRequest is what `standby follow` was asked for.
 type FollowRequest struct {
 	Target   cluster.NodeID // zero: the primary
+	Primary  bool           // refuse a target that is in recovery: it is followed because it is the primary
 	Wait     time.Duration  // for the target to appear; zero: one attempt
 	KeepSlot bool           // leave the slot on the former upstream
 	Silent   bool           // without the event standby_follow
@@ -424,7 +425,7 @@ type FollowRequest struct {
 // SurveyFollow looks at the local server, its target and the primary, and
 // compares histories.
 func (w *World) SurveyFollow(ctx context.Context, r FollowRequest) (ops.Survey, ops.FollowOptions, error) {
-	o := ops.FollowOptions{Target: r.Target, Silent: r.Silent, Restart: w.cfg.StandbyFollowRestart, Timeout: w.cfg.StandbyFollowTimeout}
+	o := ops.FollowOptions{Target: r.Target, Primary: r.Primary, Silent: r.Silent, Restart: w.cfg.StandbyFollowRestart, Timeout: w.cfg.StandbyFollowTimeout}
 	c, local, err := w.openLocal(ctx)
 	if err != nil {
 		var f *fault.Error

@@ -371,9 +371,7 @@ func (h hand) started() {
 func (h hand) rejoin(a failover.Rejoin) {
 	w, n := h.d.n.w, h.d.n
 	up := &w.nodes[a.Upstream-1].server
-	reachable := func() bool {
-		return w.net.open(ofServers, n.id, a.Upstream) && w.net.open(ofServers, a.Upstream, n.id) && up.writes() && up.hung <= w.now
-	}
+	reachable := func() bool { return h.reaches(w.nodes[a.Upstream-1]) && up.writes() }
 	if !reachable() {
 		h.done("the upstream does not answer")
 		return
@@ -445,10 +443,13 @@ func (w *World) standbyRow(id, upstream cluster.NodeID) cluster.Node {
 
 // writesTo reports whether a primary is there to write a record to.
 func (h hand) writesTo() bool {
-	return slices.ContainsFunc(h.d.n.w.nodes, func(o *node) bool {
-		w, id := o.w, h.d.n.id
-		return o.server.writes() && o.server.hung <= w.now && w.net.open(ofServers, id, o.id) && w.net.open(ofServers, o.id, id)
-	})
+	return slices.ContainsFunc(h.d.n.w.nodes, func(o *node) bool { return o.server.writes() && h.reaches(o) })
+}
+
+// reaches reports whether a node's server takes connections from here.
+func (h hand) reaches(o *node) bool {
+	w, id := o.w, h.d.n.id
+	return o.server.up && o.server.ready && max(o.server.frozen, o.server.hung) <= w.now && w.net.open(ofServers, id, o.id) && w.net.open(ofServers, o.id, id)
 }
 
 // follow points the server at another.
@@ -463,13 +464,21 @@ func (h hand) follow(a failover.Follow) {
 		h.done("the server is no standby")
 		return
 	}
+	if up := w.nodes[a.Upstream-1]; !h.reaches(up) || a.Holder && !up.server.writes() || !h.writesTo() {
+		h.done("the upstream does not answer, or is no primary any more")
+		return
+	}
 	n.disk.seal = failover.Sealed{}
 	h.s.named(a.Name)
 	h.s.point(a.Upstream)
-	if h.writesTo() {
+	h.then(w.between(0, 20*time.Millisecond), func() {
+		if !h.writesTo() {
+			h.done("it is not recorded")
+			return
+		}
 		*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
-	}
-	h.attached()
+		h.attached()
+	})
 }
 
 // attachedWithin is standby_follow_timeout.
