@@ -172,7 +172,7 @@ func (d *Daemon) recordRuleAgain(f registry.Founding) {
 func (d *Daemon) recordSuccession(ctx context.Context, cfg *conf.Config) error {
 	return d.inOwn(ctx, cfg, func(ctx context.Context, c *pg.Conn) error {
 		rec, _ := d.quorum.known()
-		return registry.RecordSuccession(ctx, c, cfg.NodeID, rec.Predecessor(cfg.NodeID))
+		return registry.RecordSuccession(ctx, c, cfg.NodeID, func(recorded cluster.NodeID) []cluster.NodeID { return rec.Formers(recorded, cfg.NodeID) })
 	})
 }
 

@@ -272,22 +272,27 @@ func (r *Record) Holds(id cluster.NodeID, incarnation string) bool {
 // Former is the node that was the primary in the term before in which there was one, which may
 // be the same; zero where the terms that are kept do not tell.
 func (r *Record) Former() cluster.NodeID {
-	return r.lastPrimary(func(t Term) bool { return t.Term < r.Term })
-}
-
-// Predecessor is the last node but that one that was a primary; zero where the terms that are
-// kept do not tell.
-func (r *Record) Predecessor(of cluster.NodeID) cluster.NodeID {
-	return r.lastPrimary(func(t Term) bool { return t.Node != of })
-}
-
-func (r *Record) lastPrimary(is func(Term) bool) cluster.NodeID {
 	for _, t := range slices.Backward(r.Terms) {
-		if is(t) {
+		if t.Term < r.Term {
 			return t.Node
 		}
 	}
 	return 0
+}
+
+// Formers are the nodes that were primaries from recorded on, whom repmgr.nodes names, until the
+// present one; where the terms that are kept do not have that one, only the last of them.
+func (r *Record) Formers(recorded, present cluster.NodeID) []cluster.NodeID {
+	var out []cluster.NodeID
+	for _, t := range slices.Backward(r.Terms) {
+		if t.Node != present && !slices.Contains(out, t.Node) {
+			out = append(out, t.Node)
+		}
+		if t.Node == recorded {
+			return out
+		}
+	}
+	return out[:min(1, len(out))]
 }
 
 func (r *Record) note(d Decision) {

@@ -255,7 +255,7 @@ func (h hand) inForce(names string, do func()) {
 func (h hand) promoted(a failover.PromoteTo) {
 	switch {
 	case h.s.up && h.s.ready && !h.s.standby && h.s.timeline == a.Timeline:
-		h.d.n.w.succession(h.d.n.id, h.d.rec.Predecessor(h.d.n.id))
+		h.d.n.w.succession(h.d.n.id, h.d.rec)
 		h.done("")
 	case !h.s.up || h.s.ready && !h.s.standby:
 		h.done("the server is gone, or on another timeline")
@@ -406,21 +406,22 @@ func (h hand) rejoin(a failover.Rejoin) {
 }
 
 // succession records who is the primary.
-func (w *World) succession(id, former cluster.NodeID) {
+func (w *World) succession(id cluster.NodeID, rec *record.Record) {
 	row := w.row(id)
 	if row.Role == cluster.Primary && row.Active {
 		return // it was promoted anew
 	}
-	if former != 0 {
+	var recorded cluster.NodeID
+	for i := range w.registry {
+		if r := &w.registry[i]; r.Role == cluster.Primary {
+			recorded, r.Role, r.Active = r.ID, cluster.Standby, false
+			w.leave(r.ID)
+		}
+	}
+	for _, former := range rec.Formers(recorded, id) {
 		w.leave(former)
 		if row := w.row(former); row.Role == cluster.Standby && row.Upstream != id && w.Defect != NobodyLeaves {
 			row.Upstream = 0
-		}
-	}
-	for i := range w.registry {
-		if r := &w.registry[i]; r.Role == cluster.Primary && r.ID != id {
-			r.Role, r.Active = cluster.Standby, false
-			w.leave(r.ID)
 		}
 	}
 	row.Role, row.Upstream, row.Active = cluster.Primary, 0, true
