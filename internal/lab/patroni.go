@@ -102,20 +102,29 @@ func (p *Patroni) bringUp(ctx context.Context, l *Lab, dynamic map[string]any) e
 	if err := p.Start(ctx, first, PatroniService); err != nil {
 		return err
 	}
-	err := Wait(ctx, attachTimeout, "Patroni to make a primary", func() error {
-		// The lab's own database is not there yet.
-		return first.program(ctx, "psql", "-h", first.Dir, "-U", "postgres", "-qAtc", "SELECT 1/(NOT pg_is_in_recovery())::int").Err()
-	})
-	if err != nil {
-		return err
+	// The lab's own database is not there yet.
+	becomes := func(what, condition string) error {
+		return Wait(ctx, p.Patience(), what, func() error {
+			return first.program(ctx, "psql", "-h", first.Dir, "-U", "postgres", "-qAtc", "SELECT 1/("+condition+")::int").Err()
+		})
 	}
-	if err := first.CreateRoles(ctx); err != nil {
+	if err := becomes("Patroni to make a primary", "NOT pg_is_in_recovery()"); err != nil {
 		return err
 	}
 	for _, n := range l.Nodes[1:] {
 		if err := p.Start(ctx, n, PatroniService); err != nil {
 			return err
 		}
+	}
+	// With synchronous_mode_strict the primary's own commits wait for the first of them.
+	if err := becomes("the standbys to stream", fmt.Sprintf("(SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming') = %d", len(l.Nodes)-1)); err != nil {
+		return err
+	}
+	if err := becomes("a commit to return", "current_setting('synchronous_standby_names') <> '*'"); err != nil {
+		return err
+	}
+	if err := first.CreateRoles(ctx); err != nil {
+		return err
 	}
 	return Wait(ctx, p.Patience(), "a whole cluster", func() error { return p.Whole(ctx, l) })
 }
