@@ -40,13 +40,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 		err = registry.FollowWitness(ctx, w, a.Upstream, d.planEvent)
 		w.Close()
 	case cfg.FollowCommand != "":
-		line := registry.Expand(cfg.FollowCommand, map[byte]string{'n': strconv.Itoa(int(a.Upstream))})
-		if err = d.command(ctx, "follow_command", line, self.Upstream); err == nil {
-			err = d.awaitStandby(ctx, cfg)
-		}
-		if err == nil && a.Name != "" {
-			err = d.renameStandby(cfg, a.Name)
-		}
+		err = d.followByCommand(ctx, cfg, a, self.Upstream)
 	default:
 		err = registry.Follow(ctx, w, registry.FollowRequest{Target: a.Upstream, Primary: a.Holder}, d.planEvent)
 		w.Close()
@@ -61,6 +55,37 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 	}
 	d.announce(e)
 	return err
+}
+
+// followByCommand runs follow_command, and sees that the own server is a standby then.
+func (d *Daemon) followByCommand(ctx context.Context, cfg *conf.Config, a failover.Follow, former cluster.NodeID) error {
+	if a.Holder { // before the command records who follows it
+		up, _ := cluster.Find(d.peers.nodes(), a.Upstream)
+		if err := d.recordPrimary(ctx, up); err != nil {
+			return err
+		}
+	}
+	line := registry.Expand(cfg.FollowCommand, map[byte]string{'n': strconv.Itoa(int(a.Upstream))})
+	if err := d.command(ctx, "follow_command", line, former); err != nil {
+		return err
+	}
+	if err := d.awaitStandby(ctx, cfg); err != nil || a.Name == "" {
+		return err
+	}
+	return d.renameStandby(cfg, a.Name)
+}
+
+// recordPrimary has it written to the database of the lease's holder that it is the
+// primary. One that is a standby by now is an error.
+func (d *Daemon) recordPrimary(ctx context.Context, up cluster.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, recordBound)
+	defer cancel()
+	conn, err := registry.Connect(ctx, up)
+	if err != nil {
+		return err
+	}
+	defer registry.Close(conn)
+	return registry.RecordSuccession(ctx, conn, up.ID)
 }
 
 // world is what the plans act on. Nobody connects to a node that is lost.

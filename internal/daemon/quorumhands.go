@@ -171,8 +171,7 @@ func (d *Daemon) recordRuleAgain(f registry.Founding) {
 // recordSuccession writes to the own database that this node is the primary now.
 func (d *Daemon) recordSuccession(ctx context.Context, cfg *conf.Config) error {
 	return d.inOwn(ctx, cfg, func(ctx context.Context, c *pg.Conn) error {
-		rec, _ := d.quorum.known()
-		return registry.RecordSuccession(ctx, c, cfg.NodeID, func(recorded cluster.NodeID) []cluster.NodeID { return rec.Formers(recorded, cfg.NodeID) })
+		return registry.RecordSuccession(ctx, c, cfg.NodeID)
 	})
 }
 
@@ -195,13 +194,10 @@ func (d *Daemon) recordSuccessionAgain(nodes []cluster.Node) {
 // recordRule writes to the database which rule is in force. It is told, since this
 // node's own record may lag behind the answer that says so.
 func (d *Daemon) recordRule(ctx context.Context, cfg *conf.Config, rule record.Rule) error {
-	conn, err := d.own(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer registry.Close(conn)
-	_, group := d.quorum.known()
-	return registry.RecordRule(ctx, conn, group, string(rule))
+	return d.inOwn(ctx, cfg, func(ctx context.Context, c *pg.Conn) error {
+		_, group := d.quorum.known()
+		return registry.RecordRule(ctx, c, group, string(rule))
+	})
 }
 
 // forgetSeal makes the position that was offered last count no more. Its vacancy

@@ -219,6 +219,9 @@ func (d *Daemon) recordAsStandby(ctx context.Context, cfg *conf.Config, up clust
 		return err
 	}
 	defer registry.Close(conn)
+	if err := registry.RecordSuccession(ctx, conn, up.ID); err != nil { // the own record may be that of the primary yet
+		return err
+	}
 	self, err := registry.Node(ctx, conn, cfg.NodeID)
 	if err != nil {
 		return err

@@ -274,7 +274,8 @@ var standingRules = []rule{
 		func(f facts) []Action { return []Action{Demote{f.whyUnsure()}} }},
 	{"guard-is-gone", "This server takes writes, or may be promoted yet, and nothing would stop it if this daemon hung.",
 		func(f facts) (string, bool) {
-			return "there is no guard", f.mayWriteYet() && f.lease().State == record.Held && !f.Guard.Alive && !f.GuardSince.IsZero() && f.now.Sub(f.GuardSince) > time.Second
+			_, ending := f.Doing.(GiveUp) // of a server that does not take writes
+			return "there is no guard", f.mayWriteYet() && (f.writable() || !ending) && f.lease().State == record.Held && !f.Guard.Alive && !f.GuardSince.IsZero() && f.now.Sub(f.GuardSince) > time.Second
 		},
 		func(f facts) []Action { return []Action{Demote{"there is no guard"}} }},
 	{"busy", "An order is being carried out.",
@@ -817,7 +818,7 @@ func (f facts) mustFollow() cluster.NodeID {
 		return holder
 	case f.witness():
 		return 0
-	case f.strays(), f.Followed == holder && f.self.Upstream != holder: // it was pointed there, and that is not recorded yet
+	case f.strays():
 		return holder
 	case f.cascades(up, known) && !f.circles() && !f.missedAsSync():
 		if f.local.Sealed {
@@ -833,14 +834,10 @@ func (f facts) mustFollow() cluster.NodeID {
 	return 0
 }
 
-// cascades reports whether who follows that node stays where it is: it is a standby that is
-// there, and was not followed for the primary that it was. Who has bid in a failover is still
-// recorded behind the primary that was.
+// cascades reports whether who is recorded behind that node belongs there: it is a standby that is
+// there. Who followed it as the primary is not recorded behind it any more (registry.RecordSuccession).
 func (f facts) cascades(up cluster.Node, known bool) bool {
-	if known && f.local.Sealed && up.ID == f.Group.Record.Former() {
-		return false
-	}
-	return known && up.ID != f.Followed && up.ID != f.lease().Holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID)
+	return known && up.ID != f.lease().Holder && up.Role == cluster.Standby && up.Active && f.alive(up.ID)
 }
 
 // circles reports whether this node, by what is registered, would get its WAL from itself: a

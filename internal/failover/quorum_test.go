@@ -948,41 +948,6 @@ func TestNoCircle(t *testing.T) {
 	}
 }
 
-// A standby stays behind another where that was wished, and not where it was pointed there, or
-// bid, while that was the primary.
-func TestNobodyIsCascadedByAccident(t *testing.T) {
-	promoted := func(v *View, nodes ...cluster.NodeID) {
-		for i, n := range nodes {
-			if i == 0 {
-				v.Group.Record.Terms = nil
-			}
-			v.Group.Record.Term = uint64(i + 1)
-			v.Group.Record.Terms = append(v.Group.Record.Terms, record.Term{Node: n, Term: uint64(i + 1), Timeline: cluster.Timeline(i + 1)})
-		}
-	}
-	for what, c := range map[string]struct {
-		set  func(*View)
-		want cluster.NodeID
-	}{
-		"it was wished":                                     {func(*View) {}, 0},
-		"it was wished, and it has bid":                     {sealed, 3},
-		"it was pointed there as at the primary":            {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 1, Holder: true}}, t0); v.Followed = 3 }, 1},
-		"it came back there":                                {func(v *View) { v.Observe(Ordered{Action: Rejoin{Upstream: 3}}, t0); v.Doing = nil }, 1},
-		"it was pointed at the primary, as no record says":  {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 1, Holder: true}}, t0); v.Doing = nil }, 1},
-		"it was pointed there as at a standby":              {func(v *View) { v.Observe(Ordered{Action: Follow{Upstream: 3}}, t0); v.Doing = nil }, 0},
-		"that was the primary before, and it has bid since": {func(v *View) { sealed(v); promoted(v, 3, 1) }, 1},
-		"that was the primary before, and it was wished":    {func(v *View) { promoted(v, 3, 1) }, 0},
-		"that was the primary before, and this one twice":   {func(v *View) { sealed(v); promoted(v, 3, 1, 1) }, 3},
-		"that was the primary long before, and it has bid":  {func(v *View) { sealed(v); promoted(v, 3, 2, 1) }, 3},
-	} {
-		v := quorumView()
-		v.Nodes[1].Upstream = 3
-		if c.set(v); newFacts(v, t0).mustFollow() != c.want {
-			t.Errorf("%s: node %d is to be followed, not %d", what, newFacts(v, t0).mustFollow(), c.want)
-		}
-	}
-}
-
 // A lease whose answer took long, as over an election, has little left: the next is asked for
 // at once. One without a limit is given none while nobody leads the group, who could answer.
 func TestRenewalAfterALongAnswer(t *testing.T) {

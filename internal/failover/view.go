@@ -150,12 +150,11 @@ type View struct {
 	Writing      time.Time     // since when the commit of this daemon's own is under way; zero: none is
 	Sweep        time.Duration // that finding the own server's processes takes; zero: not measured
 	Guard        GuardSeen
-	Opened       bool           // the own server may be started as a primary, and was not seen to run since
-	Shut         bool           // its directory was armed when nothing ran there, or may have been, and who started it just before may have found it as it was: nobody has looked since
-	ReadOnly     bool           // the own server was ended with its directory armed, and nothing since has made it a primary
-	GuardSince   time.Time      // since when there is no guard, or was none
-	Followed     cluster.NodeID // whom this daemon pointed its server at last because that was the primary, as it knew then; zero: nobody
-	Owed         time.Time      // until when an earlier life of this daemon, whose record is lost, may have held the lease: its guard's deadline
+	Opened       bool      // the own server may be started as a primary, and was not seen to run since
+	Shut         bool      // its directory was armed when nothing ran there, or may have been, and who started it just before may have found it as it was: nobody has looked since
+	ReadOnly     bool      // the own server was ended with its directory armed, and nothing since has made it a primary
+	GuardSince   time.Time // since when there is no guard, or was none
+	Owed         time.Time // until when an earlier life of this daemon, whose record is lost, may have held the lease: its guard's deadline
 	Sync         SyncView
 	Repromotions Repromotions
 	Opening      Opening  // of the own server, as a primary
@@ -439,11 +438,7 @@ func (v *View) observeOrder(a Action, now time.Time) {
 	case HandOver:
 		v.Doing, v.Handover = a, Handover{Number: a.Number}
 	case Rejoin:
-		v.Doing, v.Rejoins, v.Followed = a, Rejoins{v.Rejoins.Tries + 1, now}, a.Upstream
-	case Follow:
-		if v.Doing = a; a.Holder {
-			v.Followed = a.Upstream
-		}
+		v.Doing, v.Rejoins = a, Rejoins{v.Rejoins.Tries + 1, now}
 	default:
 		v.Doing = a
 	}

@@ -100,9 +100,9 @@ func checkTarget(s Survey, self cluster.Node, o *FollowOptions) error {
 	case !server.Reachable:
 		return fault.New(fault.FollowFail, "%s cannot be reached", called(target)).
 			WithDetail("%s", server.Why).WithHint("start it, or name another node with --upstream-node-id")
-	case server.InRecovery && o.Primary:
-		return fault.New(fault.FollowFail, "%s is the primary no more", called(target)).
-			WithDetail("It is a standby; behind one that is followed for the primary nobody is to stay.").
+	case o.Primary && o.Target != s.Primary:
+		return fault.New(fault.FollowFail, "%s is not the primary, or not any more", called(target)).
+			WithDetail("Behind one that is followed as the primary nobody is to stay when it is a standby.").
 			WithHint("nothing was changed; the daemon decides again whom to follow")
 	case server.InRecovery && s.Primary == 0:
 		return fault.New(fault.FollowFail, "no primary was found").

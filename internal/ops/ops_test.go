@@ -386,7 +386,7 @@ func TestPromotionsAndFollowsThatAreRefused(t *testing.T) {
 		{"a witness followed", surveyOf(node3), follow(func(o *FollowOptions) { o.Target = 4 }), 23, "is a witness"},
 		{"no primary", alter(surveyOf(node3), func(s *Survey) { s.Primary = 0 }), follow(func(o *FollowOptions) { o.Target = 0 }), 23, "no primary"},
 		{"a primary that is none", alter(surveyOf(node3), func(s *Survey) { n := s.Servers[2]; n.InRecovery, s.Primary = true, 1; s.Servers[2] = n }),
-			follow(func(o *FollowOptions) { o.Primary = true }), 23, "the primary no more"},
+			follow(func(o *FollowOptions) { o.Primary = true }), 23, "is not the primary"},
 		{"a dead target", alter(surveyOf(node3), func(s *Survey) { s.Servers[2] = down }), follow(func(*FollowOptions) {}), 23, "cannot be reached"},
 		{"a diverged server", surveyOf(node3), follow(func(o *FollowOptions) { o.Diverged = "timeline 1 ended at 0/2" }), 23, "cannot follow"},
 		{"no slots", alter(surveyOf(node3), func(s *Survey) { n := behind; n.SlotsFree = 0; s.Servers[2] = n }), follow(func(*FollowOptions) {}), 23, "replication slots"},

@@ -76,6 +76,7 @@ func setSession(config *pgx.ConnConfig) {
 	p := config.RuntimeParams
 	p["search_path"] = ""
 	p["synchronous_commit"] = "local"
+	p["default_transaction_read_only"] = "off" // where writes are frozen by that, the cluster is managed all the same
 	p["client_encoding"] = "UTF8"
 }
 

@@ -30,10 +30,10 @@ func show(t *testing.T, c *Conn, name string) string {
 
 func TestConnectGivesTheSessionItsSettings(t *testing.T) {
 	t.Parallel()
-	c := connect(t, primary(t).tcp("monitor", scramPassword).With("options", "-c statement_timeout=12345"))
+	c := connect(t, primary(t).tcp("monitor", scramPassword).With("options", "-c statement_timeout=12345 -c default_transaction_read_only=on"))
 	for name, want := range map[string]string{
 		"search_path": "", "synchronous_commit": "local", "application_name": "repmgr", "client_encoding": "UTF8",
-		"statement_timeout": "12345ms",
+		"statement_timeout": "12345ms", "default_transaction_read_only": "off",
 	} {
 		if got := show(t, c, name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)

@@ -269,32 +269,6 @@ func (r *Record) Holds(id cluster.NodeID, incarnation string) bool {
 	return r.Rule == Quorum && r.Lease.Taken() && r.Lease.Holder == id && r.Lease.Incarnation == incarnation
 }
 
-// Former is the node that was the primary in the term before in which there was one, which may
-// be the same; zero where the terms that are kept do not tell.
-func (r *Record) Former() cluster.NodeID {
-	for _, t := range slices.Backward(r.Terms) {
-		if t.Term < r.Term {
-			return t.Node
-		}
-	}
-	return 0
-}
-
-// Formers are the nodes that were primaries from recorded on, whom repmgr.nodes names, until the
-// present one; where the terms that are kept do not have that one, only the last of them.
-func (r *Record) Formers(recorded, present cluster.NodeID) []cluster.NodeID {
-	var out []cluster.NodeID
-	for _, t := range slices.Backward(r.Terms) {
-		if t.Node != present && !slices.Contains(out, t.Node) {
-			out = append(out, t.Node)
-		}
-		if t.Node == recorded {
-			return out
-		}
-	}
-	return out[:min(1, len(out))]
-}
-
 func (r *Record) note(d Decision) {
 	kept := r.Decisions[max(0, len(r.Decisions)+1-keptDecisions):]
 	r.Decisions = slices.Concat(kept, []Decision{d}) // as long as it has to be: others share the old list

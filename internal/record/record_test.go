@@ -2,7 +2,6 @@ package record
 
 import (
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -376,23 +375,4 @@ func FuzzDecodeEntry(f *testing.F) {
 			r.Line()
 		}
 	})
-}
-
-// Whom standbys may still be recorded behind: who was a primary since the one that repmgr.nodes has.
-func TestFormers(t *testing.T) {
-	r := &Record{Term: 6, Terms: []Term{{Node: 1, Term: 1}, {Node: 2, Term: 2}, {Node: 5, Term: 3}, {Node: 1, Term: 4}, {Node: 4, Term: 6}}}
-	for _, c := range []struct {
-		recorded, present cluster.NodeID
-		want              []cluster.NodeID
-	}{{1, 4, []cluster.NodeID{1}}, {5, 4, []cluster.NodeID{1, 5}}, {2, 4, []cluster.NodeID{1, 5, 2}}, {7, 4, []cluster.NodeID{1}}, {0, 4, []cluster.NodeID{1}}, {2, 1, []cluster.NodeID{4, 5, 2}}} {
-		if got := r.Formers(c.recorded, c.present); !slices.Equal(got, c.want) {
-			t.Errorf("since node %d, and now node %d: %d, want %d", c.recorded, c.present, got, c.want)
-		}
-	}
-	if got := (&Record{}).Formers(1, 2); len(got) > 0 {
-		t.Errorf("without terms: %d", got)
-	}
-	if got := r.Former(); got != 1 {
-		t.Errorf("before term 6: node %d", got)
-	}
 }

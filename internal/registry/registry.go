@@ -177,37 +177,22 @@ func RecordPromotion(ctx context.Context, c *pg.Conn, id cluster.NodeID) error {
 }
 
 // RecordSuccession is RecordPromotion under the quorum rule, where every daemon points its
-// standby at the new primary: those that followed a former one are recorded behind nobody until
-// then, and so is a former one that was never recorded as such. One that was away would else
-// find its upstream as a standby again, and stay a cascaded one behind it, which nobody has
-// wished. formers answers who was the primary since the one that is recorded, whatever the records
-// say of them by now. Where id is recorded already it was promoted anew, and wishes stand.
-func RecordSuccession(ctx context.Context, c *pg.Conn, id cluster.NodeID, formers func(recorded cluster.NodeID) []cluster.NodeID) error {
+// standby at the new primary: those that followed the former one are recorded behind nobody until
+// then. One that was away would else find its upstream as a standby again, and stay a cascaded one
+// behind it, which nobody has wished. Who follows the new primary has this recorded before itself, so
+// that nobody is ever behind a primary that was not recorded. Where id is recorded already
+// nothing is done: it was promoted anew, or somebody else has written it, and wishes stand.
+func RecordSuccession(ctx context.Context, c *pg.Conn, id cluster.NodeID) error {
 	what := fmt.Sprintf("record the promotion of node %d", id)
 	return inTx(ctx, c, what, func(q Querier) error {
-		nodes, err := Nodes(ctx, q)
-		if err != nil {
+		if self, err := Node(ctx, q, id); err != nil || self.Role == cluster.Primary && self.Active {
 			return err
-		}
-		var recorded cluster.NodeID
-		for _, n := range nodes {
-			if n.Role == cluster.Primary && n.Active {
-				recorded = n.ID
-			}
-		}
-		if recorded == id {
-			return nil
 		}
 		if err := recordPromotion(ctx, q, id); err != nil {
 			return err
 		}
-		var before []int
-		for _, n := range formers(recorded) {
-			before = append(before, int(n))
-		}
-		_, err = q.Exec(ctx, `UPDATE repmgr.nodes SET upstream_node_id = NULL
-			WHERE type = 'standby' AND upstream_node_id <> $2 AND (node_id = ANY($1::int[]) OR upstream_node_id = ANY($1::int[]) OR
-				upstream_node_id IN (SELECT node_id FROM repmgr.nodes WHERE type = 'primary' AND NOT active))`, before, int(id))
+		_, err := q.Exec(ctx, `UPDATE repmgr.nodes SET upstream_node_id = NULL
+			WHERE type = 'standby' AND upstream_node_id IN (SELECT node_id FROM repmgr.nodes WHERE type = 'primary' AND NOT active)`)
 		return explain(err, what)
 	})
 }

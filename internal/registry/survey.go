@@ -416,7 +416,7 @@ func (w *World) Promotion(ctx context.Context) (ops.Promotion, error) {
 // FollowRequest is what `standby follow` was asked for.
 type FollowRequest struct {
 	Target   cluster.NodeID // zero: the primary
-	Primary  bool           // refuse a target that is in recovery: it is followed because it is the primary
+	Primary  bool           // it is followed as the primary under the quorum rule: it has to be that, and is recorded as such
 	Wait     time.Duration  // for the target to appear; zero: one attempt
 	KeepSlot bool           // leave the slot on the former upstream
 	Silent   bool           // without the event standby_follow
@@ -636,6 +636,11 @@ func Follow(ctx context.Context, w *World, r FollowRequest, on func(ops.PlanEven
 	plan, err := ops.StandbyFollow(s, o)
 	if err != nil {
 		return err
+	}
+	if r.Primary {
+		if err := w.onPrimary(ctx, func(c *pg.Conn) error { return RecordSuccession(ctx, c, r.Target) }); err != nil {
+			return err
+		}
 	}
 	return ops.Carry(ctx, plan, w, fault.FollowFail, on)
 }

@@ -44,6 +44,11 @@ func (o Own) PromoteTo(ctx context.Context, timeline cluster.Timeline) (Promoted
 func (o Own) PromoteIn(ctx context.Context, kept *pg.Conn, timeline cluster.Timeline) (Promoted, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.promotionBound())
 	defer cancel()
+	h, err := o.Postmaster() // no later one is ordered to
+	if err != nil {
+		return Promoted{}, err
+	}
+	defer h.Close()
 	c, standby, err := o.inRecovery(ctx, kept)
 	if err != nil {
 		return Promoted{}, err
@@ -59,7 +64,7 @@ func (o Own) PromoteIn(ctx context.Context, kept *pg.Conn, timeline cluster.Time
 	if err := o.reserve(p.Timeline, timeline); err != nil {
 		return Promoted{}, err
 	}
-	if err := o.orderPromotion(); err != nil {
+	if err := o.orderPromotion(ctx, h); err != nil {
 		return Promoted{}, errors.Join(err, o.CancelPromotion())
 	}
 	if err := o.awaitWrites(ctx, c); err != nil {
@@ -134,13 +139,16 @@ func (o Own) reserve(present, wanted cluster.Timeline) error {
 func (o Own) promoteFile() string { return filepath.Join(o.dir(), "promote") }
 
 // orderPromotion does what pg_promote does, without the session that it needs and
-// its steps of 100 ms (A20).
-func (o Own) orderPromotion() error {
-	h, err := o.Postmaster()
-	if err != nil {
-		return err
+// its steps of 100 ms (A20). It hits that postmaster or none: the disk may have kept this order
+// waiting until it was broken off, and the server was started anew.
+func (o Own) orderPromotion(ctx context.Context, h *host.Handle) error {
+	late := ctx.Err()
+	if late == nil && h.Exited() {
+		late = os.ErrProcessDone
 	}
-	defer h.Close()
+	if late != nil {
+		return fault.Wrap(late, fault.PromotionFail, "the promotion came to be ordered too late")
+	}
 	f, err := os.OpenFile(o.promoteFile(), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err == nil {
 		err = f.Close()

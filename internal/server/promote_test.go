@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"os"
 	"testing"
 	"time"
@@ -78,4 +79,27 @@ func TestCorePromoteOverGap(t *testing.T) {
 		t.Errorf("the follower ends on timeline %d", at.Timeline)
 	}
 	other.promote(t, 7)
+}
+
+// An order that was broken off, or that comes when the server was started anew, promotes nobody.
+func TestPromotionComesTooLate(t *testing.T) {
+	t.Parallel()
+	_, standby := pair(t, "")
+	standby.seal(t)
+	h, err := standby.Postmaster()
+	check(t, err)
+	defer h.Close()
+	broken, cancel := context.WithCancel(within(t))
+	cancel()
+	if err := standby.orderPromotion(broken, h); err == nil {
+		t.Error("it was ordered after it was broken off")
+	}
+	check(t, standby.Kill(within(t)))
+	standby.start(t)
+	if err := standby.orderPromotion(within(t), h); err == nil {
+		t.Error("the next postmaster was ordered to")
+	}
+	if _, err := os.Stat(standby.promoteFile()); !os.IsNotExist(err) {
+		t.Errorf("the promote file: %v", err)
+	}
 }

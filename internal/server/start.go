@@ -87,8 +87,10 @@ func (o Own) Start(ctx context.Context) error {
 		_ = h.Close()
 		return o.awaitConnections(ctx)
 	}
-	if err := errors.Join(o.mustBeWhole(), o.DropPlaceholders(), o.awaitEnding(ctx), o.clearZombie()); err != nil {
-		return err
+	for _, prepare := range []func() error{o.mustBeWhole, o.DropPlaceholders, func() error { return o.awaitEnding(ctx) }, o.clearZombie} {
+		if err := prepare(); err != nil {
+			return err
+		}
 	}
 	ctl, err := o.ctl()
 	if err != nil {

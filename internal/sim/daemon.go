@@ -341,7 +341,7 @@ func (d *daemon) send(to *node, do func(*daemon)) {
 func (d *daemon) read() {
 	w := d.n.w
 	if d.rec != nil && d.rec.Lease.Promoted && d.rec.Holds(d.n.id, d.n.server.incarnation) && d.n.server.writes() && w.row(d.n.id).Role != cluster.Primary {
-		w.succession(d.n.id, d.rec) // an earlier life of this daemon was to write it
+		w.succession(d.n.id) // an earlier life of this daemon was to write it
 	}
 	nodes := w.rows()
 	w.after(&d.process, w.between(50*time.Millisecond, 500*time.Millisecond), func() { d.observe(failover.NodesRead{Nodes: nodes}) })

@@ -313,6 +313,9 @@ func (w *World) heal() {
 	w.by(w.stream("burial"), w.bury)
 	for _, n := range w.nodes {
 		n.powerOn()
+		if r := w.check.rec; w.grouped() && n.usual == 0 && (r.Lease.Holder == n.id || r.Lease.Former.Holder == n.id) {
+			n.usual = n.priority // nobody bars the one that may be the only one who has everything
+		}
 		n.setPriority(n.usual)
 		n.unregistered, n.guard.barred = false, 0
 		w.after(nil, w.between(0, 5*time.Second), n.update)

@@ -255,7 +255,7 @@ func (h hand) inForce(names string, do func()) {
 func (h hand) promoted(a failover.PromoteTo) {
 	switch {
 	case h.s.up && h.s.ready && !h.s.standby && h.s.timeline == a.Timeline:
-		h.d.n.w.succession(h.d.n.id, h.d.rec)
+		h.d.n.w.succession(h.d.n.id)
 		h.done("")
 	case !h.s.up || h.s.ready && !h.s.standby:
 		h.done("the server is gone, or on another timeline")
@@ -382,6 +382,7 @@ func (h hand) rejoin(a failover.Rejoin) {
 	back := func(name string) {
 		h.s.upstream, n.disk.seal = a.Upstream, failover.Sealed{}
 		h.s.named(name)
+		w.succession(a.Upstream)
 		*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
 		h.s.boot()
 		h.started()
@@ -405,35 +406,26 @@ func (h hand) rejoin(a failover.Rejoin) {
 	})
 }
 
-// succession records who is the primary.
-func (w *World) succession(id cluster.NodeID, rec *record.Record) {
+// succession records who is the primary, and those behind nobody who followed the former one,
+// until they follow the next.
+func (w *World) succession(id cluster.NodeID) {
 	row := w.row(id)
 	if row.Role == cluster.Primary && row.Active {
-		return // it was promoted anew
+		return // it was promoted anew, or somebody else has written it
 	}
-	var recorded cluster.NodeID
 	for i := range w.registry {
-		if r := &w.registry[i]; r.Role == cluster.Primary {
-			recorded, r.Role, r.Active = r.ID, cluster.Standby, false
-			w.leave(r.ID)
+		former := &w.registry[i]
+		if former.Role != cluster.Primary {
+			continue
 		}
-	}
-	for _, former := range rec.Formers(recorded, id) {
-		w.leave(former)
-		if row := w.row(former); row.Role == cluster.Standby && row.Upstream != id && w.Defect != NobodyLeaves {
-			row.Upstream = 0
+		former.Role, former.Active = cluster.Standby, false
+		for j := range w.registry {
+			if r := &w.registry[j]; r.Role == cluster.Standby && r.Upstream == former.ID && w.Defect != NobodyLeaves {
+				r.Upstream = 0
+			}
 		}
 	}
 	row.Role, row.Upstream, row.Active = cluster.Primary, 0, true
-}
-
-// leave records those behind nobody who followed a former primary, until they follow the next.
-func (w *World) leave(primary cluster.NodeID) {
-	for i := range w.registry {
-		if r := &w.registry[i]; r.Role == cluster.Standby && r.Upstream == primary && w.Defect != NobodyLeaves {
-			r.Upstream = 0
-		}
-	}
 }
 
 func (w *World) standbyRow(id, upstream cluster.NodeID) cluster.Node {
@@ -476,6 +468,9 @@ func (h hand) follow(a failover.Follow) {
 		if !h.writesTo() {
 			h.done("it is not recorded")
 			return
+		}
+		if a.Holder {
+			w.succession(a.Upstream)
 		}
 		*w.row(n.id) = w.standbyRow(n.id, a.Upstream)
 		h.attached()
