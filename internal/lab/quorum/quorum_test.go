@@ -428,6 +428,23 @@ func TestQuorumRecordsAPromotionAgain(t *testing.T) {
 	waitFollows(t, ctx, l.Node(3), primary)
 }
 
+// A standby that follows by a command follows the new primary, which is recorded as that before.
+func TestQuorumFollowCommand(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{3: {"priority": "0"}}})
+	standby := l.Node(3)
+	programs, err := l.OurPrograms()
+	must(t, err)
+	must(t, standby.WriteConf(map[string]string{"priority": "0",
+		"follow_command": fmt.Sprintf(`[ "$(%s/psql -qAt -d "%s" -c "SELECT type FROM repmgr.nodes WHERE node_id = %%n")" = primary ] && %s/repmgr -f %s standby follow --upstream-node-id=%%n`,
+			l.Bindir, l.Node(2).Conninfo(), programs, standby.ConfFile())}))
+	must(t, standby.SignalDaemon(syscall.SIGHUP))
+	waitLog(t, ctx, standby, "follow_command is now")
+	must(t, l.Node(1).Kill9(ctx))
+	waitFollows(t, ctx, standby, l.Node(2))
+	waitLog(t, ctx, standby, "running follow_command")
+	waitEvent(t, ctx, l.Node(2), "repmgrd_failover_follow", standby, true)
+}
+
 // staysDown reports whether a node's server does not run, by a rule of that name's
 // beginning.
 func staysDown(ctx context.Context, n *lab.Node, rule string) error {
