@@ -189,11 +189,11 @@ var faults = []kind{
 		if n.sound() {
 			d := w.between(time.Second, 15*time.Second)
 			w.log(n, "no guard can be started for %s", d)
-			until := w.now + d
-			n.guard.barred = until
+			n.guard.barred = w.now + d
 			n.guard.crash()
+			guard, daemon := n.guard.life, n.daemon.life
 			w.after(nil, unguardedFor+w.between(0, 5*time.Second), func() { // the daemon had the time to end its server
-				unguarded := n.guard.barred == until && w.now < until // the same loss of it all the time, not the next
+				unguarded := !n.guard.up && n.guard.life == guard && n.daemon.life == daemon // the same loss of it all the time, not the next
 				if w.healed == 0 && unguarded && n.daemon.up && n.daemon.frozen <= w.now && !n.off {
 					w.log(n, "the daemon is stopped, and there is no guard")
 					w.freeze(&n.daemon.process, w.between(time.Second, 12*time.Second))
