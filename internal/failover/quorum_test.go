@@ -948,6 +948,20 @@ func TestNoCircle(t *testing.T) {
 	}
 }
 
+// Who followed a primary is not a cascaded standby behind it when that is a standby, though the
+// records that it has read are older; who was pointed at a standby is.
+func TestNobodyIsCascadedByAccident(t *testing.T) {
+	for done, want := range map[Action]cluster.NodeID{Follow{Upstream: 3, Holder: true}: 1, Rejoin{Upstream: 3}: 1, Follow{Upstream: 3}: 0} {
+		v := quorumView()
+		local := v.Local
+		v.Observe(Done{Action: done}, t0)
+		v.Local = local // as the next look finds it
+		if got := newFacts(v, t0).mustFollow(); got != want {
+			t.Errorf("%s: node %d is to be followed, not %d", Describe(done), got, want)
+		}
+	}
+}
+
 // A lease whose answer took long, as over an election, has little left: the next is asked for
 // at once. One without a limit is given none while nobody leads the group, who could answer.
 func TestRenewalAfterALongAnswer(t *testing.T) {

@@ -489,20 +489,22 @@ func (v *View) observeDone(e Done, now time.Time) {
 // nothing is decided from the record as it was before.
 func (v *View) observeRecord(a Action, now time.Time) {
 	nodes := slices.Clone(v.Nodes)
-	for i := range nodes {
-		if nodes[i].ID != v.Self {
-			continue
+	self := slices.IndexFunc(nodes, func(n cluster.Node) bool { return n.ID == v.Self })
+	switch a := a.(type) {
+	case Promote, RecordRole, PromoteTo:
+		makePrimary(nodes, v.Self)
+	case Follow:
+		if self >= 0 {
+			nodes[self].Upstream = a.Upstream
 		}
-		switch a := a.(type) {
-		case Promote, RecordRole:
-			nodes[i].Role, nodes[i].Upstream, nodes[i].Active = cluster.Primary, 0, true
-		case PromoteTo:
-			nodes[i].Role, nodes[i].Upstream, nodes[i].Active = cluster.Primary, 0, true
-		case Follow:
-			nodes[i].Upstream = a.Upstream
-		case Rejoin:
-			nodes[i].Role, nodes[i].Upstream, nodes[i].Active = cluster.Standby, a.Upstream, true
+		if a.Holder {
+			makePrimary(nodes, a.Upstream)
 		}
+	case Rejoin:
+		if self >= 0 {
+			nodes[self].Role, nodes[self].Upstream, nodes[self].Active = cluster.Standby, a.Upstream, true
+		}
+		makePrimary(nodes, a.Upstream)
 	}
 	v.Nodes = nodes
 	v.DoneAt = now
@@ -510,6 +512,19 @@ func (v *View) observeRecord(a Action, now time.Time) {
 		v.Tenure.ReleasedAt = now
 	}
 	v.observeServer(a)
+}
+
+// makePrimary makes a node the one active primary of the records, as a promotion, and who follows
+// the lease's holder, writes it.
+func makePrimary(nodes []cluster.Node, id cluster.NodeID) {
+	for i := range nodes {
+		switch n := &nodes[i]; {
+		case n.ID == id:
+			n.Role, n.Upstream, n.Active = cluster.Primary, 0, true
+		case n.Role == cluster.Primary:
+			n.Active = false
+		}
+	}
 }
 
 // observeServer notes what an order has done to the own server, until the next
