@@ -76,12 +76,13 @@ type family struct {
 
 func (f *family) Name() string { return f.name }
 
-// Patience: repmgr 5 does not make a cluster whole, and is not waited for as long.
+// Patience: repmgr 5 takes a primary for lost after a minute by its own times (6 times 10 s), and
+// promotes a standby then; it brings nobody back, and is not waited for longer.
 func (f *family) Patience() time.Duration {
 	if f.software == nil {
 		return 4 * time.Minute
 	}
-	return 30 * time.Second
+	return 2 * time.Minute
 }
 
 // serverSettings are for many clients that go away while they wait.

@@ -76,7 +76,7 @@ func (d *Daemon) followByCommand(ctx context.Context, cfg *conf.Config, a failov
 }
 
 // recordPrimary has it written to the database of the lease's holder that it is the
-// primary. One that is a standby by now is an error.
+// primary. One that is a standby by now, or another cluster's, is an error.
 func (d *Daemon) recordPrimary(ctx context.Context, up cluster.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, recordBound)
 	defer cancel()
@@ -85,6 +85,18 @@ func (d *Daemon) recordPrimary(ctx context.Context, up cluster.Node) error {
 		return err
 	}
 	defer registry.Close(conn)
+	server, err := conn.Server(ctx)
+	if err != nil {
+		return err
+	}
+	rec, _ := d.quorum.known()
+	switch {
+	case server.SystemID != rec.SystemID:
+		return fault.New(fault.FollowFail, "the server of node %q (ID: %d) is of another cluster", up.Name, up.ID).
+			WithDetail("Its system identifier is %s, this cluster's %s.", server.SystemID, rec.SystemID).WithHint("correct the node's conninfo")
+	case server.InRecovery:
+		return fault.New(fault.FollowFail, "node %q (ID: %d) is not the primary, or not any more", up.Name, up.ID)
+	}
 	return registry.RecordSuccession(ctx, conn, up.ID)
 }
 

@@ -70,7 +70,7 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 	}
 	// Recorded before a rewind, the record is among what the server has when it
 	// answers first: an older one would make it look as if it followed nobody.
-	unrecorded := d.recordAsStandby(ctx, cfg, up)
+	unrecorded := d.recordReturn(ctx, cfg, up)
 	if unrecorded != nil {
 		d.complain(slog.LevelWarn, unrecorded) // it is tried again at the end
 	}
@@ -94,7 +94,7 @@ func (d *Daemon) rejoin(ctx context.Context, cfg *conf.Config, a failover.Rejoin
 		d.noteEnded(false) // it runs: who stops it from now on has not been this daemon
 	}
 	if err == nil && unrecorded != nil {
-		err = d.recordAsStandby(ctx, cfg, up)
+		err = d.recordReturn(ctx, cfg, up)
 	}
 	e := event{name: "repmgrd_rejoin", about: up, details: fmt.Sprintf("node %q (ID: %d) is a standby of node %q (ID: %d) again", cfg.NodeName, cfg.NodeID, up.Name, up.ID)}
 	if err != nil {
@@ -210,6 +210,15 @@ func (d *Daemon) cloneAnew(ctx context.Context, up cluster.Node) error {
 	return own.EndClone()
 }
 
+// recordReturn makes the records say that this node is a standby of the lease's holder: the own
+// record may be that of the primary yet.
+func (d *Daemon) recordReturn(ctx context.Context, cfg *conf.Config, up cluster.Node) error {
+	if err := d.recordPrimary(ctx, up); err != nil {
+		return err
+	}
+	return d.recordAsStandby(ctx, cfg, up)
+}
+
 // recordAsStandby makes the own record say what this node is now.
 func (d *Daemon) recordAsStandby(ctx context.Context, cfg *conf.Config, up cluster.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, recordBound)
@@ -219,9 +228,6 @@ func (d *Daemon) recordAsStandby(ctx context.Context, cfg *conf.Config, up clust
 		return err
 	}
 	defer registry.Close(conn)
-	if err := registry.RecordSuccession(ctx, conn, up.ID); err != nil { // the own record may be that of the primary yet
-		return err
-	}
 	self, err := registry.Node(ctx, conn, cfg.NodeID)
 	if err != nil {
 		return err

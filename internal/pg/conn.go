@@ -76,7 +76,8 @@ func setSession(config *pgx.ConnConfig) {
 	p := config.RuntimeParams
 	p["search_path"] = ""
 	p["synchronous_commit"] = "local"
-	p["default_transaction_read_only"] = "off" // where writes are frozen by that, the cluster is managed all the same
+	p["default_transaction_read_only"] = "off"       // where writes are frozen by that, the cluster is managed all the same
+	p["idle_in_transaction_session_timeout"] = "10s" // who is frozen in the middle of a change holds up the others no longer
 	p["client_encoding"] = "UTF8"
 }
 

@@ -33,7 +33,7 @@ func TestConnectGivesTheSessionItsSettings(t *testing.T) {
 	c := connect(t, primary(t).tcp("monitor", scramPassword).With("options", "-c statement_timeout=12345 -c default_transaction_read_only=on"))
 	for name, want := range map[string]string{
 		"search_path": "", "synchronous_commit": "local", "application_name": "repmgr", "client_encoding": "UTF8",
-		"statement_timeout": "12345ms", "default_transaction_read_only": "off",
+		"statement_timeout": "12345ms", "default_transaction_read_only": "off", "idle_in_transaction_session_timeout": "10s",
 	} {
 		if got := show(t, c, name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)

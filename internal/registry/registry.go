@@ -15,6 +15,7 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
+	"slices"
 )
 
 // ErrNoRecord reports that repmgr.nodes has no row of the node asked for.
@@ -180,18 +181,23 @@ func RecordPromotion(ctx context.Context, c *pg.Conn, id cluster.NodeID) error {
 // standby at the new primary: those that followed the former one are recorded behind nobody until
 // then. One that was away would else find its upstream as a standby again, and stay a cascaded one
 // behind it, which nobody has wished. Who follows the new primary has this recorded before itself, so
-// that nobody is ever behind a primary that was not recorded. Where id is recorded already
-// nothing is done: it was promoted anew, or somebody else has written it, and wishes stand.
+// that nobody is ever behind a primary that was not recorded. Where id is recorded already, as
+// when it was promoted anew, wishes stand; who is left behind a former primary, as before the quorum
+// rule began, is behind nobody all the same.
 func RecordSuccession(ctx context.Context, c *pg.Conn, id cluster.NodeID) error {
 	what := fmt.Sprintf("record the promotion of node %d", id)
 	return inTx(ctx, c, what, func(q Querier) error {
-		if self, err := Node(ctx, q, id); err != nil || self.Role == cluster.Primary && self.Active {
+		nodes, err := Nodes(ctx, q)
+		if err != nil {
 			return err
 		}
-		if err := recordPromotion(ctx, q, id); err != nil {
-			return err
+		primaries := slices.DeleteFunc(nodes, func(n cluster.Node) bool { return n.Role != cluster.Primary || !n.Active })
+		if len(primaries) != 1 || primaries[0].ID != id {
+			if err := recordPromotion(ctx, q, id); err != nil {
+				return err
+			}
 		}
-		_, err := q.Exec(ctx, `UPDATE repmgr.nodes SET upstream_node_id = NULL
+		_, err = q.Exec(ctx, `UPDATE repmgr.nodes SET upstream_node_id = NULL
 			WHERE type = 'standby' AND upstream_node_id IN (SELECT node_id FROM repmgr.nodes WHERE type = 'primary' AND NOT active)`)
 		return explain(err, what)
 	})

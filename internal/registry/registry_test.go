@@ -221,7 +221,11 @@ func TestRecordSuccession(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // the second time nothing is changed
+	for _, odd := range []string{"", "", // the second time nothing is changed
+		"UPDATE repmgr.nodes SET upstream_node_id = 1 WHERE node_id = 3", "UPDATE repmgr.nodes SET active = true WHERE node_id = 1"} {
+		if odd != "" {
+			psql(t, c, odd)
+		}
 		if err := RecordSuccession(ctx, c, 2); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -487,7 +488,7 @@ func (w *World) checkDataDirectory() error {
 func (w *World) awaitTarget(ctx context.Context, s *ops.Survey, r FollowRequest) error {
 	var err error
 	poll(ctx, r.Wait, time.Second, func(ctx context.Context) bool {
-		err = w.surveyTarget(ctx, s, r.Target)
+		err = w.surveyTarget(ctx, s, r)
 		target := r.Target
 		if target == 0 {
 			target = s.Primary
@@ -498,11 +499,16 @@ func (w *World) awaitTarget(ctx context.Context, s *ops.Survey, r FollowRequest)
 }
 
 // surveyTarget is one attempt. A primary that is the target is only looked for
-// once: it is found among all nodes.
-func (w *World) surveyTarget(ctx context.Context, s *ops.Survey, target cluster.NodeID) error {
+// once: it is found among all nodes. One that is known to be the primary is asked alone: another
+// that takes writes as well is none, whatever its timeline.
+func (w *World) surveyTarget(ctx context.Context, s *ops.Survey, r FollowRequest) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	n, conn, err := FindPrimary(ctx, w.candidates(target))
+	target, candidates := r.Target, w.candidates(r.Target)
+	if r.Primary {
+		candidates = slices.DeleteFunc(candidates, func(n cluster.Node) bool { return n.ID != target })
+	}
+	n, conn, err := FindPrimary(ctx, candidates)
 	if err != nil {
 		var f *fault.Error
 		if errors.As(err, &f) {

@@ -445,6 +445,25 @@ func TestQuorumFollowCommand(t *testing.T) {
 	waitEvent(t, ctx, l.Node(2), "repmgrd_failover_follow", standby, true)
 }
 
+// A server that was promoted by hand, on a newer timeline, keeps nobody from following the holder.
+func TestQuorumFollowsTheHolderBesideAnother(t *testing.T) {
+	l, ctx := bringUpQuorum(t, lab.Options{Nodes: 3})
+	primary, other := l.Node(1), l.Node(3)
+	must(t, other.KillDaemon(ctx))
+	_, err := other.SQL(ctx, "SELECT pg_promote()")
+	must(t, err)
+	_, err = primary.Rows(ctx, "UPDATE repmgr.nodes SET upstream_node_id = NULL WHERE node_id = 2")
+	must(t, err)
+	waitFor(t, ctx, "node 2 to follow, and to be recorded so", func() error {
+		got, err := primary.SQL(ctx, "SELECT upstream_node_id FROM repmgr.nodes WHERE node_id = 2")
+		if err == nil && got != "1" {
+			err = fmt.Errorf("its upstream is %q", got)
+		}
+		return err
+	})
+	waitFollows(t, ctx, l.Node(2), primary)
+}
+
 // staysDown reports whether a node's server does not run, by a rule of that name's
 // beginning.
 func staysDown(ctx context.Context, n *lab.Node, rule string) error {
