@@ -184,13 +184,20 @@ func TestGuardFirst(t *testing.T) {
 	}
 }
 
-// A server that is armed while it seems to be down may have been started just before that, by
-// a postmaster that has read the directory as it was: the guard keeps its deadline until a look
-// has found it down, or running.
-func TestArmedWhenDownKeepsItsDeadline(t *testing.T) {
-	for state, harmless := range map[ServerState]bool{ServerStarting: false, ServerStopped: true, ServerRunning: true} {
+// A server may be starting when it is armed, and have read the directory as it was, be it that it
+// seemed to be down or that one of its processes crashed just then: the guard keeps its deadline
+// until a look has found it down, or running.
+func TestArmedMaybeTooLateKeepsItsDeadline(t *testing.T) {
+	for _, c := range []struct {
+		before, state ServerState
+		harmless      bool
+	}{{ServerStopped, ServerStarting, false}, {ServerStopped, ServerStopped, true}, {ServerStopped, ServerRunning, true},
+		{ServerRunning, ServerStarting, false}, {ServerRunning, ServerStopped, true}} {
+		state, harmless := c.state, c.harmless
 		v := holderView()
-		down(ServerStopped)(v)
+		if c.before != ServerRunning {
+			down(c.before)(v)
+		}
 		v.Local.Armed = false
 		v.Observe(Ordered{Arm{}}, t0)
 		v.Observe(Done{Action: Arm{}}, t0)
@@ -201,7 +208,7 @@ func TestArmedWhenDownKeepsItsDeadline(t *testing.T) {
 		l.At, l.State, l.Role = t0.Add(time.Second), state, cluster.Standby
 		v.Observe(LocalSeen{l}, t0.Add(time.Second))
 		if StandDown(v) != harmless {
-			t.Errorf("%s: the guard stands down: %v", state, !harmless)
+			t.Errorf("%s after %s: the guard stands down: %v", state, c.before, !harmless)
 		}
 	}
 }

@@ -151,7 +151,7 @@ type View struct {
 	Sweep        time.Duration // that finding the own server's processes takes; zero: not measured
 	Guard        GuardSeen
 	Opened       bool      // the own server may be started as a primary, and was not seen to run since
-	Shut         bool      // its directory was armed when nothing ran there, or may have been, and who started it just before may have found it as it was: nobody has looked since
+	Shut         bool      // its directory was armed, or may have been, when the server may have been starting, and so may have found it as it was: nobody has looked since
 	ReadOnly     bool      // the own server was ended with its directory armed, and nothing since has made it a primary
 	GuardSince   time.Time // since when there is no guard, or was none
 	Owed         time.Time // until when an earlier life of this daemon, whose record is lost, may have held the lease: its guard's deadline
@@ -532,7 +532,7 @@ func makePrimary(nodes []cluster.Node, id cluster.NodeID) {
 func (v *View) observeServer(a Action) {
 	switch a := a.(type) {
 	case Arm:
-		v.Shut = v.Local.State != ServerRunning
+		v.Shut = true // it may have been starting by then, whatever was seen before
 		v.Local.Armed, v.Opened = true, false
 	case Disarm, LetStart:
 		v.Local.Armed = false

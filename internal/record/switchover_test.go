@@ -65,6 +65,24 @@ func TestASuccessorThatLacksSomething(t *testing.T) {
 	}
 }
 
+// Where one that may not be promoted has the last of it, and too few of the set have bid, nobody
+// without that is granted the lease: standbys may have acknowledged what it lacks.
+func TestWhoHasTheLastOfItMayNotWin(t *testing.T) {
+	r := group(t, 4)
+	r.Members[3].Priority = 0
+	r.Sync = Sync{Mode: SyncOn, Sets: []Set{SetOf(1, 2, 3)}}
+	taken(t, r, ask3)
+	taken(t, r, Release{Term: 1, Node: 1, Incarnation: "a", To: 3, End: 1100})
+	taken(t, r, bid(1, 4, 1100))
+	taken(t, r, bid(1, 2, 1050))
+	refused(t, r, Close{1}, "node 4 may not be promoted and has more than node 2")
+	taken(t, r, bid(1, 3, 1100))
+	taken(t, r, Close{1})
+	if r.Lease.Holder != 3 {
+		t.Errorf("%+v", r.Lease)
+	}
+}
+
 // Whom the lease was handed over to takes it up by one entry, which does what the bid, the
 // close and the claim would do.
 func TestASuccessorTakesTheLeaseUp(t *testing.T) {

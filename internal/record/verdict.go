@@ -100,16 +100,18 @@ func (r *Record) pick(bids []Judged, standing []Standing, best int) (cluster.Nod
 		return 0, fmt.Sprintf("no eligible standby has bid in vacancy %d", r.Lease.Vacancy)
 	}
 	w := bids[best]
-	hasAll := slices.ContainsFunc(bids, func(j Judged) bool { return counts(j.Node) && (r.isLastHolder(j.Bid) || r.has(j)) })
+	all := func(j Judged) bool { return r.isLastHolder(j.Bid) || r.has(j) }
+	hasAll := slices.ContainsFunc(bids, func(j Judged) bool { return counts(j.Node) && all(j) })
 	why, suffices := r.Sync.satisfied(counts)
 	if !suffices && !hasAll {
 		return 0, why
 	}
 	// A member of a set may have what the best candidate does not have (safety notes,
-	// B39), and so may the last holder where its bid is what the others' lack. Where
-	// theirs suffice, what it has beyond them was acknowledged to nobody.
+	// B39), and so may who has all where its bid is what the others' lack: the last holder, or
+	// who has what that had at a hand-over. Where theirs suffice, what it has beyond them was
+	// acknowledged to nobody.
 	for _, j := range bids {
-		mustHave := slices.ContainsFunc(r.Sync.Sets, func(s Set) bool { return s.Has(j.Node) }) || r.isLastHolder(j.Bid) && !suffices
+		mustHave := slices.ContainsFunc(r.Sync.Sets, func(s Set) bool { return s.Has(j.Node) }) || all(j) && !suffices
 		if mustHave && counts(j.Node) && (j.WALTerm > w.WALTerm || j.WALTerm == w.WALTerm && j.LSN > w.LSN) {
 			return 0, fmt.Sprintf("node %d may not be promoted and has more than node %d, which could be: %s against %s", j.Node, w.Node, j.LSN, w.LSN)
 		}
