@@ -61,7 +61,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 func (d *Daemon) followByCommand(ctx context.Context, cfg *conf.Config, a failover.Follow, former cluster.NodeID) error {
 	if a.Holder { // before the command records who follows it
 		up, _ := cluster.Find(d.peers.nodes(), a.Upstream)
-		if err := d.recordPrimary(ctx, up); err != nil {
+		if err := inThat(ctx, up, func(ctx context.Context, c *pg.Conn) error { return d.recordPrimary(ctx, c, up) }); err != nil {
 			return err
 		}
 	}
@@ -75,17 +75,10 @@ func (d *Daemon) followByCommand(ctx context.Context, cfg *conf.Config, a failov
 	return d.renameStandby(cfg, a.Name)
 }
 
-// recordPrimary has it written to the database of the lease's holder that it is the
+// recordPrimary writes to the database of the lease's holder that it is the
 // primary. One that is a standby by now, or another cluster's, is an error.
-func (d *Daemon) recordPrimary(ctx context.Context, up cluster.Node) error {
-	ctx, cancel := context.WithTimeout(ctx, recordBound)
-	defer cancel()
-	conn, err := registry.Connect(ctx, up)
-	if err != nil {
-		return err
-	}
-	defer registry.Close(conn)
-	server, err := conn.Server(ctx)
+func (d *Daemon) recordPrimary(ctx context.Context, c *pg.Conn, up cluster.Node) error {
+	server, err := c.Server(ctx)
 	if err != nil {
 		return err
 	}
@@ -95,9 +88,11 @@ func (d *Daemon) recordPrimary(ctx context.Context, up cluster.Node) error {
 		return fault.New(fault.FollowFail, "the server of node %q (ID: %d) is of another cluster", up.Name, up.ID).
 			WithDetail("Its system identifier is %s, this cluster's %s.", server.SystemID, rec.SystemID).WithHint("correct the node's conninfo")
 	case server.InRecovery:
-		return fault.New(fault.FollowFail, "node %q (ID: %d) is not the primary, or not any more", up.Name, up.ID)
+		return fault.New(fault.FollowFail, "node %q (ID: %d) is not the primary, or not any more", up.Name, up.ID).
+			WithDetail("By this node's record it holds the lease in term %d, and its server is in recovery.", rec.Term).
+			WithHint("nothing was changed; the daemon decides again whom to follow")
 	}
-	return registry.RecordSuccession(ctx, conn, up.ID)
+	return registry.RecordSuccession(ctx, c, up.ID)
 }
 
 // world is what the plans act on. Nobody connects to a node that is lost.

@@ -112,9 +112,18 @@ func (d *Daemon) recordPromotion(ctx context.Context, cfg *conf.Config) error {
 
 // inOwn does something in the own database, within the bound for what is recorded.
 func (d *Daemon) inOwn(ctx context.Context, cfg *conf.Config, do func(context.Context, *pg.Conn) error) error {
+	return inSession(ctx, func(ctx context.Context) (*pg.Conn, error) { return d.own(ctx, cfg) }, do)
+}
+
+// inThat does the same in another node's database.
+func inThat(ctx context.Context, n cluster.Node, do func(context.Context, *pg.Conn) error) error {
+	return inSession(ctx, func(ctx context.Context) (*pg.Conn, error) { return registry.Connect(ctx, n) }, do)
+}
+
+func inSession(ctx context.Context, connect func(context.Context) (*pg.Conn, error), do func(context.Context, *pg.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, recordBound)
 	defer cancel()
-	conn, err := d.own(ctx, cfg)
+	conn, err := connect(ctx)
 	if err != nil {
 		return err
 	}

@@ -75,31 +75,26 @@ func (d *Daemon) foundGroup(ctx context.Context, cfg *conf.Config) error {
 	if _, group := d.quorum.known(); group != "" {
 		return nil // the view will know in a moment
 	}
-	ctx, cancel := context.WithTimeout(ctx, recordBound)
-	defer cancel()
-	conn, err := d.own(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer registry.Close(conn)
-	server, err := conn.Server(ctx)
-	if err != nil {
-		return err
-	}
-	group, err := d.quorum.foundingName()
-	if err != nil {
-		return err
-	}
-	if err := registry.RecordFounding(ctx, conn, group, cfg.NodeID); err != nil {
-		return err
-	}
-	self, _ := cluster.Find(d.peers.nodes(), cfg.NodeID)
-	founder := record.Member{Node: cfg.NodeID, Name: cfg.NodeName, Priority: self.Priority, Automatic: cfg.Failover == "automatic", Location: self.Location, Level: record.Level}
-	if err := d.quorum.found(ctx, group, server.SystemID, founder); err != nil {
-		return err
-	}
-	d.announce(event{name: "repmgrd_quorum_found", details: fmt.Sprintf("node %q (ID: %d) founded the group %s", cfg.NodeName, cfg.NodeID, group)})
-	return nil
+	return d.inOwn(ctx, cfg, func(ctx context.Context, c *pg.Conn) error {
+		server, err := c.Server(ctx)
+		if err != nil {
+			return err
+		}
+		group, err := d.quorum.foundingName()
+		if err != nil {
+			return err
+		}
+		if err := registry.RecordFounding(ctx, c, group, cfg.NodeID); err != nil {
+			return err
+		}
+		self, _ := cluster.Find(d.peers.nodes(), cfg.NodeID)
+		founder := record.Member{Node: cfg.NodeID, Name: cfg.NodeName, Priority: self.Priority, Automatic: cfg.Failover == "automatic", Location: self.Location, Level: record.Level}
+		if err := d.quorum.found(ctx, group, server.SystemID, founder); err != nil {
+			return err
+		}
+		d.announce(event{name: "repmgrd_quorum_found", details: fmt.Sprintf("node %q (ID: %d) founded the group %s", cfg.NodeName, cfg.NodeID, group)})
+		return nil
+	})
 }
 
 // beginQuorum starts the quorum rule: from the entry on, this node holds the lease.

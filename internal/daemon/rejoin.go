@@ -213,22 +213,17 @@ func (d *Daemon) cloneAnew(ctx context.Context, up cluster.Node) error {
 // recordReturn makes the records say that this node is a standby of the lease's holder: the own
 // record may be that of the primary yet.
 func (d *Daemon) recordReturn(ctx context.Context, cfg *conf.Config, up cluster.Node) error {
-	if err := d.recordPrimary(ctx, up); err != nil {
-		return err
-	}
-	return d.recordAsStandby(ctx, cfg, up)
+	return inThat(ctx, up, func(ctx context.Context, c *pg.Conn) error {
+		if err := d.recordPrimary(ctx, c, up); err != nil {
+			return err
+		}
+		return recordAsStandby(ctx, c, cfg, up)
+	})
 }
 
 // recordAsStandby makes the own record say what this node is now.
-func (d *Daemon) recordAsStandby(ctx context.Context, cfg *conf.Config, up cluster.Node) error {
-	ctx, cancel := context.WithTimeout(ctx, recordBound)
-	defer cancel()
-	conn, err := registry.Connect(ctx, up)
-	if err != nil {
-		return err
-	}
-	defer registry.Close(conn)
-	self, err := registry.Node(ctx, conn, cfg.NodeID)
+func recordAsStandby(ctx context.Context, c *pg.Conn, cfg *conf.Config, up cluster.Node) error {
+	self, err := registry.Node(ctx, c, cfg.NodeID)
 	if err != nil {
 		return err
 	}
@@ -236,5 +231,5 @@ func (d *Daemon) recordAsStandby(ctx context.Context, cfg *conf.Config, up clust
 		return nil
 	}
 	self.Role, self.Upstream, self.Active = cluster.Standby, up.ID, true
-	return registry.SaveNode(ctx, conn, self)
+	return registry.SaveNode(ctx, c, self)
 }

@@ -268,7 +268,7 @@ func (d *Daemon) returnTo(ctx context.Context, cfg *conf.Config, own server.Own,
 	if !relation.Follows {
 		return fault.New(fault.RejoinFail, "its history is not the new primary's: %d bytes lie beyond %s of timeline %d", relation.Beyond, relation.Fork.LSN, relation.Fork.Timeline)
 	}
-	if err := d.recordAsStandby(ctx, cfg, up); err != nil {
+	if err := inThat(ctx, up, func(ctx context.Context, c *pg.Conn) error { return recordAsStandby(ctx, c, cfg, up) }); err != nil {
 		return err
 	}
 	w := d.world(cfg, 0, "")

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -15,7 +16,6 @@ import (
 	"repmgr/internal/cluster"
 	"repmgr/internal/fault"
 	"repmgr/internal/pg"
-	"slices"
 )
 
 // ErrNoRecord reports that repmgr.nodes has no row of the node asked for.

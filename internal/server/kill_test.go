@@ -319,9 +319,10 @@ func TestStartAfterManyClients(t *testing.T) {
 		defer c.Close()
 	}
 	check(t, h.Kill())
-	for host.Runs(h.PID, "postgres") { // Start looks at that first
+	ctx := within(t)
+	for host.Runs(h.PID, "postgres") && ctx.Err() == nil { // Start looks at that first
 	}
-	check(t, i.awaitEnding(within(t)))
+	check(t, i.awaitEnding(ctx))
 	if state, _ := processState(h.PID); state != 'Z' && state != 0 {
 		t.Errorf("the postmaster is not dead: %c", state)
 	}
