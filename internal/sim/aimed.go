@@ -86,6 +86,24 @@ func (w *World) resume(*node) {
 	w.command(record.SetPause{On: true, By: "operator", Reason: "maintenance"})
 }
 
+// unarmed has the daemon of the next that is promoted die before it has armed the data
+// directory. The guard ends the server then; as soon as the daemon is back and has taken
+// the guard over, the server is started by hand.
+func (w *World) unarmed(*node) {
+	w.aim("promotion", 50*time.Millisecond, func() {
+		n := w.nodes[w.check.rec.Lease.Holder-1]
+		if n.server.armed || !n.server.writes() || !n.sound() {
+			return
+		}
+		n.daemon.crash()
+		w.after(nil, w.between(4*time.Second, 12*time.Second), n.daemon.boot)
+		w.aim(takenOver, 50*time.Millisecond, n.startByHand)
+	})
+}
+
+// takenOver is when a guard that has ended its server is told that it has.
+const takenOver = "the guard is taken over"
+
 // stall has nothing written to the server's disk for a while.
 func (s *server) stall(d time.Duration) {
 	w := s.n.w

@@ -25,6 +25,7 @@ type checker struct {
 	grantedAt time.Duration
 	renewedAt time.Duration // when the lease began to count anew last: by a renewal, a claim, a regrant
 	waits     unwoken
+	stamped   time.Duration                // the same by the wall clock of its holder
 	promises  map[cluster.Timeline]promise // the last commit of each timeline that standbys acknowledged
 	ackAt     time.Duration                // of any
 	second    time.Duration                // in which so many entries were accepted
@@ -90,6 +91,9 @@ func (w *World) accepted(before *record.Record, kind string, change record.Chang
 		w.moment(kind)
 	}
 	w.churns(kind)
+	if c.renewedAt == w.now {
+		c.stamped = w.nodes[c.rec.Lease.Holder-1].shows()
+	}
 	if c.rec.Term < before.Term || c.rec.TopTimeline < before.TopTimeline {
 		w.fail("S3: term %d after %d, timeline %d after %d", c.rec.Term, before.Term, c.rec.TopTimeline, before.TopTimeline)
 	}
@@ -410,6 +414,12 @@ func (w *World) unwhole() string {
 	if w.now > w.check.ackAt+2*time.Second {
 		return fmt.Sprintf("node %d acknowledges nothing: it waits by %q, the record has %q", p.n.id, p.waits, r.Sync.Sets)
 	}
+	if newest := r.Sync.Newest(); len(r.Sync.Sets) > 1 && (newest != "" || r.Sync.Mode == record.SyncOff) {
+		return fmt.Sprintf("what a former synchronous set acknowledged still counts: the record has %q", r.Sync.Sets)
+	}
+	if w.leadsAlone(p.n) {
+		return fmt.Sprintf("node %d leads the group and is the primary, and another could lead", p.n.id)
+	}
 	for _, n := range w.nodes {
 		s := &n.server
 		if m, _ := r.Member(n.id); !n.dead && (m.Priority != n.priority || m.Level != record.Level && w.all() || m.Location != n.location()) {
@@ -429,6 +439,15 @@ func (w *World) unwhole() string {
 		}
 	}
 	return ""
+}
+
+// leadsAlone reports whether a holder leads the group, and another voter that is there could:
+// what ends the primary's host would end both, and cost an election more.
+func (w *World) leadsAlone(holder *node) bool {
+	another := slices.ContainsFunc(w.check.rec.Members, func(m record.Member) bool {
+		return m.Voter && m.Node != holder.id && !w.nodes[m.Node-1].dead
+	})
+	return another && holder.daemon.up && holder.daemon.view.Group.Leads
 }
 
 // all reports whether every node is there: while one is silent, no new level of programs is

@@ -25,6 +25,7 @@ const (
 	ReleasedRevived   Defect = "a late renewal revives a lease that was released"
 	ExpireBlind       Defect = "an expiry is accepted whatever was renewed since"
 	LeadsEarly        Defect = "a leader presides before it has applied an entry of its own raft term"
+	TimerKept         Defect = "the lease's timer is in the record, by the wall clock of its holder"
 	GrantIsLease      Defect = "a grant is a lease, counted from when it is heard of"
 	ClaimTwice        Defect = "a claim is accepted again when the lease is vacant"
 	PromoteUnguarded  Defect = "the guard is told of the deadline when the promotion is over"
@@ -124,6 +125,8 @@ func (d *daemon) misjudge(e failover.Event, before failover.Tenure, now time.Tim
 		if r := d.view.Group.Record; r != nil && r.Holds(d.n.id, d.view.Local.Incarnation) && t.Term == r.Term && t.Deadline.IsZero() && !t.Given && !r.Lease.Promoted {
 			extend(now.Add(failover.Hold(standard.LeaseTTL)))
 		}
+	case TimerKept:
+		d.view.LeadSince, d.view.Group.LeaseAt = time.Time{}, now.Add(d.n.w.check.stamped-d.n.shows())
 	case LimitUnarmed:
 		if r := d.view.Group.Record; r != nil && r.Lease.State == record.Indefinite && !r.Pause.On && d.view.Local.State != failover.ServerRunning {
 			d.view.Local.Armed, d.view.Shut = true, false

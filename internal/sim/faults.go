@@ -302,6 +302,7 @@ var faults = []kind{
 		}
 	}},
 	{"the synchronous set shrinks, and the primary goes", (*World).shrink},
+	{"the daemon dies before it has armed the promoted server", (*World).unarmed},
 	{"a standby is pointed at the primary by hand", (*World).followByHand},
 }
 

@@ -94,6 +94,7 @@ func (g *guard) takeOver() {
 			g.n.server.armed, g.n.server.upstream = true, 0
 		}
 		g.fired, g.deadline = false, time.Time{}
+		g.n.w.struckAt(takenOver)
 	}
 }
 

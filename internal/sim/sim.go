@@ -407,6 +407,9 @@ func (n *node) clock() time.Time {
 	return epoch.Add(n.base + time.Duration(float64(n.w.now)*n.rate))
 }
 
+// shows is what the wall clock shows: an operator may set it.
+func (n *node) shows() time.Duration { return n.w.now + n.wall }
+
 // until is how long it takes until the node's clock shows t.
 func (n *node) until(t time.Time) time.Duration {
 	return time.Duration(float64(t.Sub(n.clock()))/n.rate) + 1
