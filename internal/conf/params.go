@@ -83,7 +83,7 @@ var Params = []Param{
 	{
 		Name: "location", Group: groupNode, Kind: Text, Default: "default", Max: textLen, Reader: ByCommand, Reload: AtRegister,
 		Brief: "place of this node, for example a data centre",
-		About: "After a failure of the primary a node is promoted only if some node in the primary's location is visible; so a location that is cut off does not make a second primary.",
+		About: "After a failure of the primary a node is promoted only if some node in the primary's location is visible, which may be the primary's own daemon saying that its server is gone; so a location that is cut off does not make a second primary.",
 		at:    func(c *Config) any { return &c.Location },
 	},
 	{

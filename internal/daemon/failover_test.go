@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"repmgr/internal/lab"
+	"repmgr/internal/pg"
 )
 
 // The primary crashes: the standbys elect, the others follow, the client goes on
@@ -112,13 +116,60 @@ func TestFailoverWithWitness(t *testing.T) {
 	waitFor(t, ctx, "the witness's copy of the records", func() error { return recordedUpstream(ctx, witness, witness, standby) })
 }
 
-// A standby elsewhere that sees nobody of the primary's location does nothing.
+// A standby elsewhere that sees nobody of the primary's location does nothing. The word of the
+// primary's own daemon that its server is gone is enough.
 func TestNoFailoverAcrossLocations(t *testing.T) {
 	l, ctx := bringUp(t, lab.Options{Nodes: 2, NodeConf: map[int]map[string]string{1: {"location": "rome"}, 2: {"location": "oslo"}}})
+	must(t, l.Node(1).KillDaemon(ctx))
 	must(t, l.Node(1).Kill9(ctx))
 	waitLog(t, ctx, l.Node(2), `wait-location: no node in the primary's location "rome" is visible`)
 	must(t, l.Node(1).Start(ctx))
 	waitFor(t, ctx, "the standby to be content", func() error { return watches(ctx, l.Node(2)) })
+	must(t, l.Node(1).StartDaemon(ctx))
+	waitFor(t, ctx, "the new daemon to watch", func() error { return watches(ctx, l.Node(1)) })
+	must(t, l.Node(1).Kill9(ctx))
+	waitPrimary(t, ctx, l, l.Node(2))
+}
+
+// A server goes on with its promotion when its daemon is killed, and the next daemon tells the
+// others so: nobody else is promoted meanwhile. The promotion is made to last by stopping the
+// process that carries it out.
+func TestPromotionOutlivesItsDaemon(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200"}}})
+	waitCalm(t, ctx, l, l.Node(1), 2)
+	next, other := l.Node(2), l.Node(3)
+	startup := processOf(t, next, "startup")
+	must(t, syscall.Kill(startup, syscall.SIGSTOP))
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, other, "wait-sibling-promotes: node 2 is being promoted")
+	must(t, next.KillDaemon(ctx))
+	must(t, next.StartDaemon(ctx))
+	waitLog(t, ctx, next, "wait-own-promotion: the promotion after the loss of node 1 is awaited")
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if standby, err := other.InRecovery(ctx); err == nil && !standby {
+			t.Fatal("another node was promoted beside the one whose promotion is under way")
+		}
+	}
+	must(t, syscall.Kill(startup, syscall.SIGCONT))
+	waitPrimary(t, ctx, l, next)
+	waitFollows(t, ctx, other, next)
+}
+
+// processOf is the number of a server's process of that kind, as its title names it.
+func processOf(t *testing.T, n *lab.Node, kind string) int {
+	t.Helper()
+	postmaster, err := pg.ReadPostmaster(n.DataDir)
+	must(t, err)
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", postmaster.PID))
+	must(t, err)
+	for _, child := range strings.Fields(string(children)) {
+		title, err := os.ReadFile("/proc/" + child + "/cmdline")
+		if pid, _ := strconv.Atoi(child); err == nil && pid > 0 && strings.Contains(string(title), "postgres: "+kind) {
+			return pid
+		}
+	}
+	t.Fatalf("the server of %s has no %s process", n.Name, kind)
+	return 0
 }
 
 // A cascaded standby whose upstream dies follows the primary; when the primary

@@ -48,6 +48,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 	e := event{name: "repmgrd_failover_follow", about: up,
 		details: fmt.Sprintf("node %q (ID: %d) now follows upstream node %q (ID: %d), after %s", self.Name, self.ID, up.Name, up.ID, time.Since(began).Round(time.Millisecond))}
 	if err == nil {
+		d.forgetPromotion()
 		err = d.forgetReceiver()
 	}
 	if err != nil {

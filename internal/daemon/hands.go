@@ -60,6 +60,7 @@ func (d *Daemon) carryOut(ctx context.Context, a failover.Action) error {
 // promote makes the own server the primary: by promote_command if there is one.
 func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
 	began := time.Now()
+	defer d.beginsPromotion(ctx, cfg, a.Lost)()
 	ctx, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout+commandMargin)
 	defer cancel()
 	lost, _ := cluster.Find(d.peers.nodes(), a.Lost)

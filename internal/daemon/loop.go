@@ -407,7 +407,7 @@ func (d *Daemon) lookAround(ctx context.Context, now time.Time) {
 		}
 		d.loop.probing[l.Node], d.loop.probedAt[l.Node] = true, now
 		p, known := d.loop.view.Peers[l.Node]
-		silent := !known || now.Sub(p.At) > 2*time.Second
+		silent := !known || p.Silent || now.Sub(p.At) > 2*time.Second
 		d.goes(func() { d.send(observed{d.eyes.probe(ctx, node, silent)}) })
 	}
 }

@@ -139,6 +139,12 @@ func (p *peers) learnKey(node cluster.NodeID, key string) {
 	})
 }
 
+func (p *peers) underway() underway {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.Underway
+}
+
 func (p *peers) fencedBy() cluster.NodeID {
 	p.mu.Lock()
 	defer p.mu.Unlock()

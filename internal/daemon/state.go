@@ -42,6 +42,7 @@ type remembered struct {
 	Disowned    string                               `json:"disowned,omitempty"`    // a group that an operator gave up for lost
 	PeerKeys    api.Keys                             `json:"peer_keys,omitempty"`   // of the other daemons
 	Withheld    withheld                             `json:"withheld"`
+	Underway    underway                             `json:"promotion_under_way,omitzero"`
 	Operators   operatorsSync                        `json:"synchronous_standby_names"`
 }
 

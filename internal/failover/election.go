@@ -19,6 +19,10 @@ const (
 // electionRules are for a standby whose primary is lost and who sees no other.
 // Each names one reason to wait; the last promotes.
 var electionRules = []rule{
+	{"wait-own-promotion", "An earlier life of this daemon has ordered the promotion of this server, which may happen yet, and another standby would be promoted meanwhile.",
+		func(f facts) (string, bool) {
+			return f.say("the promotion after the loss of node %d is awaited, for %s at most", f.Earlier.Lost, f.Earlier.Until.Sub(f.now).Round(time.Second)), f.Earlier.expected(f.now) && f.rivals()
+		}, nil},
 	{"stop-receiver", "The primary is lost and standby_disconnect_on_failover is set: this node stops streaming, so that its position cannot change.",
 		func(f facts) (string, bool) {
 			order := StopReceiver{Lost: f.upstream} // one that failed delays no failover
@@ -71,8 +75,9 @@ var electionRules = []rule{
 		}, nil},
 	{"wait-sibling-sees-primary", "A sibling reached the primary itself not long ago.",
 		func(f facts) (string, bool) {
-			n, sees := f.sees(f.upstream)
-			return f.say("node %d still sees node %d", n.ID, f.upstream), sees && f.Policy.Consensus && !f.dead(f.upstream)
+			n, at := f.sees(f.upstream)
+			back := at.Sub(f.Peers[f.upstream].Since) > time.Second // since its daemon has said that it is gone
+			return f.say("node %d still sees node %d", n.ID, f.upstream), !at.IsZero() && f.Policy.Consensus && (!f.dead(f.upstream) || back)
 		}, nil},
 	{"wait-location", "Nobody visible is in the primary's location: this may be a cut between locations.",
 		func(f facts) (string, bool) {
@@ -85,14 +90,20 @@ var electionRules = []rule{
 			return f.say("%d of %d nodes that followed node %d are visible, more than half are needed", visible, shared, f.upstream),
 				shared > 1 && visible*2 <= shared
 		}, nil},
-	{"wait-sibling-promotes", "Another node is being promoted.",
+	{"wait-sibling-promotes", "Another node is being promoted. If its daemon has gone silent since, its server may go on by itself, for as long as it answers.",
 		func(f facts) (string, bool) {
-			for _, n := range f.Nodes {
-				if f.fresh(n.ID) && f.Peers[n.ID].Report.Deciding == Describe(Promote{Lost: f.upstream}) {
-					return f.say("node %d is being promoted", n.ID), true
-				}
-			}
-			return "", false
+			n, ok := f.promoting()
+			return f.say("node %d is being promoted", n.ID), ok
+		}, nil},
+	{"wait-unseen", "A node's daemon is silent, and its server has not been looked at since the bid: it may have been promoted.",
+		func(f facts) (string, bool) {
+			n, ok := f.unseen()
+			return f.say("node %d is silent, and its server has not been looked at since the bid", n.ID), ok
+		}, nil},
+	{"wait-ahead", "A standby is on a newer timeline than this node, or bids after the loss of another primary and has more of the log: the cluster has had another primary since.",
+		func(f facts) (string, bool) {
+			n, at, ok := f.ahead()
+			return f.say("node %d is ahead: timeline %d, %s against %d, %s", n.ID, at.Timeline, at.LSN, f.Loss.Bid.Position.Timeline, f.Loss.Bid.Position.LSN), ok
 		}, nil},
 	{"wait-bids", "A sibling that may be promoted has not told its position yet.",
 		func(f facts) (string, bool) {
@@ -140,6 +151,9 @@ func (f facts) lostSince() time.Time {
 	return f.Probes[f.upstream].LostAt
 }
 
+// promotionWords begin what Describe says of a promotion.
+const promotionWords = "promotion after the loss of node "
+
 // Describe names an action in a few words, for reports and logs.
 func Describe(a Action) string {
 	switch a := a.(type) {
@@ -150,7 +164,7 @@ func Describe(a Action) string {
 	case Validate:
 		return fmt.Sprintf("validation of the failover from node %d", a.Lost)
 	case Promote:
-		return fmt.Sprintf("promotion after the loss of node %d", a.Lost)
+		return fmt.Sprintf(promotionWords+"%d", a.Lost)
 	case Follow:
 		return fmt.Sprintf("following node %d", a.Upstream)
 	case Fence:

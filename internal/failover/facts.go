@@ -1,6 +1,8 @@
 package failover
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -171,9 +173,16 @@ func (f facts) lost(id cluster.NodeID) bool {
 	return f.dead(id) || f.exhausted(id) && !f.alive(id)
 }
 
-// sees returns a node that reached the node id itself within the last two
-// monitor intervals.
-func (f facts) sees(id cluster.NodeID) (cluster.Node, bool) {
+// rivals reports whether there is another standby that might be promoted.
+func (f facts) rivals() bool {
+	return slices.ContainsFunc(f.Nodes, func(n cluster.Node) bool {
+		return n.ID != f.Self && n.ID != f.upstream && n.Role == cluster.Standby && n.Priority > 0
+	})
+}
+
+// sees returns the node that reached the node id itself last, within two
+// monitor intervals, and when; the zero time: none has.
+func (f facts) sees(id cluster.NodeID) (by cluster.Node, last time.Time) {
 	for _, n := range f.Nodes {
 		if n.ID == f.Self || n.ID == id || !f.fresh(n.ID) {
 			continue
@@ -181,11 +190,13 @@ func (f facts) sees(id cluster.NodeID) (cluster.Node, bool) {
 		p := f.Peers[n.ID]
 		for _, s := range p.Report.Saw {
 			if s.Node == id && s.Ago >= 0 && s.Ago+f.now.Sub(p.At) < 2*f.Policy.MonitorInterval {
-				return n, true
+				if at := p.At.Add(-s.Ago); at.After(last) {
+					by, last = n, at
+				}
 			}
 		}
 	}
-	return cluster.Node{}, false
+	return by, last
 }
 
 // electorate counts the nodes that follow the lost primary, this one included,
@@ -202,10 +213,10 @@ func (f facts) electorate() (visible, shared int) {
 }
 
 // location reports whether a visible node, this one included, is in the lost
-// primary's location.
+// primary's location. So is the primary's own daemon, where that says that its server is gone.
 func (f facts) location() (string, bool) {
 	lost, ok := cluster.Find(f.Nodes, f.upstream)
-	if !ok || lost.Location == f.self.Location {
+	if !ok || lost.Location == f.self.Location || f.dead(f.upstream) {
 		return lost.Location, true
 	}
 	for _, n := range f.siblings() {
@@ -281,6 +292,63 @@ func (f facts) awaited() (cluster.Node, bool) {
 		}
 	}
 	return cluster.Node{}, false
+}
+
+// unseen returns a node of whom nothing is known since the bid, and since its daemon's last word,
+// where something could be: its daemon is silent, and no look at its server has ended since that
+// found it gone, or told what it is. It may take writes.
+func (f facts) unseen() (cluster.Node, bool) {
+	for _, n := range f.Nodes {
+		if n.ID == f.Self || n.ID == f.upstream || n.Role == cluster.Witness || n.WithoutServer() || f.fresh(n.ID) && !f.Peers[n.ID].Silent {
+			continue
+		}
+		look := f.Probes[n.ID]
+		if !look.At.After(f.Loss.BidAt) || !look.At.After(f.Peers[n.ID].At) || look.OK && look.Role == cluster.RoleUnknown {
+			return n, true
+		}
+	}
+	return cluster.Node{}, false
+}
+
+// promoting returns a node that is being promoted, in place of whichever primary, by its daemon's last
+// word. Where that has gone silent since, its server goes on by itself, unless it is lost.
+func (f facts) promoting() (cluster.Node, bool) {
+	for _, n := range f.Nodes {
+		p := f.Peers[n.ID]
+		goesOn := !f.exhausted(n.ID) && f.now.Sub(p.At) < promotionMayTake
+		if n.ID != f.Self && strings.HasPrefix(p.Report.Deciding, promotionWords) && (f.fresh(n.ID) || goesOn) {
+			return n, true
+		}
+	}
+	return cluster.Node{}, false
+}
+
+// ahead returns a standby that has heard of a primary which this node has not followed, by its
+// timeline, or by its bid after the loss of that one, and has more of the log; and what it has. Whose
+// daemon is silent is known by the last look at its server. Who has bid before it got a newer timeline
+// bids again (bid-over).
+func (f facts) ahead() (cluster.Node, Position, bool) {
+	for _, n := range f.Nodes {
+		r, look := f.Peers[n.ID].Report, f.Probes[n.ID]
+		own := f.Loss.Bid.Position
+		switch {
+		case n.ID == f.Self || n.Role == cluster.Witness:
+			continue
+		case !f.fresh(n.ID):
+			if f.seen(n.ID) && look.Role == cluster.Standby && f.sameCluster(look.SystemID) && look.Position.Timeline > own.Timeline {
+				return n, look.Position, true
+			}
+			continue
+		case r.Server != ServerRunning || r.Role != cluster.Standby || !f.sameCluster(r.SystemID):
+			continue
+		case r.Position.Timeline > own.Timeline:
+			return n, r.Position, true
+		}
+		if n.Priority = r.Priority; r.Bid != nil && r.Bid.Lost != f.upstream && !r.Bid.Failed && outranks(n, *r.Bid, *f.self, f.Loss.Bid) {
+			return n, r.Bid.Position, true
+		}
+	}
+	return cluster.Node{}, Position{}, false
 }
 
 // bidWindow is how long the others' bids are awaited: as long as they may need

@@ -184,7 +184,7 @@ func Looks(v *View, now time.Time) []Look {
 	}
 	var out []Look
 	for _, n := range v.Nodes {
-		if n.ID == v.Self || !n.Active && n.ID != f.upstream || n.WithoutServer() {
+		if n.ID == v.Self || !n.Active && n.ID != f.upstream && v.Loss == nil || n.WithoutServer() {
 			continue
 		}
 		every := silentEvery
@@ -203,7 +203,7 @@ func Looks(v *View, now time.Time) []Look {
 		case f.fresh(n.ID) && !v.Peers[n.ID].Silent:
 			continue
 		case v.Loss != nil:
-			every = v.Policy.MonitorInterval
+			every = min(silentEvery, v.Policy.MonitorInterval)
 		}
 		out = append(out, Look{Node: n.ID, Every: every})
 	}

@@ -123,8 +123,11 @@ func Tell(v *View, now time.Time) Report {
 		bid := v.Loss.Bid
 		r.Bid = &bid
 	}
-	if v.Doing != nil {
+	switch {
+	case v.Doing != nil:
 		r.Deciding = Describe(v.Doing)
+	case v.Earlier.expected(now):
+		r.Deciding = Describe(Promote{Lost: v.Earlier.Lost})
 	}
 	for id, p := range v.Probes {
 		s := Seen{Node: id, Ago: -1}

@@ -57,9 +57,9 @@ var ownRules = []rule{
 	{"busy", "An order is being carried out.",
 		func(f facts) (string, bool) { return f.busyWith(f.Doing) }, nil},
 	refusedTwice,
-	{"bid-over", "The loss that this node has bid for is over: its primary is back, or another one is followed.",
+	{"bid-over", "The loss that this node has bid for is over: its primary is back, another one is followed, or the server has received a newer timeline since.",
 		func(f facts) (string, bool) {
-			if f.Loss == nil || !f.leads() && f.upstream == f.Loss.Bid.Lost && f.lost(f.upstream) {
+			if f.Loss == nil || !f.leads() && f.upstream == f.Loss.Bid.Lost && f.lost(f.upstream) && f.local.Position.Timeline <= f.Loss.Bid.Position.Timeline {
 				return "", false
 			}
 			return f.say("the loss of node %d is over", f.Loss.Bid.Lost), true
@@ -182,10 +182,11 @@ func (f facts) seesPrimary() bool {
 	return f.newest() != 0 || f.primary != 0 && f.seen(f.primary) && f.Probes[f.primary].Role == cluster.Primary
 }
 
-// cascaded reports whether the upstream is registered as a standby.
+// cascaded reports whether the upstream is registered as a standby. A witness is wanted behind
+// the primary alone.
 func (f facts) cascaded() bool {
 	up, ok := cluster.Find(f.Nodes, f.upstream)
-	return ok && up.Role == cluster.Standby
+	return ok && up.Role == cluster.Standby && f.self.Role != cluster.Witness
 }
 
 // otherPrimary returns a primary that should be followed in place of the

@@ -66,7 +66,7 @@ var t0 = time.Unix(1_000_000, 0)
 // saw=NODE:AGO, bid=LOST:LSN[:failed], manual, paused, promoting, receiving (the report),
 // silent (it did not answer since); refused (it listens to another daemon as this node's);
 // ok=AGE, fail=COUNT:SINCE[:lost] (the probe); and of self: down=STATE,
-// held, placed=AGE, tried=AGE, approved, doing, armed, line=TIMELINE, barred=PARAMETER. "raft" says
+// held, placed=AGE, tried=AGE, approved, doing, ordered=LOST:AGE, armed, line=TIMELINE, barred=PARAMETER. "raft" says
 // that a node has a state directory, voters=COUNT what its record holds, governs=TERM that it is under the quorum rule, trip=TIME how long the way there and back takes, disk=TIME a write to its disk, sweep=TIME a search for its server's processes; "group
 // n1 n2 n3" is this node's record, with these voters, under the visibility rule.
 func parseView(t *testing.T, s string) *View {
@@ -144,6 +144,7 @@ type nodeLine struct {
 	local           Local
 	loss            *Loss
 	doing           Action
+	earlier         EarlierPromotion
 }
 
 func parseNode(t *testing.T, v *View, words []string) {
@@ -162,7 +163,7 @@ func parseNode(t *testing.T, v *View, words []string) {
 	v.Nodes = append(v.Nodes, l.node)
 	if l.self {
 		l.local.Role, l.local.Position = l.report.Role, l.report.Position
-		v.Self, v.Local, v.Loss, v.Doing = l.node.ID, l.local, l.loss, l.doing
+		v.Self, v.Local, v.Loss, v.Doing, v.Earlier = l.node.ID, l.local, l.loss, l.doing, l.earlier
 		v.Group.RaftID, v.Group.Disk, v.Sweep = l.report.RaftID, l.report.Disk, l.report.Sweep
 		return
 	}
@@ -250,6 +251,8 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 		l.loss.TriedAt = t0.Add(-age)
 	case "approved":
 		l.loss.Approved = true
+	case "ordered": // by an earlier life of its daemon
+		l.earlier = EarlierPromotion{Lost: cluster.NodeID(num), Until: t0.Add(promotionMayTake - age)}
 	case "doing":
 		l.doing = Promote{Lost: 1}
 	case "barred":

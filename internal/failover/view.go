@@ -132,6 +132,7 @@ type View struct {
 	Doing  Action // the order that the hands are carrying out; nil: none
 	Setback
 	Rejoins   Rejoins
+	Earlier   EarlierPromotion
 	RefusedBy cluster.NodeID // who listens to another daemon as this node's; zero: nobody did
 	RefusedAt time.Time
 
@@ -179,6 +180,19 @@ func (s Setback) pause() time.Duration {
 	}
 	return min(time.Second<<min(s.Times-1, 5), 30*time.Second)
 }
+
+// EarlierPromotion is one that an earlier life of this daemon has ordered by the visibility rule:
+// the server may yet be promoted.
+type EarlierPromotion struct {
+	Lost  cluster.NodeID // zero: there is none
+	Until time.Time      // then it is no longer expected
+}
+
+// promotionMayTake is for how long another node's promotion is expected that its daemon does not watch
+// any more: what a daemon gives it by default, promote_check_timeout and half a minute.
+const promotionMayTake = 90 * time.Second
+
+func (e EarlierPromotion) expected(now time.Time) bool { return e.Lost != 0 && now.Before(e.Until) }
 
 // Rejoins are the tries to make the own server a standby again that led to none
 // that streams, and when the last one began or ended.
@@ -241,6 +255,12 @@ type (
 	PauseSet struct{ Paused bool }
 	// RejoinsKept brings how often an earlier life of this daemon has tried in vain.
 	RejoinsKept struct{ Tries int }
+	// PromotionKept says that an earlier life of this daemon has ordered the promotion of its server
+	// after the loss of a node, that the same postmaster runs, and for how long it is expected yet.
+	PromotionKept struct {
+		Lost cluster.NodeID
+		For  time.Duration
+	}
 	// PolicySet brings a reloaded configuration.
 	PolicySet struct{ Policy Policy }
 	// Ordered says that the hands took an action up.
@@ -261,8 +281,11 @@ func (NodesRead) event()    {}
 func (PauseSet) event()     {}
 func (PolicySet) event()    {}
 func (RejoinsKept) event()  {}
-func (Ordered) event()      {}
-func (Done) event()         {}
+
+func (PromotionKept) event() {}
+
+func (Ordered) event() {}
+func (Done) event()    {}
 
 // Observe folds one event into the view.
 func (v *View) Observe(e Event, now time.Time) {
@@ -284,6 +307,8 @@ func (v *View) Observe(e Event, now time.Time) {
 		v.Nodes = e.Nodes
 	case PauseSet:
 		v.observePause(e.Paused, now)
+	case PromotionKept:
+		v.Earlier = EarlierPromotion{e.Lost, now.Add(e.For)}
 	case PolicySet:
 		v.Policy = e.Policy
 	case RejoinsKept:
@@ -355,6 +380,9 @@ func (v *View) observeLocal(l Local, now time.Time) {
 		v.Owed = time.Time{} // what was ordered then ended with its server, or is right
 	}
 	v.observeRejoined()
+	if l.State.down() || l.Role == cluster.Primary {
+		v.Earlier = EarlierPromotion{}
+	}
 	if l.State == ServerRunning {
 		v.Opened = false
 	}
@@ -447,6 +475,9 @@ func (v *View) observeOrder(a Action, now time.Time) {
 func (v *View) observeDone(e Done, now time.Time) {
 	if v.Doing == e.Action {
 		v.Doing = nil
+	}
+	if _, follows := e.Action.(Follow); follows && e.Err == "" {
+		v.Earlier = EarlierPromotion{}
 	}
 	switch e.Action.(type) {
 	case Rejoin:
