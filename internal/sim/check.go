@@ -128,6 +128,9 @@ func (w *World) accepted(before *record.Record, kind string, change record.Chang
 // churns checks that nobody changes the record over and over again. A failover takes a bid of every
 // node, and another can follow at once.
 func (w *World) churns(kind string) {
+	if kind == "pause" {
+		return // operators who got no answer ask again, and all of that may be accepted at once
+	}
 	if second := w.now.Truncate(time.Second); second != w.check.second {
 		w.check.second, w.check.entries = second, 0
 	}
@@ -194,6 +197,10 @@ func (w *World) granted(before *record.Record) {
 func (w *World) acknowledged(s *server) {
 	w.counts.Commits++
 	w.check.ackAt = w.now
+	if w.Visibility {
+		w.alone(s)
+		return
+	}
 	l := w.check.rec.Lease
 	if w.wild {
 		return // then the lease keeps nobody from writing
@@ -380,6 +387,10 @@ func (w *World) oneWriter(s *server) {
 // promoted is called at the moment at which a server begins a timeline.
 func (w *World) promoted(s *server, to cluster.Timeline) {
 	c := &w.check
+	if w.Visibility {
+		w.seenPromoted(s)
+		return
+	}
 	w.counts.Promotions++
 	w.moment("promotion")
 	if who, again := c.used[to]; again {
@@ -398,6 +409,9 @@ func (w *World) promoted(s *server, to cluster.Timeline) {
 // takes writes, and every other node following it. Empty: it is.
 func (w *World) unwhole() string {
 	r := w.check.rec
+	if w.Visibility {
+		return w.unsettled()
+	}
 	if w.wild {
 		return "" // how long anything takes is anybody's guess
 	}

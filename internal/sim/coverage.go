@@ -72,7 +72,7 @@ func (w *World) reach(m map[string]Reached, what string) {
 // decided counts which rule of which table decided. What a node without a record
 // decides is the quorum rule's: every cluster in here is under it.
 func (w *World) decided(table int, d *daemon, rule string) {
-	if table == quorumTable && d.rec != nil && d.rec.Rule != record.Quorum {
+	if table == quorumTable && (w.Visibility || d.rec != nil && d.rec.Rule != record.Quorum) {
 		table = visibilityTable
 	}
 	w.reach(w.cover.Rules[table], rule)

@@ -25,9 +25,13 @@ const (
 type disk struct {
 	cached, synced quorum.Stored
 	seal           failover.Sealed
-	tries          int           // of a rejoin, in vain
-	ended          bool          // this daemon ended its server, and it has not run since
-	stalled        time.Duration // until then nothing is synced
+	tries          int            // of a rejoin, in vain
+	ended          bool           // this daemon ended its server, and it has not run since
+	stalled        time.Duration  // until then nothing is synced
+	nodes          []cluster.Node // under the visibility rule: the records as they were read last
+	promotes       cluster.NodeID // after whose loss its server was ordered to promote itself, and in which life
+	promotesIn     int
+	promotesAt     time.Duration
 }
 
 // daemon is repmgrd: the brain and the group as they are, the eyes and the hands as models.
@@ -52,6 +56,7 @@ type daemon struct {
 	changed  bool          // the record was, by more than a renewal
 	turned   time.Duration // when the brain was asked last
 
+	sight    sight
 	job      int // of the hands; an older one was broken off
 	broken   int // the one that ends since it was overtaken
 	demoting bool
@@ -102,10 +107,19 @@ func (d *daemon) boot() {
 	if n.disk.seal.LSN != 0 {
 		d.see(failover.SealedAt{Sealed: n.disk.seal})
 	}
-	if d.rec == nil {
+	if d.rec == nil && !w.Visibility {
 		d.see(failover.RuleRead{Quorum: true}) // the registry says so
 	}
-	d.see(failover.NodesRead{Nodes: w.rows()})
+	if w.Visibility {
+		d.see(failover.NodesRead{Nodes: n.disk.nodes})
+		d.sight = sight{looked: map[cluster.NodeID]time.Duration{}, looking: map[cluster.NodeID]bool{}, heard: map[cluster.NodeID]time.Duration{}}
+		if n.disk.promotes != 0 && n.server.up && n.server.life == n.disk.promotesIn {
+			d.see(failover.PromotionKept{Lost: n.disk.promotes, For: expectedWithin - n.lasts(w.now-n.disk.promotesAt)})
+		}
+		w.after(&d.process, 0, d.gaze)
+	} else {
+		d.see(failover.NodesRead{Nodes: w.rows()})
+	}
 	d.see(failover.LocalSeen{Local: d.eyes()})
 	d.told, d.acked = n.guard.deadline, n.guard.deadline
 	d.work()
@@ -255,6 +269,9 @@ func (d *daemon) turn() {
 		if i == 0 && decision.Rule != d.rule {
 			d.rule = decision.Rule
 			w.log(d, "%s: %s", decision.Rule, decision.Why)
+			if w.Visibility {
+				w.after(&d.process, time.Millisecond, d.exchange)
+			}
 		}
 		for _, a := range w.Defect.orders(decision) {
 			d.order(a)
@@ -313,6 +330,10 @@ func (d *daemon) speak() {
 	w, v := d.n.w, d.view
 	w.after(&d.process, d.n.lasts(500*time.Millisecond), d.speak)
 	d.kick()
+	if w.Visibility {
+		d.exchange()
+		return
+	}
 	d.sequence++
 	self, _ := cluster.Find(v.Nodes, d.n.id)
 	r := failover.Report{Node: d.n.id, Name: d.n.String(), Incarnation: d.life, Sequence: d.sequence, Type: self.Role, Priority: d.n.priority, Automatic: true,
@@ -340,6 +361,11 @@ func (d *daemon) send(to *node, do func(*daemon)) {
 // read reads the registry, which may be a little old.
 func (d *daemon) read() {
 	w := d.n.w
+	if w.Visibility {
+		d.readRows()
+		w.after(&d.process, d.n.lasts(2*time.Second), d.read)
+		return
+	}
 	if d.rec != nil && d.rec.Lease.Promoted && d.rec.Holds(d.n.id, d.n.server.incarnation) && d.n.server.writes() && w.row(d.n.id).Role != cluster.Primary {
 		w.succession(d.n.id) // an earlier life of this daemon was to write it
 	}
@@ -639,7 +665,7 @@ func (d *daemon) watchGroup() {
 
 func (d *daemon) seeGroup() {
 	s := d.group.Status()
-	g := failover.Group{Known: true, Record: d.rec, RaftID: d.n.raftID, Leads: d.n.w.Defect.leads(s), Changing: s.Changing}
+	g := failover.Group{Known: !d.n.w.Visibility, Record: d.rec, RaftID: d.n.raftID, Leads: d.n.w.Defect.leads(s), Changing: s.Changing}
 	if d.rec != nil {
 		g.Leader = d.rec.NodeOf(s.Leader)
 	}

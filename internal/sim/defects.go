@@ -73,6 +73,10 @@ const (
 	LevelIgnored      Defect = "a leader proposes what a member has not announced to know"
 	OvertakenAwaited  Defect = "a server is waited for to attach to a primary that is one no more"
 	NobodyLeaves      Defect = "who was away while the primary changed stays recorded behind the former one"
+	PromotionUntold   Defect = "a daemon does not tell that it promotes its server"
+	PromotionForgot   Defect = "a restart of the daemon forgets that it promotes its server"
+	SilenceIsPeace    Defect = "a daemon that is not heard is taken for one that has nothing to say"
+	AheadIgnored      Defect = "a standby that has followed a primary since is not waited for"
 	TakenUnarmed      Defect = "a guard that has ended the server is taken over before the server is armed"
 )
 
@@ -133,7 +137,44 @@ func (d *daemon) misjudge(e failover.Event, before failover.Tenure, now time.Tim
 		}
 	case NoBackoff:
 		d.view.Rejoins = failover.Rejoins{}
+	case PromotionForgot:
+		d.view.Earlier = failover.EarlierPromotion{}
+	case PromotionUntold, SilenceIsPeace, AheadIgnored:
+		d.mishear(now)
 	}
+}
+
+// mishear bends what the others have said, under the visibility rule.
+func (d *daemon) mishear(now time.Time) {
+	own := d.view.Local.Position.Timeline
+	for _, n := range d.view.Nodes {
+		p := d.view.Peers[n.ID]
+		switch d.n.w.Defect {
+		case PromotionUntold:
+			p.Report.Deciding = ""
+		case SilenceIsPeace:
+			if p.Silent, p.At = false, now; p.Report.Node == 0 {
+				p.Report = failover.Report{Node: n.ID, Server: failover.ServerRunning, Role: cluster.Standby}
+			}
+		case AheadIgnored:
+			if p.Report.Role == cluster.Standby && p.Report.Position.Timeline > own {
+				p.Report.Position.Timeline, p.Report.Bid = own, nil
+			}
+		}
+		if p.Report.Node != 0 && n.ID != d.n.id {
+			d.view.Peers[n.ID] = p
+		}
+	}
+}
+
+// sighted reports whether it is one of the visibility rule.
+func (p Defect) sighted() bool {
+	for _, r := range failover.Rules()[visibilityTable].Rules {
+		if p == Muted(r[0]) && !slices.ContainsFunc(failover.Rules()[quorumTable].Rules, func(q [2]string) bool { return q[0] == r[0] }) {
+			return true
+		}
+	}
+	return p == PromotionUntold || p == PromotionForgot || p == SilenceIsPeace || p == AheadIgnored
 }
 
 // preside is what the leader's brain says of the record as a mistaken one sees it.

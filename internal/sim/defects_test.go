@@ -102,6 +102,20 @@ var planted = []struct {
 	{0, Muted("sync-announce"), 47, ""},
 	{0, Muted("sync-write"), 20, ""},
 	{0, Muted("sync-drop"), 4, ""},
+	{0, PromotionUntold, 1290, ""},
+	{0, PromotionForgot, 5908, ""},
+	{0, SilenceIsPeace, 3651, ""},
+	{0, AheadIgnored, 8022, ""},
+	{0, Muted("primary-superseded"), 12, ""},
+	{0, Muted("primary-doubted"), 529, ""},
+	{0, Muted("bid-over"), 3, ""},
+	{0, Muted("resume-receiver"), 3, ""},
+	{0, Muted("primary-unrecorded"), 103, ""},
+	{0, Muted("follow-new-primary"), 12, ""},
+	{0, Muted("follow-primary"), 0, "an administrator starts the standby that is down, and has who is behind it there again"},
+	{0, Muted("stop-receiver"), 10, ""},
+	{0, Muted("bid"), 10, ""},
+	{0, Muted("promote"), 10, ""},
 	{0, Muted("sync-prove"), 4, ""},
 }
 
@@ -119,12 +133,12 @@ func TestDefects(t *testing.T) {
 			continue
 		}
 		t.Run(fmt.Sprintf("%d", d.number), func(t *testing.T) {
-			r := run(t, Options{Seed: d.seed, Defect: d.defect})
+			r := run(t, Options{Seed: d.seed, Defect: d.defect, Visibility: d.defect.sighted()})
 			if t.Logf("%s: seed %d: %s", d.defect, d.seed, r.Violation); r.Violation == "" {
 				t.Errorf("seed %d does not notice it", d.seed)
 			}
 			for _, less := range append(parts[d.defect], "") {
-				if r := run(t, Options{Seed: d.seed, Defect: less}); r.Violation != "" {
+				if r := run(t, Options{Seed: d.seed, Defect: less, Visibility: d.defect.sighted()}); r.Violation != "" {
 					t.Errorf("seed %d with %q instead: %s", d.seed, less, r.Violation)
 				}
 			}

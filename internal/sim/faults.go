@@ -14,6 +14,9 @@ import (
 // nothing (safety notes, B25). A guard that was started a moment ago and knows no
 // deadline yet does not work.
 func (n *node) sound() bool {
+	if n.w.Visibility {
+		return n.daemon.up && n.daemon.frozen <= n.w.now && !n.off
+	}
 	knows := !n.guard.deadline.IsZero() || !n.server.writes() || n.w.check.rec.Lease.State == record.Indefinite
 	return n.daemon.up && n.daemon.frozen <= n.w.now && n.guard.up && knows && !n.off && !n.daemon.ensuring
 }
@@ -38,7 +41,7 @@ func (n *node) powerOff() {
 	}
 	n.w.log(n, "NO POWER")
 	s := &n.server
-	s.gated = !s.armed && n.w.Defect != NeverArmed
+	s.gated = !s.armed && n.w.Defect != NeverArmed && !n.w.Visibility
 	s.sweep()
 	s.wal = slices.Clip(s.wal[:min(s.flushed, len(s.wal))]) // what was sent stays as it was
 	for len(s.switches) > 0 && s.switches[len(s.switches)-1].LSN >= s.lsn() && s.switches[len(s.switches)-1].Child == s.timeline {
@@ -58,11 +61,13 @@ func (n *node) powerOn() {
 	n.off = false
 	w.after(nil, w.between(0, 2*time.Second), func() {
 		if !n.off {
-			n.guard.start()
+			if !w.Visibility {
+				n.guard.start()
+			}
 			n.daemon.boot()
 		}
 	})
-	if w.chance(60) {
+	if w.chance(60) && !w.gentle {
 		w.after(nil, w.between(0, 3*time.Second), n.startByHand)
 	}
 }
@@ -201,7 +206,7 @@ var faults = []kind{
 			})
 		}
 	}},
-	{"the postmaster dies", func(w *World, n *node) { n.server.kill(w.chance(60)) }},
+	{"the postmaster dies", func(w *World, n *node) { n.server.kill(w.chance(60) && !w.gentle) }},
 	{"a backend is killed", func(w *World, n *node) {
 		w.log(&n.server, "a backend crashes")
 		n.server.restart()
@@ -323,7 +328,13 @@ func (w *World) heal() {
 		n.server.hung, n.disk.stalled, n.server.stalled = 0, 0, 0 // what is frozen goes on when its time comes
 		n.server.hold(false)
 		w.after(nil, w.between(0, 2*time.Second), n.daemon.boot)
-		w.after(nil, w.between(0, 2*time.Second), n.operator)
+		if !w.Visibility {
+			w.after(nil, w.between(0, 2*time.Second), n.operator)
+		}
+	}
+	if w.Visibility {
+		w.writtenAt = w.now
+		w.administrator()
 	}
 }
 

@@ -115,6 +115,9 @@ func (g *guard) crash() {
 // pollGuard looks at the guard, and starts one if there is none.
 func (d *daemon) pollGuard() {
 	g, w := &d.n.guard, d.n.w
+	if w.Visibility {
+		return
+	}
 	if !g.up {
 		d.told, d.acked = time.Time{}, time.Time{}
 		if !d.ensuring {
@@ -161,5 +164,5 @@ func releaseOf(d *daemon, a failover.GiveUp) record.Release {
 // copyOf makes the data directory one of a standby of another: by a rewind or a clone.
 func (s *server) copyOf(up *server) {
 	s.wal, s.timeline, s.switches = slices.Clone(up.wal), up.timeline, slices.Clone(up.switches)
-	s.flushed, s.torn, s.armed = len(s.wal), false, true
+	s.flushed, s.torn, s.armed, s.lineText = len(s.wal), false, true, ""
 }

@@ -30,6 +30,21 @@ func (d *daemon) order(a failover.Action) {
 		if at := d.n.failedRejoin; at != 0 && d.n.w.now-at < d.n.lasts(4*time.Second) {
 			d.n.w.fail("B31: the return of node %d is tried %s after one that failed", d.n.id, d.n.w.now-at)
 		}
+	case failover.PlaceBid, failover.WithdrawBid:
+		d.see(failover.Ordered{Action: a})
+		return
+	case failover.Promote:
+		if !d.lookedLately(a.Lost) {
+			return
+		}
+	case failover.Fence:
+		if d.demoting {
+			return
+		}
+		d.demoting = true
+		if old := d.view.Doing; old != nil {
+			d.see(failover.Done{Action: old, Err: "broken off"})
+		}
 	case failover.Demote:
 		if d.demoting {
 			return
@@ -149,9 +164,13 @@ func (h hand) begin() {
 	case failover.Rejoin:
 		h.then(50*time.Millisecond, func() { h.rejoin(a) })
 	case failover.Follow:
+		if h.d.n.w.Visibility {
+			h.beginSight()
+			return
+		}
 		h.then(40*time.Millisecond, func() { h.follow(a) })
 	default:
-		h.done(fmt.Sprintf("%T is unknown here", a))
+		h.beginSight()
 	}
 }
 

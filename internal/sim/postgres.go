@@ -50,8 +50,10 @@ type server struct {
 	clean       bool           // shut down in order
 	armed       bool           // standby.signal is there
 	upstream    cluster.NodeID // primary_conninfo; zero: empty
-	gated       bool           // the power went before it was armed: the start gate arms it
-	torn        bool           // a rewind was broken off: it cannot be started
+	held        bool           // primary_conninfo was taken away after the loss of its primary, and was this
+	withheld    cluster.NodeID
+	gated       bool // the power went before it was armed: the start gate arms it
+	torn        bool // a rewind was broken off: it cannot be started
 	incarnation string
 	names       string // synchronous_standby_names; a new session sees it at once
 	namedAt     int    // where the log ended when that was set, and every process was signalled
@@ -361,6 +363,9 @@ func (s *server) serve(to *server) ([]entry, error) {
 		}
 	}
 	if s.wal[len(to.wal)-1] != to.wal[len(to.wal)-1] {
+		if s.n.w.Visibility {
+			return nil, fmt.Errorf("the histories differ, on the same timeline")
+		}
 		s.n.w.fail("silent corruption: node %d streams from node %d, which has another history of timeline %d", to.n.id, s.n.id, to.timeline)
 	}
 	return s.wal[len(to.wal):min(len(s.wal), len(to.wal)+200)], nil
@@ -528,7 +533,7 @@ func (s *server) local() failover.Local {
 	w := s.n.w
 	l := failover.Local{At: s.n.clock(), SystemID: "s", Position: failover.Position{Timeline: s.timeline, LSN: s.lsn()}, Replayed: s.lsn(),
 		Line: s.line(), Incarnation: s.incarnation, Armed: s.armed && s.upstream == 0, Sealed: s.upstream == 0, Receiving: s.receiver.up, Ended: s.n.disk.ended,
-		StandbyName: s.called, SyncManaged: s.managed, Torn: s.torn}
+		StandbyName: s.called, SyncManaged: s.managed, Torn: s.torn, Held: s.held}
 	switch {
 	case !s.up && s.clean:
 		l.State = failover.ServerStopped

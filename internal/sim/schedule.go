@@ -70,6 +70,9 @@ var mixes = [][]string{
 
 // choose has some runs know only a few kinds of faults: what one hides, others show.
 func (w *World) choose() {
+	if w.Visibility {
+		return // it has been chosen
+	}
 	w.by(w.stream("kinds"), func() {
 		switch {
 		case w.chance(4):
@@ -121,7 +124,7 @@ func (w *World) hit(id string) {
 	w.by(w.stream("fault "+id), func() {
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		if w.chance(50) {
-			n = w.nodes[w.check.rec.Lease.Holder-1]
+			n = w.focus()
 		}
 		k := w.faults[w.rng.IntN(len(w.faults))]
 		w.counts.Faults++

@@ -58,7 +58,11 @@ func (s *shrinker) try(o Options) bool {
 }
 
 func (s *shrinker) fewerNodes() {
-	for n := 3; n < s.best.Nodes; n++ {
+	least := 3
+	if s.best.Visibility {
+		least = 2
+	}
+	for n := least; n < s.best.Nodes; n++ {
 		o := s.best
 		if o.Nodes = n; s.try(o) {
 			return
@@ -123,6 +127,9 @@ func (o Options) Flags() string {
 	text := fmt.Sprintf("-seed %d -nodes %d -chaos %s", o.Seed, o.Nodes, o.Chaos)
 	if o.Only != nil {
 		text += " -only " + strings.Join(append(o.Only, "none")[:max(1, len(o.Only))], ",")
+	}
+	if o.Visibility {
+		text += " -visibility"
 	}
 	if o.Defect != "" {
 		text += fmt.Sprintf(" -defect '%s'", o.Defect)

@@ -20,13 +20,15 @@ import (
 
 // Options say how long things go wrong, and what is reported.
 type Options struct {
-	Seed   uint64
-	Nodes  int           // zero: 3 to 9, by the seed
-	Chaos  time.Duration // in which faults begin; zero: 5 to 44 s, by the seed
-	Only   []string      // the faults that strike, by ID; nil: all that the seed has
-	Bound  time.Duration // for the cluster to be whole again after that; zero: 90 s
-	Trace  bool          // keep the timeline
-	Defect Defect        // planted into the hands, to see that it is noticed
+	Seed  uint64
+	Nodes int           // zero: 3 to 9, or 2 to 9 under the visibility rule, by the seed
+	Chaos time.Duration // in which faults begin; zero: 5 to 44 s, by the seed
+	Only  []string      // the faults that strike, by ID; nil: all that the seed has
+	Bound time.Duration // for the cluster to be whole again after that; zero: 90 s
+	Trace bool          // keep the timeline
+	// Visibility has the cluster be under the visibility rule for good, without a group.
+	Visibility bool
+	Defect     Defect // planted into the hands, to see that it is noticed
 }
 
 // Counts are what a run went through.
@@ -66,38 +68,43 @@ type Result struct {
 // World is the cluster and all around it.
 type World struct {
 	Options
-	rng      *rand.Rand // of whatever happens now
-	policy   failover.Policy
-	tame     bool          // nothing goes wrong that a failover would be good for
-	wild     bool          // clocks run as they like: only what standbys acknowledge is safe
-	respawns bool          // whatever ends a postmaster, somebody starts it again, as systemd does
-	patient  bool          // no client gives up while all of them wait
-	scripted bool          // clients write when they are told to
-	places   int           // locations
-	cascades bool          // some standbys are wanted behind others
-	switched bool          // synchronous_mode is another for a while
-	examined bool          // the whole cluster has lost its primary once more
-	retries  time.Duration // wal_retrieve_retry_interval
-	now      time.Duration
-	queue    queue
-	nodes    []*node
-	net      network
-	registry []cluster.Node // repmgr.nodes
-	check    checker
-	counts   Counts
-	cover    Coverage
-	texts    map[string]*record.Record // by what says them
-	history  history
-	lines    []Line
-	faults   []kind
-	struck   []Fault
-	moments  map[string]int      // how often something changed hands
-	aimed    map[string][]func() // what shall happen the next time
-	stirred  time.Duration       // when that was last, or a fault struck
-	stuck    time.Duration       // from then on no server is stopped any more, and no server's disk stalls
-	healed   time.Duration       // when everything was healed; zero: not yet
-	ids      int                 // of commits and data directories
-	order    uint64              // see Result
+	rng       *rand.Rand // of whatever happens now
+	policy    failover.Policy
+	tame      bool          // nothing goes wrong that a failover would be good for
+	wild      bool          // clocks run as they like: only what standbys acknowledge is safe
+	respawns  bool          // whatever ends a postmaster, somebody starts it again, as systemd does
+	patient   bool          // no client gives up while all of them wait
+	scripted  bool          // clients write when they are told to
+	places    int           // locations
+	cascades  bool          // some standbys are wanted behind others
+	gentle    bool          // nothing but crashes goes wrong
+	writings  []writing     // of repmgr.nodes, where there is no group
+	twoSince  time.Duration // more than one server takes writes
+	writtenAt time.Duration // one did last, as an administrator saw it
+	chosen    int           // primaries that an administrator has chosen
+	switched  bool          // synchronous_mode is another for a while
+	examined  bool          // the whole cluster has lost its primary once more
+	retries   time.Duration // wal_retrieve_retry_interval
+	now       time.Duration
+	queue     queue
+	nodes     []*node
+	net       network
+	registry  []cluster.Node // repmgr.nodes
+	check     checker
+	counts    Counts
+	cover     Coverage
+	texts     map[string]*record.Record // by what says them
+	history   history
+	lines     []Line
+	faults    []kind
+	struck    []Fault
+	moments   map[string]int      // how often something changed hands
+	aimed     map[string][]func() // what shall happen the next time
+	stirred   time.Duration       // when that was last, or a fault struck
+	stuck     time.Duration       // from then on no server is stopped any more, and no server's disk stalls
+	healed    time.Duration       // when everything was healed; zero: not yet
+	ids       int                 // of commits and data directories
+	order     uint64              // see Result
 }
 
 // process is something that runs, is stopped for a while, or is gone.
@@ -223,9 +230,7 @@ func Run(o Options) (r Result) {
 		w.step()
 		if w.now >= next {
 			next = w.now + watched
-			w.bids()
-			w.reads()
-			w.rests()
+			w.watch()
 		}
 	}
 	w.heal()
@@ -235,10 +240,7 @@ func Run(o Options) (r Result) {
 			continue
 		}
 		next = w.now + watched
-		w.woken()
-		w.bids()
-		w.reads()
-		w.rests()
+		w.watch()
 		why := w.unwhole()
 		switch {
 		case why == "" && !w.examined && w.exam():
@@ -254,6 +256,20 @@ func Run(o Options) (r Result) {
 	}
 }
 
+// watch looks at what has not happened.
+func (w *World) watch() {
+	if w.Visibility {
+		w.sees()
+		return
+	}
+	if w.healed != 0 {
+		w.woken()
+	}
+	w.bids()
+	w.reads()
+	w.rests()
+}
+
 // watched is how often it is looked at what has not happened.
 const watched = 250 * time.Millisecond
 
@@ -261,6 +277,9 @@ const watched = 250 * time.Millisecond
 func (w *World) size() int {
 	if w.chance(8) {
 		return 6 + w.rng.IntN(4)
+	}
+	if w.Visibility {
+		return 2 + w.rng.IntN(4)
 	}
 	return 3 + w.rng.IntN(3)
 }
@@ -280,7 +299,7 @@ func (w *World) drawPolicy() {
 	case 0, 1:
 		w.policy.SyncMode = record.SyncOn
 	case 2:
-		if eligible > w.policy.SyncCount {
+		if eligible > w.policy.SyncCount && !w.Visibility {
 			w.policy.SyncMode, w.wild = record.SyncStrict, w.chance(30)
 		}
 	}
@@ -302,7 +321,7 @@ var standard = failover.Policy{
 func (w *World) build() {
 	count := w.Nodes
 	witness := cluster.NodeID(0)
-	if w.chance(30) {
+	if w.chance(30) && count > 2 {
 		witness = cluster.NodeID(count)
 	}
 	w.net.build(w, count)
@@ -334,6 +353,11 @@ func (w *World) build() {
 		w.respawns, w.patient = w.chance(20), w.chance(50)
 		w.retries = []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second}[w.rng.IntN(3)]
 	})
+	if w.Visibility {
+		w.seeing()
+		w.log(name("world"), "%d nodes, witness %d, clocks %v, chaos until %s, nothing but crashes: %v", count, witness, w.rates(), w.Chaos, w.gentle)
+		return
+	}
 	w.found(begin)
 	for _, n := range w.nodes {
 		n.server.found(n.id == 1)

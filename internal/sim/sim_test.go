@@ -10,22 +10,23 @@ import (
 )
 
 var (
-	seeds  = flag.Int("seeds", 300, "how many schedules to run")
-	first  = flag.Uint64("seed", 1, "the first seed")
-	nodes  = flag.Int("nodes", 0, "how many nodes; 0: by the seed")
-	chaos  = flag.Duration("chaos", 0, "for how long things go wrong; 0: by the seed")
-	only   = flag.String("only", "", "the faults that strike, by their names, with commas between them; none; empty: all of the seed")
-	defect = flag.String("defect", "", "plant this mistake; with -defects: all whose words these are among")
-	budget = flag.Uint64("defects", 0, "plant every mistake in turn, and let each take so many schedules to be noticed")
-	fresh  = flag.Bool("unseeded", false, "with -defects: only those that no seed is known for")
-	all    = flag.Bool("all", false, "go on after a seed that breaks a promise")
-	hashes = flag.Bool("fingerprints", false, "print one number a seed for all that happened, to compare two versions of this program by")
-	traced = flag.Bool("timeline", false, "print the timeline of every seed, and do not shrink")
+	seeds   = flag.Int("seeds", 300, "how many schedules to run")
+	first   = flag.Uint64("seed", 1, "the first seed")
+	nodes   = flag.Int("nodes", 0, "how many nodes; 0: by the seed")
+	chaos   = flag.Duration("chaos", 0, "for how long things go wrong; 0: by the seed")
+	only    = flag.String("only", "", "the faults that strike, by their names, with commas between them; none; empty: all of the seed")
+	defect  = flag.String("defect", "", "plant this mistake; with -defects: all whose words these are among")
+	budget  = flag.Uint64("defects", 0, "plant every mistake in turn, and let each take so many schedules to be noticed")
+	fresh   = flag.Bool("unseeded", false, "with -defects: only those that no seed is known for")
+	all     = flag.Bool("all", false, "go on after a seed that breaks a promise")
+	sighted = flag.Bool("visibility", false, "clusters under the visibility rule, which have no group")
+	hashes  = flag.Bool("fingerprints", false, "print one number a seed for all that happened, to compare two versions of this program by")
+	traced  = flag.Bool("timeline", false, "print the timeline of every seed, and do not shrink")
 )
 
 // options are those of a seed, by the flags.
 func options(seed uint64) Options {
-	return Options{Seed: seed, Nodes: *nodes, Chaos: *chaos, Only: faultsOf(*only), Defect: Defect(*defect), Trace: *traced || *hashes}
+	return Options{Seed: seed, Nodes: *nodes, Chaos: *chaos, Only: faultsOf(*only), Visibility: *sighted, Defect: Defect(*defect), Trace: *traced || *hashes}
 }
 
 func faultsOf(text string) []string {
@@ -78,6 +79,16 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%d schedules: %+v", *seeds, total)
 }
 
+// TestVisibility runs schedules of clusters under the visibility rule.
+func TestVisibility(t *testing.T) {
+	for seed := uint64(1); seed <= 300 && !t.Failed(); seed++ {
+		o := Options{Seed: seed, Visibility: true}
+		if r := run(t, o); r.Violation != "" {
+			t.Errorf("\n%s", shrunk(t, r, o))
+		}
+	}
+}
+
 // TestKept runs the seeds of testdata/seeds.txt: those that broke a promise once,
 // and those that reach what few others do.
 func TestKept(t *testing.T) {
@@ -101,6 +112,7 @@ func kept(t *testing.T, words []string) (o Options) {
 	f.Uint64Var(&o.Seed, "seed", 0, "")
 	f.IntVar(&o.Nodes, "nodes", 0, "")
 	f.DurationVar(&o.Chaos, "chaos", 0, "")
+	f.BoolVar(&o.Visibility, "visibility", false, "")
 	list := f.String("only", "", "")
 	if err := f.Parse(words); err != nil || o.Seed == 0 || f.NArg() > 0 {
 		t.Fatalf("seeds.txt: %v: %v", words, err)

@@ -98,7 +98,7 @@ func drive() int {
 		if !strings.Contains(string(d.defect), *defect) || *fresh && d.seed != 0 {
 			continue
 		}
-		sum, _ := search(Options{Seed: *first, Defect: d.defect}, int(*budget), false)
+		sum, _ := search(Options{Seed: *first, Defect: d.defect, Visibility: d.defect.sighted()}, int(*budget), false)
 		verdict := "NOT NOTICED"
 		switch {
 		case len(sum.Failed) > 0:
@@ -178,7 +178,7 @@ func search(o Options, count int, aloud bool) (sum report, cpu time.Duration) {
 func begin(i int, o Options, count int) (*exec.Cmd, *bufio.Reader) {
 	c := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.timeout=0", fmt.Sprintf("-child=%d", i), fmt.Sprintf("-cores=%d", *cores),
 		fmt.Sprintf("-seed=%d", o.Seed), fmt.Sprintf("-seeds=%d", count), fmt.Sprintf("-nodes=%d", o.Nodes), fmt.Sprintf("-chaos=%s", o.Chaos),
-		"-only="+*only, "-defect="+string(o.Defect), fmt.Sprintf("-for=%s", *within), fmt.Sprintf("-all=%v", *all), fmt.Sprintf("-defects=%d", *budget), fmt.Sprintf("-timeline=%v", *traced))
+		"-only="+*only, "-defect="+string(o.Defect), fmt.Sprintf("-for=%s", *within), fmt.Sprintf("-all=%v", *all), fmt.Sprintf("-defects=%d", *budget), fmt.Sprintf("-timeline=%v", *traced), fmt.Sprintf("-visibility=%v", o.Visibility))
 	c.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400", "GODEBUG=asyncpreemptoff=1") // one goroutine works, and the garbage is small
 	c.Stderr = os.Stderr
 	if *traced {

@@ -1,0 +1,518 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"repmgr/internal/cluster"
+	"repmgr/internal/failover"
+	"repmgr/internal/record"
+)
+
+// Under the visibility rule there is no lease and no guard: a daemon looks at its upstream
+// itself, hears what the others see, and the best of a visible majority is promoted. Clusters
+// of two nodes have nothing else.
+
+// sight is what a daemon of such a cluster keeps.
+type sight struct {
+	looked  map[cluster.NodeID]time.Duration // when it looked at a server last, by the world's clock
+	looking map[cluster.NodeID]bool
+	heard   map[cluster.NodeID]time.Duration // when a daemon answered last
+
+	// Of the last look before a promotion: for which loss everybody was asked, and until when that counts.
+	askedOf cluster.NodeID
+	counts  time.Duration
+	asking  bool
+}
+
+// Times of an exchange between two daemons, of a look at a server, and of the last look before a
+// promotion: how long that may take, and how long it counts.
+const (
+	unheardAfter = time.Second
+	unseenAfter  = time.Second
+	lookBound    = 500 * time.Millisecond
+	lookCounts   = 100 * time.Millisecond
+)
+
+// writing is a change of repmgr.nodes: whose log has that entry has read it, until the next.
+type writing struct {
+	at   int
+	id   int
+	rows []cluster.Node
+}
+
+// seeing makes a cluster whose primary is node 1, and nothing that a majority agreed to.
+func (w *World) seeing() {
+	w.policy.Quorum, w.policy.SyncMode, w.wild = false, record.SyncOff, true
+	w.by(w.stream("sight"), func() {
+		w.gentle = w.chance(40)
+		w.policy.StopReceivers, w.policy.SiblingsStreaming = w.chance(30), 5*time.Second
+	})
+	w.respawns = w.respawns && !w.gentle
+	w.check = checker{rec: &record.Record{}, grants: map[cluster.Timeline]cluster.NodeID{}, used: map[cluster.Timeline]cluster.NodeID{}, promises: map[cluster.Timeline]promise{}}
+	for _, n := range w.nodes {
+		n.server.found(n.id == 1)
+		n.server.armed = n.id != 1 // standby.signal
+	}
+	w.writings = []writing{{3, -3, slices.Clone(w.registry)}}
+	for _, n := range w.nodes {
+		n.disk.nodes = w.writings[0].rows
+		n.daemon.boot()
+	}
+	w.only(rough)
+	if w.gentle {
+		w.only(crashes)
+	}
+}
+
+// crashes are the faults under which nobody may be promoted beside a primary; rough are all
+// that such clusters know.
+var (
+	crashes = []string{"the daemon dies", "the postmaster dies", "the power goes", "the wall clock jumps", "the startup process is slow"}
+	rough   = append(slices.Clone(crashes), "the daemon is stopped", "a backend is killed", "all of the server is stopped", "the postmaster is stopped",
+		"an operator stops the server, or restarts it", "a power cut of all", "a node is cut off", "the cluster is split in two", "a location is cut off",
+		"a location has no power", "a node is cut off one way", "a node is cut off, one way after the other", "a node hears late, and is cut off then",
+		"a bad network", "the disk stalls")
+)
+
+// rows is repmgr.nodes as a server has it.
+func (s *server) rows() []cluster.Node {
+	newest := &s.n.w.writings[0]
+	for i := range s.n.w.writings {
+		if x := &s.n.w.writings[i]; x.at > newest.at && len(s.wal) >= x.at && s.wal[x.at-1].id == x.id {
+			newest = x
+		}
+	}
+	return newest.rows
+}
+
+// writeRows changes repmgr.nodes, on a server that takes writes.
+func (s *server) writeRows(change func([]cluster.Node)) {
+	rows := slices.Clone(s.rows())
+	change(rows)
+	at := s.commit()
+	s.n.w.writings = append(s.n.w.writings, writing{at, s.wal[at-1].id, rows})
+}
+
+// recordPromotion is what registry.RecordPromotion writes.
+func (s *server) recordPromotion() {
+	s.writeRows(func(rows []cluster.Node) {
+		for i := range rows {
+			switch r := &rows[i]; {
+			case r.ID == s.n.id:
+				r.Role, r.Upstream, r.Active = cluster.Primary, 0, true
+			case r.Role == cluster.Primary:
+				r.Active = false
+			}
+		}
+	})
+}
+
+// recordStandby writes who follows whom.
+func (s *server) recordStandby(id, upstream cluster.NodeID) {
+	s.writeRows(func(rows []cluster.Node) {
+		r := &rows[id-1]
+		if r.Upstream, r.Active = upstream, true; r.Role != cluster.Witness {
+			r.Role = cluster.Standby
+		}
+	})
+}
+
+// writer is the newest server that takes writes; nil: none does.
+func (w *World) writer() (found *server) {
+	for _, n := range w.nodes {
+		if s := &n.server; s.writes() && (found == nil || s.timeline > found.timeline) {
+			found = s
+		}
+	}
+	return found
+}
+
+// focus is the node at which more goes wrong than at others.
+func (w *World) focus() *node {
+	switch s := w.writer(); {
+	case !w.Visibility:
+		return w.nodes[w.check.rec.Lease.Holder-1]
+	case s != nil:
+		return s.n
+	}
+	return w.nodes[0]
+}
+
+// gaze looks at the servers that the brain wants looked at.
+func (d *daemon) gaze() {
+	w := d.n.w
+	w.after(&d.process, d.n.lasts(100*time.Millisecond), d.gaze)
+	for _, l := range failover.Looks(d.view, d.n.clock()) {
+		if at, ever := d.sight.looked[l.Node]; d.sight.looking[l.Node] || ever && w.now-at < d.n.lasts(l.Every) {
+			continue
+		}
+		d.sight.looking[l.Node] = true
+		d.probe(w.nodes[l.Node-1])
+	}
+}
+
+// probe is one look at another node's server: it answers, or its host refuses at once, or nobody does.
+func (d *daemon) probe(o *node) {
+	w := d.n.w
+	h := hand{d: d}
+	takes, hangs := 2*w.net.delay+w.between(time.Millisecond, 30*time.Millisecond), false
+	if w.chance(10) {
+		takes += w.between(0, 800*time.Millisecond) // a session of a busy server
+	}
+	if open := w.net.open(ofServers, d.n.id, o.id) && w.net.open(ofServers, o.id, d.n.id); !open || !h.reaches(o) && o.server.up {
+		takes, hangs = d.n.lasts(unseenAfter), true
+	}
+	w.after(&d.process, takes, func() {
+		d.sight.looking[o.id], d.sight.looked[o.id] = false, w.now
+		e := failover.Probed{Node: o.id, OK: !hangs && h.reaches(o)}
+		if p := d.view.Peers[o.id]; e.OK && (p.Silent || d.n.clock().Sub(p.At) > 2*time.Second) {
+			e.Role, e.SystemID, e.Position = cluster.Standby, "s", failover.Position{Timeline: o.server.timeline, LSN: o.server.lsn()}
+			if !o.server.standby {
+				e.Role = cluster.Primary
+			}
+			if w.chance(3) { // it answers, and lets nobody in
+				e.Role = cluster.RoleUnknown
+			}
+		}
+		d.observe(e)
+	})
+}
+
+// report is what this daemon has to say.
+func (d *daemon) report() failover.Event {
+	d.sequence++
+	r := failover.Tell(d.view, d.n.clock())
+	r.Name, r.Incarnation, r.Sequence, r.Rule, r.Priority = d.n.String(), d.life, d.sequence, d.rule, d.n.priority
+	return failover.PeerReported{Report: r}
+}
+
+// exchange tells the others what this daemon knows, and hears what they do.
+func (d *daemon) exchange() {
+	w, told := d.n.w, d.report()
+	for _, o := range w.nodes {
+		if o == d.n {
+			continue
+		}
+		began := w.now
+		d.send(o, func(p *daemon) {
+			p.observe(told)
+			answer := p.report()
+			p.send(d.n, func(d *daemon) {
+				d.sight.heard[o.id] = w.now
+				d.observe(answer)
+			})
+		})
+		w.after(&d.process, d.n.lasts(unheardAfter), func() {
+			if d.sight.heard[o.id] < began {
+				d.observe(failover.PeerSilent{Node: o.id})
+			}
+		})
+	}
+}
+
+// lookedLately reports whether everybody was asked just now, and asks them otherwise: a promotion is
+// decided again after that.
+func (d *daemon) lookedLately(lost cluster.NodeID) bool {
+	w, s := d.n.w, &d.sight
+	if s.askedOf == lost && w.now < s.counts {
+		s.counts = 0
+		return true
+	}
+	if s.asking {
+		return false
+	}
+	s.asking = true
+	began := w.now
+	d.exchange()
+	var wait func()
+	wait = func() {
+		silent := slices.ContainsFunc(w.nodes, func(o *node) bool { return o != d.n && s.heard[o.id] < began })
+		if silent && w.now-began < d.n.lasts(lookBound) {
+			w.after(&d.process, 5*time.Millisecond, wait)
+			return
+		}
+		s.asking, s.askedOf, s.counts = false, lost, w.now+d.n.lasts(lookCounts)
+		d.soon()
+	}
+	wait()
+	return false
+}
+
+// readRows reads the records in the own database. A witness copies them from the primary.
+func (d *daemon) readRows() {
+	w, s := d.n.w, &d.n.server
+	h := hand{d: d}
+	switch up := w.writer(); {
+	case d.n.witness:
+		if up != nil && h.reaches(up.n) {
+			d.n.disk.nodes = up.rows()
+		}
+		d.observe(failover.NodesRead{Nodes: d.n.disk.nodes})
+	case !d.n.witness && h.reaches(d.n):
+		d.n.disk.nodes = s.rows()
+		d.observe(failover.NodesRead{Nodes: d.n.disk.nodes})
+	}
+}
+
+// beginSight carries out, or begins to, what is ordered under the visibility rule alone.
+func (h hand) beginSight() {
+	s, d := h.s, h.d
+	switch a := h.a.(type) {
+	case failover.Promote:
+		h.then(100*time.Millisecond, func() {
+			if !h.standby() {
+				h.done("the server is no standby")
+				return
+			}
+			d.n.disk.promotes, d.n.disk.promotesIn, d.n.disk.promotesAt = a.Lost, s.life, d.n.w.now
+			s.order(s.timeline + 1)
+			h.promotedBySight()
+		})
+	case failover.Follow:
+		h.then(40*time.Millisecond, func() { h.followSeen(a) })
+	case failover.Fence:
+		h.then(60*time.Millisecond, func() {
+			s.sweep()
+			d.n.disk.ended = true
+			h.done("")
+		})
+	case failover.StopReceiver:
+		h.then(20*time.Millisecond, func() {
+			if !s.held {
+				s.held, s.withheld = true, s.upstream
+			}
+			s.point(0)
+			h.done("")
+		})
+	case failover.ResumeReceiver:
+		h.then(20*time.Millisecond, func() {
+			s.held = false
+			s.point(s.withheld)
+			h.done("")
+		})
+	case failover.RecordRole:
+		h.then(20*time.Millisecond, h.recordRole)
+	default:
+		h.done(fmt.Sprintf("%T is unknown here", a))
+	}
+}
+
+// Times of a promotion: promote_check_timeout, and how long the next life of a daemon expects it.
+const (
+	checkedWithin  = time.Minute
+	expectedWithin = 90 * time.Second
+)
+
+func (h hand) promotedBySight() {
+	switch {
+	case h.s.up && h.s.ready && !h.s.standby:
+		h.d.kick()
+		h.d.n.disk.promotes = 0
+		h.recordRole()
+	case !h.s.up || h.d.n.w.now-h.began > checkedWithin:
+		h.d.n.disk.promotes = 0
+		h.done("the server has not left recovery")
+	default:
+		h.then(100*time.Millisecond, h.promotedBySight)
+	}
+}
+
+func (h hand) recordRole() {
+	if !h.s.writes() || !h.s.up {
+		h.done("the own server takes no writes")
+		return
+	}
+	h.s.recordPromotion()
+	h.done("")
+}
+
+// followSeen points the server, or a witness's row, at a primary.
+func (h hand) followSeen(a failover.Follow) {
+	w, n := h.d.n.w, h.d.n
+	up := &w.nodes[a.Upstream-1].server
+	switch {
+	case !h.reaches(up.n):
+		h.done("the upstream does not answer")
+		return
+	case !up.writes() || !up.up:
+		h.done("there is no primary to write a record to")
+		return
+	case n.witness:
+		up.recordStandby(n.id, a.Upstream)
+		h.d.readRows()
+		h.done("")
+		return
+	case !h.standby():
+		h.done("the server is no standby")
+		return
+	}
+	h.s.held = false
+	h.s.point(a.Upstream)
+	h.then(20*time.Millisecond, func() {
+		if !h.reaches(up.n) || !up.writes() || !up.up {
+			h.done("it is not recorded")
+			return
+		}
+		up.recordStandby(n.id, a.Upstream)
+		h.attached()
+	})
+}
+
+// seenPromoted checks a promotion, and sees checks the world now and then.
+func (w *World) seenPromoted(s *server) {
+	w.counts.Promotions++
+	w.counts.Failovers++
+	w.moment("promotion")
+	w.alone(s)
+}
+
+// alone checks that no other server takes writes, where nothing but crashes happen: then a
+// promotion follows a primary's end.
+func (w *World) alone(s *server) {
+	for _, n := range w.nodes {
+		if o := &n.server; w.gentle && w.healed == 0 && o != s && o.writes() {
+			w.fail("V1: two servers take writes: node %d on timeline %d and node %d on timeline %d, and nothing but crashes happened", s.n.id, s.timeline, n.id, o.timeline)
+		}
+	}
+}
+
+// settledWithin is how long two servers may take writes when everything is well: one of the two
+// daemons ends its own as soon as it hears of the other.
+const settledWithin = 10 * time.Second
+
+func (w *World) sees() {
+	writers := 0
+	for _, n := range w.nodes {
+		if d := &n.daemon; n.server.writes() && d.up && d.ready && d.frozen <= w.now {
+			writers++
+		}
+	}
+	if w.healed == 0 || writers < 2 {
+		w.twoSince = w.now
+	}
+	if w.now-w.twoSince > settledWithin {
+		w.fail("V2: two servers take writes for %s after everything was healed", w.now-w.twoSince)
+	}
+}
+
+// unsettled says why the cluster is not whole; empty: it is.
+func (w *World) unsettled() string {
+	p := w.writer()
+	if p == nil {
+		return "no server takes writes"
+	}
+	rows := p.rows()
+	for _, n := range w.nodes {
+		s, row := &n.server, rows[n.id-1]
+		switch {
+		case s == p && (row.Role != cluster.Primary || !row.Active):
+			return fmt.Sprintf("node %d takes writes, and is recorded as %s, active %v", n.id, row.Role, row.Active)
+		case s == p:
+		case n.witness && row.Upstream != p.n.id:
+			return fmt.Sprintf("the witness node %d is recorded behind node %d", n.id, row.Upstream)
+		case n.witness:
+		case s.writes():
+			return fmt.Sprintf("node %d takes writes beside node %d", n.id, p.n.id)
+		case row.Role != cluster.Standby || !row.Active || row.Upstream != s.upstream:
+			return fmt.Sprintf("node %d is recorded as %s of node %d, active %v, and follows node %d: receives %v, at %s on timeline %d", n.id, row.Role, row.Upstream, row.Active, s.upstream, s.streams(), s.lsn(), s.timeline)
+		case s.upstream != p.n.id && !w.cascades:
+			return fmt.Sprintf("node %d follows node %d, and nobody wanted it behind another than node %d", n.id, s.upstream, p.n.id)
+		case !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50:
+			return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s", n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn())
+		}
+	}
+	return ""
+}
+
+// administrator does what nobody else does under the visibility rule, when everything is well: a standby
+// that is down is started, a former primary and one that has left the history is cloned, and
+// where no server takes writes for long the one that has most is made the primary.
+func (w *World) administrator() {
+	w.after(nil, 3*time.Second, w.administrator)
+	p := w.writer()
+	promotes := slices.ContainsFunc(w.nodes, func(n *node) bool { return n.server.promote != 0 })
+	if p == nil && !promotes {
+		if w.now-w.writtenAt > 20*time.Second {
+			w.choosePrimary()
+		}
+		return
+	}
+	if w.writtenAt = w.now; p == nil {
+		return
+	}
+	for _, n := range w.nodes {
+		s := &n.server
+		if n.witness || s == p {
+			continue
+		}
+		_, err := p.serve(s)
+		switch {
+		case !s.up && s.armed && err == nil:
+			n.startByHand()
+		case !s.up || err != nil && !s.writes() && p.answers() && s.answers() && !s.streams():
+			w.log(s, "cloned by hand from node %d", p.n.id)
+			s.sweep()
+			s.copyOf(p)
+			s.upstream, s.held, n.disk.ended = p.n.id, false, false
+			p.recordStandby(n.id, p.n.id)
+			s.boot()
+		case w.now > w.healed+30*time.Second && s.standby && s.streams() && w.misled(s, p):
+			w.log(s, "told to follow node %d by hand", p.n.id) // it was away while the primary changed, and came back behind the former one
+			s.point(p.n.id)
+			p.recordStandby(n.id, p.n.id)
+		}
+	}
+}
+
+// misled reports whether a standby follows another than the primary and nobody wanted it there, or
+// another than it is recorded behind.
+func (w *World) misled(s, p *server) bool {
+	rows := p.rows()
+	return s.upstream != rows[s.n.id-1].Upstream || !w.cascades && s.upstream != p.n.id && rows[s.upstream-1].Role == cluster.Standby
+}
+
+// reasons are rules for which a standby may wait longer than an administrator does: its record may be
+// out of date, another has what it has not, the primary was stopped in order, or a promotion was
+// lost with a crash of the server and is awaited for a minute.
+var reasons = []string{"record-without-upstream", "wait-ahead", "wait-location", "busy"}
+
+// overdue checks that somebody was promoted where only the primary is down, and a standby that may be
+// promoted follows it (V3).
+func (w *World) overdue() {
+	down, could := 0, cluster.NodeID(0)
+	for _, n := range w.nodes {
+		s := &n.server
+		switch {
+		case n.witness:
+		case !s.up || !s.ready:
+			down++
+		case n.priority > 0 && s.standby && !slices.Contains(reasons, n.daemon.rule):
+			could = n.id
+		}
+	}
+	if down == 1 && could != 0 && !w.cascades {
+		w.fail("V3: only the primary is down, and nobody is promoted, though node %d could be%s", could, w.allRules())
+	}
+}
+
+// choosePrimary has the administrator make a server the primary.
+func (w *World) choosePrimary() {
+	var best *server
+	for _, n := range w.nodes {
+		if s := &n.server; !n.witness && (best == nil || s.timeline > best.timeline || s.timeline == best.timeline && s.lsn() > best.lsn()) {
+			best = s
+		}
+	}
+	w.overdue()
+	w.writtenAt = w.now
+	w.log(best, "made the primary by hand")
+	w.chosen++
+	if best.up {
+		best.order(best.timeline + 1)
+		return
+	}
+	best.armed = false
+	best.boot()
+}
