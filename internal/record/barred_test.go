@@ -13,7 +13,7 @@ func TestBarred(t *testing.T) {
 	}
 	taken(t, r, Release{Term: 1, Node: 1, Incarnation: "a", Why: "the server crashed"})
 	taken(t, r, bid(1, 2, 1200))
-	refused(t, r, Close{1}, "no eligible standby")
+	refused(t, r, Close{1}, "no eligible standby has bid in vacancy 1; node 2 has the most, and is not eligible: recovery_target_time is set")
 	taken(t, r, bid(1, 3, 1100))
 	v := r.Verdict()
 	if v.Winner != 3 || v.Bids[0].Verdict != "not eligible: recovery_target_time is set" {

@@ -97,7 +97,7 @@ func (r *Record) pick(bids []Judged, standing []Standing, best int) (cluster.Nod
 		return 0, "the cluster is paused: " + r.Pause.Reason
 	}
 	if best < 0 {
-		return 0, fmt.Sprintf("no eligible standby has bid in vacancy %d", r.Lease.Vacancy)
+		return 0, fmt.Sprintf("no eligible standby has bid in vacancy %d", r.Lease.Vacancy) + barredFrom(bids, standing)
 	}
 	w := bids[best]
 	all := func(j Judged) bool { return r.isLastHolder(j.Bid) || r.has(j) }
@@ -126,6 +126,20 @@ func (r *Record) pick(bids []Judged, standing []Standing, best int) (cluster.Nod
 		}
 	}
 	return w.Node, fmt.Sprintf("node %d has the most WAL of %d bids: term %d, %s, priority %d", w.Node, offers, w.WALTerm, w.LSN, w.Priority)
+}
+
+// barredFrom names who has the most, where that one may not be promoted: an operator can let it.
+func barredFrom(bids []Judged, standing []Standing) string {
+	most := -1
+	for i, j := range bids {
+		if j.Declined == "" && !standing[i].Diverged && (most < 0 || outranks(j, bids[most])) {
+			most = i
+		}
+	}
+	if most < 0 || !strings.HasPrefix(bids[most].Verdict, "not eligible") {
+		return ""
+	}
+	return fmt.Sprintf("; node %d has the most, and is %s", bids[most].Node, bids[most].Verdict)
 }
 
 // tooFarBehind measures against the position of the holder's last renewal. With a

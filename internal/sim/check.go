@@ -491,8 +491,8 @@ func (w *World) exam() (takes bool) {
 }
 
 // hopeless reports whether every node that may be promoted has offered a history
-// that is not the cluster's, or is one whose rewind was broken off, or one that may
-// not has what none of them has: an operator has to choose, by a priority.
+// that is not the cluster's, or lacks what was acknowledged, or is one whose rewind was
+// broken off, or one that may not has what none of them has: an operator has to choose, by a priority.
 func (w *World) hopeless() bool {
 	r := w.check.rec
 	if r.Lease.State != record.Vacant {
@@ -501,14 +501,14 @@ func (w *World) hopeless() bool {
 	if strings.Contains(r.Verdict().Why, "may not be promoted and has more than") {
 		return true
 	}
-	diverged := map[cluster.NodeID]bool{}
+	useless := map[cluster.NodeID]bool{}
 	for _, b := range r.Verdict().Bids {
-		diverged[b.Node] = strings.HasPrefix(b.Verdict, "diverged")
+		useless[b.Node] = strings.HasPrefix(b.Verdict, "diverged") || strings.HasPrefix(b.Verdict, "lacks what was acknowledged")
 	}
 	for _, n := range w.nodes {
 		m, _ := r.Member(n.id)
 		torn := n.server.torn && m.Barred != "" // and the record says so
-		if !n.witness && !n.dead && n.priority > 0 && !diverged[n.id] && !torn {
+		if !n.witness && !n.dead && n.priority > 0 && !useless[n.id] && !torn {
 			return false
 		}
 	}
