@@ -281,7 +281,7 @@ func (d *Daemon) finish(m finished, now time.Time) {
 // turn is one look at the view: decide, order, look around, tell. It reports
 // whether the next turn should come soon.
 func (d *Daemon) turn(ctx context.Context, now time.Time) bool {
-	if d.loop.breakOff != nil && failover.Overtaken(d.loop.view) {
+	if d.loop.breakOff != nil && failover.Overtaken(d.loop.view, now) {
 		d.loop.breakOff() // nothing else is ordered before it has ended
 	}
 	for range 4 { // placing a bid changes what is decided next; there is no longer chain than this

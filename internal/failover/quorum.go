@@ -868,12 +868,15 @@ func (f facts) follow() Follow {
 
 // Overtaken reports whether the order under way has lost its purpose, and keeps this node from
 // what is urgent: to wait until the own server has attached to a node that is the primary no
-// more, while others wait for its bid.
-func Overtaken(v *View) bool {
+// more, while others wait for its bid. Under the visibility rule that is one that is lost.
+func Overtaken(v *View, now time.Time) bool {
 	a, follows := v.Doing.(Follow)
 	r := v.Group.Record
-	if !follows || r == nil || r.Rule != record.Quorum {
+	switch {
+	case !follows:
 		return false
+	case r == nil || r.Rule != record.Quorum:
+		return newFacts(v, now).lost(a.Upstream)
 	}
 	return !r.Lease.Taken() || a.Holder && a.Upstream != r.Lease.Holder || v.Local.State.down()
 }

@@ -1073,8 +1073,15 @@ func TestLooks(t *testing.T) {
 	}
 }
 
+// crashed has a node's daemon say that its server is gone.
+func crashed(id cluster.NodeID) func(*View) {
+	return func(v *View) {
+		v.Peers[id] = Peer{Report: Report{Node: id, Server: ServerCrashed}, At: t0, Since: t0}
+	}
+}
+
 // TestOvertaken breaks off the waiting for a server to attach when the primary is gone, another
-// is it, or the server is down; nothing else.
+// is it, or the server is down, and under the visibility rule when who is followed is lost; nothing else.
 func TestOvertaken(t *testing.T) {
 	for name, tt := range map[string]struct {
 		changes []record.Change
@@ -1090,7 +1097,9 @@ func TestOvertaken(t *testing.T) {
 		"the server is down":            {nil, Follow{Upstream: 1, Holder: true, Name: "node2@1"}, down(ServerCrashed), true},
 		"a rewind is not to be torn":    {[]record.Change{expired}, Rejoin{Upstream: 1, Term: 1}, nil, false},
 		"nothing is done":               {[]record.Change{expired}, nil, nil, false},
-		"the visibility rule, and lost": {[]record.Change{record.End{Term: 1, Node: 1}}, Follow{Upstream: 1}, down(ServerCrashed), false},
+		"the visibility rule":           {[]record.Change{record.End{Term: 1, Node: 1}}, Follow{Upstream: 1}, down(ServerCrashed), false},
+		"the visibility rule, and lost": {[]record.Change{record.End{Term: 1, Node: 1}}, Follow{Upstream: 1}, crashed(1), true},
+		"the visibility rule, a rewind": {[]record.Change{record.End{Term: 1, Node: 1}}, Rejoin{Upstream: 1, Term: 1}, crashed(1), false},
 	} {
 		v := quorumView()
 		change(t, v, tt.changes...)
@@ -1098,7 +1107,7 @@ func TestOvertaken(t *testing.T) {
 		if tt.set != nil {
 			tt.set(v)
 		}
-		if got := Overtaken(v); got != tt.want {
+		if got := Overtaken(v, t0); got != tt.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

@@ -221,9 +221,10 @@ func (w *World) unwaited(s *server) {
 }
 
 // tameFails is called when something ends a primary that nothing is wrong with, if
-// that is so in this run (L2).
+// that is so in this run (L2), and the group has had a leader: daemons that were all
+// started at once have to elect one first, which may take as long as a lease.
 func (w *World) tameFails(format string, args ...any) {
-	if w.tame && w.healed == 0 {
+	if w.tame && w.healed == 0 && w.check.index > 1 {
 		w.fail("L2: "+format+", and nothing was wrong but disks, clocks and standbys", args...)
 	}
 }

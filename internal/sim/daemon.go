@@ -256,7 +256,7 @@ func (d *daemon) turn() {
 	}
 	w, now := d.n.w, d.n.clock()
 	d.turned, d.calm = w.now, true
-	if failover.Overtaken(d.view) && w.Defect != OvertakenAwaited {
+	if failover.Overtaken(d.view, now) && w.Defect != OvertakenAwaited {
 		d.breakOff()
 	}
 	d.tellGuard()

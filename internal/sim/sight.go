@@ -395,7 +395,22 @@ func (w *World) sees() {
 	if w.now-w.twoSince > settledWithin {
 		w.fail("V2: two servers take writes for %s after everything was healed", w.now-w.twoSince)
 	}
+	for _, n := range w.nodes {
+		a, follows := n.daemon.view.Doing.(failover.Follow)
+		if !follows {
+			n.idle = state{}
+			continue
+		}
+		up := w.nodes[a.Upstream-1]
+		gone := n.daemon.up && n.daemon.frozen <= w.now && !up.server.up && up.daemon.up && up.daemon.ready && up.daemon.frozen <= w.now
+		if d := n.idle.lasts(n, gone && (w.gentle || w.healed != 0)); d > idleWithin {
+			w.fail("V4: node %d waits for %s to attach to node %d, whose daemon says that its server is gone", n.id, d, a.Upstream)
+		}
+	}
 }
+
+// idleWithin is longer than it takes to hear that a server is gone.
+const idleWithin = 6 * time.Second
 
 // unsettled says why the cluster is not whole; empty: it is.
 func (w *World) unsettled() string {

@@ -407,6 +407,7 @@ type node struct {
 	failedRejoin time.Duration
 	unsealed     unsealed
 	unread       state         // its server is down though it could be read
+	idle         state         // it waits to attach to a server that is gone
 	costly       state         // its directory is armed in a pause
 	place        int           // its location
 	level        int           // of the record's changes that its program knows
