@@ -92,10 +92,14 @@ func (w *World) entered(kind, refused string) {
 	}
 }
 
-// Missed lists what was never reached: rules, kinds of entries and of faults.
+// Missed lists what was never reached: rules, kinds of entries and of faults; under the
+// visibility rule, what of that one alone.
 // The rules of synchronous replication count only where one of them ever decided.
-func (c *Coverage) Missed() (out []string) {
+func (c *Coverage) Missed(visibility bool) (out []string) {
 	for i, table := range failover.Rules() {
+		if visibility != (i == visibilityTable) {
+			continue
+		}
 		if len(c.Rules[i]) == 0 {
 			out = append(out, fmt.Sprintf("%s: none of its %d rules", table.Name, len(table.Rules)))
 			continue
@@ -105,6 +109,9 @@ func (c *Coverage) Missed() (out []string) {
 				out = append(out, fmt.Sprintf("%s: %s", table.Name, r[0]))
 			}
 		}
+	}
+	if visibility {
+		return out
 	}
 	for _, kind := range record.Kinds() {
 		if _, ok := c.Entries[kind]; !ok {

@@ -31,6 +31,7 @@ type disk struct {
 	nodes          []cluster.Node // under the visibility rule: the records as they were read last
 	promotes       cluster.NodeID // after whose loss its server was ordered to promote itself, and in which life
 	promotesIn     int
+	paused         bool // the daemons, by an operator
 	promotesAt     time.Duration
 }
 
@@ -87,6 +88,7 @@ func (d *daemon) boot() {
 	d.ticks, d.turns = d.tick, d.turn
 	d.life, d.asked, d.askers = w.rng.Uint64(), map[uint64]record.Change{}, map[uint64]uint64{}
 	d.view = failover.New(n.id, w.policy)
+	d.view.Policy.Automatic = !n.manual
 	d.view.Life = d.life
 	stored := n.disk.cached
 	stored.Entries = slices.Clone(stored.Entries)
@@ -112,6 +114,7 @@ func (d *daemon) boot() {
 	}
 	if w.Visibility {
 		d.see(failover.NodesRead{Nodes: n.disk.nodes})
+		d.see(failover.PauseSet{Paused: n.disk.paused})
 		d.sight = sight{looked: map[cluster.NodeID]time.Duration{}, looking: map[cluster.NodeID]bool{}, heard: map[cluster.NodeID]time.Duration{}}
 		if n.disk.promotes != 0 && n.server.up && n.server.life == n.disk.promotesIn {
 			d.see(failover.PromotionKept{Lost: n.disk.promotes, For: expectedWithin - n.lasts(w.now-n.disk.promotesAt)})

@@ -333,6 +333,7 @@ func (w *World) heal() {
 		}
 	}
 	if w.Visibility {
+		w.setPaused(false)
 		w.writtenAt = w.now
 		w.administrator()
 	}

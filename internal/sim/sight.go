@@ -48,6 +48,13 @@ func (w *World) seeing() {
 	w.by(w.stream("sight"), func() {
 		w.gentle = w.chance(40)
 		w.policy.StopReceivers, w.policy.SiblingsStreaming = w.chance(30), 5*time.Second
+		w.policy.Validate, w.policy.AlwaysPromote, w.policy.ElectionRerun = w.chance(20), w.chance(30), 5*time.Second
+		if w.chance(20) {
+			w.policy.FailoverDelay, w.policy.PromoteDelay = w.between(0, 3*time.Second), w.between(0, 3*time.Second)
+		}
+		for _, n := range w.nodes {
+			n.manual = w.chance(8)
+		}
 	})
 	w.respawns = w.respawns && !w.gentle
 	w.check = checker{rec: &record.Record{}, grants: map[cluster.Timeline]cluster.NodeID{}, used: map[cluster.Timeline]cluster.NodeID{}, promises: map[cluster.Timeline]promise{}}
@@ -60,6 +67,7 @@ func (w *World) seeing() {
 		n.disk.nodes = w.writings[0].rows
 		n.daemon.boot()
 	}
+	w.faults = append(w.faults, kind{"all daemons are paused", (*World).pauseAll}, kind{"all daemons are restarted after a promotion", (*World).restartAll})
 	w.only(rough)
 	if w.gentle {
 		w.only(crashes)
@@ -69,7 +77,7 @@ func (w *World) seeing() {
 // crashes are the faults under which nobody may be promoted beside a primary; rough are all
 // that such clusters know.
 var (
-	crashes = []string{"the daemon dies", "the postmaster dies", "the power goes", "the wall clock jumps", "the startup process is slow"}
+	crashes = []string{"the daemon dies", "the postmaster dies", "the power goes", "the wall clock jumps", "the startup process is slow", "all daemons are paused", "all daemons are restarted after a promotion"}
 	rough   = append(slices.Clone(crashes), "the daemon is stopped", "a backend is killed", "all of the server is stopped", "the postmaster is stopped",
 		"an operator stops the server, or restarts it", "a power cut of all", "a node is cut off", "the cluster is split in two", "a location is cut off",
 		"a location has no power", "a node is cut off one way", "a node is cut off, one way after the other", "a node hears late, and is cut off then",
@@ -159,7 +167,7 @@ func (d *daemon) probe(o *node) {
 	h := hand{d: d}
 	takes, hangs := 2*w.net.delay+w.between(time.Millisecond, 30*time.Millisecond), false
 	if w.chance(10) {
-		takes += w.between(0, 800*time.Millisecond) // a session of a busy server
+		takes += time.Duration(w.rng.Int64N(int64(900 * time.Millisecond))) // a session of a busy server
 	}
 	if open := w.net.open(ofServers, d.n.id, o.id) && w.net.open(ofServers, o.id, d.n.id); !open || !h.reaches(o) && o.server.up {
 		takes, hangs = d.n.lasts(unseenAfter), true
@@ -270,6 +278,14 @@ func (h hand) beginSight() {
 			s.order(s.timeline + 1)
 			h.promotedBySight()
 		})
+	case failover.Validate:
+		h.then(200*time.Millisecond, func() {
+			problem := ""
+			if d.n.w.chance(20) {
+				problem = "it was refused"
+			}
+			h.done(problem)
+		})
 	case failover.Follow:
 		h.then(40*time.Millisecond, func() { h.followSeen(a) })
 	case failover.Fence:
@@ -360,6 +376,47 @@ func (h hand) followSeen(a failover.Follow) {
 	})
 }
 
+// pauseAll is maintenance of the whole cluster, if every daemon hears of it: the primary's server may be
+// restarted by hand, and the pause ends when that runs again.
+func (w *World) pauseAll(*node) {
+	for _, n := range w.nodes {
+		if !n.sound() || n.disk.paused {
+			return // the command says who has not heard it
+		}
+	}
+	w.log(name("operator"), "pauses all daemons")
+	w.setPaused(true)
+	ends := w.between(time.Second, 10*time.Second)
+	if s := w.writer(); s != nil && s.up && w.chance(50) {
+		w.after(nil, w.between(500*time.Millisecond, 3*time.Second), func() {
+			s.stop()
+			w.after(nil, w.between(50*time.Millisecond, 3*time.Second), s.n.startByHand)
+		})
+		ends += 8 * time.Second
+	}
+	w.after(nil, ends, func() { w.setPaused(false) })
+}
+
+// restartAll has every daemon end some time after the next promotion, as an update of all nodes does, and
+// start again: one has heard nobody then, and some are away.
+func (w *World) restartAll(*node) {
+	w.aim("promotion", 4*time.Second, func() {
+		for _, n := range w.nodes {
+			if n.sound() {
+				n.daemon.crash()
+				w.after(nil, w.between(10*time.Millisecond, 12*time.Second), n.daemon.boot)
+			}
+		}
+	})
+}
+
+func (w *World) setPaused(on bool) {
+	for _, n := range w.nodes {
+		n.disk.paused = on
+		w.after(&n.daemon.process, w.between(0, 200*time.Millisecond), func() { n.daemon.observe(failover.PauseSet{Paused: n.disk.paused}) })
+	}
+}
+
 // seenPromoted checks a promotion, and sees checks the world now and then.
 func (w *World) seenPromoted(s *server) {
 	w.counts.Promotions++
@@ -402,7 +459,7 @@ func (w *World) sees() {
 			continue
 		}
 		up := w.nodes[a.Upstream-1]
-		gone := n.daemon.up && n.daemon.frozen <= w.now && !up.server.up && up.daemon.up && up.daemon.ready && up.daemon.frozen <= w.now
+		gone := n.daemon.up && n.daemon.frozen <= w.now && !up.server.up && !up.server.clean && !up.disk.paused && up.daemon.up && up.daemon.ready && up.daemon.frozen <= w.now
 		if d := n.idle.lasts(n, gone && (w.gentle || w.healed != 0)); d > idleWithin {
 			w.fail("V4: node %d waits for %s to attach to node %d, whose daemon says that its server is gone", n.id, d, a.Upstream)
 		}
@@ -449,7 +506,7 @@ func (w *World) administrator() {
 	p := w.writer()
 	promotes := slices.ContainsFunc(w.nodes, func(n *node) bool { return n.server.promote != 0 })
 	if p == nil && !promotes {
-		if w.now-w.writtenAt > 20*time.Second {
+		if w.now-w.writtenAt > 30*time.Second {
 			w.choosePrimary()
 		}
 		return
@@ -503,7 +560,7 @@ func (w *World) overdue() {
 		case n.witness:
 		case !s.up || !s.ready:
 			down++
-		case n.priority > 0 && s.standby && !slices.Contains(reasons, n.daemon.rule):
+		case n.priority > 0 && !n.manual && s.standby && !slices.Contains(reasons, n.daemon.rule):
 			could = n.id
 		}
 	}

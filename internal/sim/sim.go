@@ -413,6 +413,7 @@ type node struct {
 	level        int           // of the record's changes that its program knows
 	wall         time.Duration // how far its wall clock has jumped: nothing shall go by that
 	off          bool          // no power
+	manual       bool          // failover=manual
 	dead         bool          // and it will never have any again
 	// unregistered: its row was deleted.
 	unregistered bool
