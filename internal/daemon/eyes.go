@@ -45,6 +45,7 @@ type eyes struct {
 	session   uint64         // how often it was opened
 	patience  time.Duration  // how long the next look may take; zero: lookTimeout
 	last      failover.Local // the last look that found the server running
+	startedAt time.Time      // of the postmaster that was connected to last
 	state     failover.ServerState
 	readAt    time.Time
 	nodes     []cluster.Node
@@ -287,7 +288,9 @@ func (e *eyes) connect(ctx context.Context) error {
 	}
 	e.session++
 	e.last.SystemID, e.readAt, e.slotsAt = server.SystemID, time.Time{}, time.Time{}
-	e.last.Position.Timeline = 0 // a server that was started anew may have another history
+	if !server.StartedAt.Equal(e.startedAt) { // one that was started anew may have another history
+		e.startedAt, e.last.Position.Timeline = server.StartedAt, 0
+	}
 	e.watchProcess()
 	return e.askBarred(ctx)
 }

@@ -13,6 +13,7 @@ import (
 	"repmgr/internal/conf"
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
+	"repmgr/internal/ops"
 	"repmgr/internal/record"
 )
 
@@ -281,7 +282,7 @@ func (d *Daemon) finish(m finished, now time.Time) {
 // turn is one look at the view: decide, order, look around, tell. It reports
 // whether the next turn should come soon.
 func (d *Daemon) turn(ctx context.Context, now time.Time) bool {
-	if d.loop.breakOff != nil && failover.Overtaken(d.loop.view, now) {
+	if d.loop.breakOff != nil && failover.Overtaken(d.loop.view, now) && d.mayBreakOff() {
 		d.loop.breakOff() // nothing else is ordered before it has ended
 	}
 	for range 4 { // placing a bid changes what is decided next; there is no longer chain than this
@@ -311,6 +312,13 @@ func (d *Daemon) turn(ctx context.Context, now time.Time) bool {
 	}
 	v := d.loop.view
 	return d.governsSoon(now) || v.Loss != nil || v.Doing != nil || failover.Degraded(v, now) || d.loop.decision.Rule == "upstream-suspect"
+}
+
+// mayBreakOff reports whether an order to follow may be left in the middle: not where that restarts
+// the server, or an operator's command does it, and nobody would start what it has stopped.
+func (d *Daemon) mayBreakOff() bool {
+	cfg, r := d.eyes.cfg.Load(), d.loop.view.Group.Record
+	return r != nil && r.Rule == record.Quorum || cfg.FollowCommand == "" && !cfg.StandbyFollowRestart && cfg.ServiceReloadCommand == ""
 }
 
 // noteDecision logs a rule that applies anew, and keeps it for the status.
@@ -358,7 +366,8 @@ func (d *Daemon) order(ctx context.Context, a failover.Action, now time.Time) bo
 			return false
 		}
 	}
-	ctx, l.breakOff = context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	l.breakOff = func() { cancel(ops.ErrBrokenOff) }
 	l.view.Observe(failover.Ordered{Action: a}, now)
 	d.guide() // a guard knows its deadline before its server is promoted
 	d.publish(now)

@@ -95,10 +95,10 @@ var electionRules = []rule{
 			n, ok := f.promoting()
 			return f.say("node %d is being promoted", n.ID), ok
 		}, nil},
-	{"wait-unseen", "A node's daemon is silent, and its server has not been looked at since the bid: it may have been promoted.",
+	{"wait-unseen", "A node's daemon is silent, and no look at its server since the bid has told what that is: it may have been promoted. One that answers and lets nobody in is waited for a minute and a half.",
 		func(f facts) (string, bool) {
 			n, ok := f.unseen()
-			return f.say("node %d is silent, and its server has not been looked at since the bid", n.ID), ok
+			return f.say("node %d is silent, and no look at its server since the bid has told what it is", n.ID), ok
 		}, nil},
 	{"wait-ahead", "A standby is on a newer timeline than this node, or bids after the loss of another primary and has more of the log: the cluster has had another primary since.",
 		func(f facts) (string, bool) {

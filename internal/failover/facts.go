@@ -130,12 +130,18 @@ func (f facts) visible(id cluster.NodeID) bool {
 // runsAsPrimary reports whether a node takes writes, as its daemon says, or,
 // where the daemon is silent, as its server answered, and its position.
 func (f facts) runsAsPrimary(id cluster.NodeID) (Position, bool) {
-	if f.fresh(id) {
+	if f.fresh(id) && !f.outdated(id) {
 		r := f.Peers[id].Report
 		return r.Position, r.Server == ServerRunning && r.Role == cluster.Primary && f.sameCluster(r.SystemID)
 	}
 	p := f.Probes[id]
 	return p.Position, f.seen(id) && p.Role == cluster.Primary && f.sameCluster(p.SystemID)
+}
+
+// outdated reports whether a daemon has gone silent, and a look at its server since has told what that is.
+func (f facts) outdated(id cluster.NodeID) bool {
+	p, look := f.Peers[id], f.Probes[id]
+	return p.Silent && look.OK && look.Role != cluster.RoleUnknown && look.At.After(p.At)
 }
 
 // sameCluster compares system identifiers; one that is not known does not count
@@ -176,7 +182,7 @@ func (f facts) lost(id cluster.NodeID) bool {
 // rivals reports whether there is another standby that might be promoted.
 func (f facts) rivals() bool {
 	return slices.ContainsFunc(f.Nodes, func(n cluster.Node) bool {
-		return n.ID != f.Self && n.ID != f.upstream && n.Role == cluster.Standby && n.Priority > 0
+		return n.ID != f.Self && n.ID != f.upstream && n.Role == cluster.Standby && n.Active && n.Priority > 0
 	})
 }
 
@@ -296,14 +302,16 @@ func (f facts) awaited() (cluster.Node, bool) {
 
 // unseen returns a node of whom nothing is known since the bid, and since its daemon's last word,
 // where something could be: its daemon is silent, and no look at its server has ended since that
-// found it gone, or told what it is. It may take writes.
+// found it gone, or told what it is. It may take writes. One that answers and lets nobody in is waited
+// for as long as a promotion may take.
 func (f facts) unseen() (cluster.Node, bool) {
 	for _, n := range f.Nodes {
 		if n.ID == f.Self || n.ID == f.upstream || n.Role == cluster.Witness || n.WithoutServer() || f.fresh(n.ID) && !f.Peers[n.ID].Silent {
 			continue
 		}
 		look := f.Probes[n.ID]
-		if !look.At.After(f.Loss.BidAt) || !look.At.After(f.Peers[n.ID].At) || look.OK && look.Role == cluster.RoleUnknown {
+		if !look.At.After(f.Loss.BidAt) || !look.At.After(f.Peers[n.ID].At) ||
+			look.OK && look.Role == cluster.RoleUnknown && f.now.Sub(f.Loss.BidAt) < promotionMayTake {
 			return n, true
 		}
 	}
@@ -311,12 +319,14 @@ func (f facts) unseen() (cluster.Node, bool) {
 }
 
 // promoting returns a node that is being promoted, in place of whichever primary, by its daemon's last
-// word. Where that has gone silent since, its server goes on by itself, unless it is lost.
+// word, unless that says that its server is gone. Where it has gone silent since, its server goes on
+// by itself, until looks at it have failed as often and as long as at a primary that is lost.
 func (f facts) promoting() (cluster.Node, bool) {
 	for _, n := range f.Nodes {
 		p := f.Peers[n.ID]
-		goesOn := !f.exhausted(n.ID) && f.now.Sub(p.At) < promotionMayTake
-		if n.ID != f.Self && strings.HasPrefix(p.Report.Deciding, promotionWords) && (f.fresh(n.ID) || goesOn) {
+		lost := f.exhausted(n.ID) && f.Probes[n.ID].At.Sub(p.At) > f.Policy.suspicion() // since that word, not long ago
+		goesOn := !lost && f.now.Sub(p.At) < promotionMayTake
+		if n.ID != f.Self && strings.HasPrefix(p.Report.Deciding, promotionWords) && !f.dead(n.ID) && (f.fresh(n.ID) || goesOn) {
 			return n, true
 		}
 	}
@@ -334,7 +344,7 @@ func (f facts) ahead() (cluster.Node, Position, bool) {
 		switch {
 		case n.ID == f.Self || n.Role == cluster.Witness:
 			continue
-		case !f.fresh(n.ID):
+		case !f.fresh(n.ID) || f.outdated(n.ID):
 			if f.seen(n.ID) && look.Role == cluster.Standby && f.sameCluster(look.SystemID) && look.Position.Timeline > own.Timeline {
 				return n, look.Position, true
 			}

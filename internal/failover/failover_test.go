@@ -245,3 +245,13 @@ func TestReceiverDelaysNoFailover(t *testing.T) {
 		t.Error("held after the node follows another one")
 	}
 }
+
+// TestOutdated: what a look has told since counts more than the last word of a daemon that has
+// gone silent.
+func TestOutdated(t *testing.T) {
+	v := parseView(t, "\nn1 primary says=5ms server=crashed\nn2 standby self upstream=1 bid=1:100 placed=2s\nn3 standby upstream=1 says=1s silent bid=1:90\nn4 standby upstream=1 says=200ms bid=1:90")
+	v.Probes[3] = Probe{At: t0.Add(-100 * time.Millisecond), OK: true, LastOK: t0.Add(-100 * time.Millisecond), Role: cluster.Primary, Position: Position{2, 120}}
+	if d := Decide(v, t0); d.Rule != "follow-new-primary" {
+		t.Errorf("%s: %s", d.Rule, d.Why)
+	}
+}

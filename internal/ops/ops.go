@@ -194,19 +194,22 @@ func (s Survey) node(id cluster.NodeID) cluster.Node {
 	return n
 }
 
+// ErrBrokenOff is the cause of a context that ends since what it is for has lost its purpose.
+var ErrBrokenOff = errors.New("it was broken off")
+
 // called names a node as messages do.
 func called(n cluster.Node) string { return fmt.Sprintf("node %q (ID: %d)", n.Name, n.ID) }
 
 // Carry runs the plan. What fails without an exit status of its own gets code.
 // If the plan ends with the announcement of an event and fails before, that
-// event is announced as failed.
+// event is announced as failed: not if it was broken off, since something else is urgent then.
 func Carry(ctx context.Context, p Plan, w World, code fault.Code, on func(plan.Event)) error {
 	err := p.Run(ctx, w, on)
 	if err == nil {
 		return nil
 	}
 	err = Coded(err, code)
-	if len(p.Steps) == 0 {
+	if len(p.Steps) == 0 || errors.Is(context.Cause(ctx), ErrBrokenOff) {
 		return err
 	}
 	if a, ok := p.Steps[len(p.Steps)-1].(Announce); ok {
