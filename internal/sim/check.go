@@ -320,12 +320,12 @@ func (w *World) reads() {
 }
 
 // rests checks that the primary's data directory is not armed for long while the cluster is
-// paused: the server that an operator restarts then would come up read-only, and would need
+// paused and its promotion is recorded: the server that an operator restarts then would come up read-only, and would need
 // a new timeline (L4).
 func (w *World) rests() {
 	for _, n := range w.nodes {
 		s := &n.server
-		costly := n.holds() && s.writes() && s.answers() && s.hung <= w.now && s.armed && n.daemon.rec.Pause.On && n.daemon.rec.Lease.State == record.Indefinite
+		costly := n.holds() && s.writes() && s.answers() && s.hung <= w.now && s.armed && n.daemon.rec.Pause.On && n.daemon.rec.Lease.State == record.Indefinite && n.daemon.rec.Lease.Promoted
 		if d := n.costly.lasts(n, costly); d > restsWithin {
 			w.fail("L4: the cluster is paused, and the primary's directory on node %d is armed for %s: %s", n.id, d, n.daemon.rule)
 		}
