@@ -90,7 +90,7 @@ var electionRules = []rule{
 			return f.say("%d of %d nodes that followed node %d are visible, more than half are needed", visible, shared, f.upstream),
 				shared > 1 && visible*2 <= shared
 		}, nil},
-	{"wait-sibling-promotes", "Another node is being promoted. If its daemon has gone silent since, its server may go on by itself, for as long as it answers.",
+	{"wait-sibling-promotes", "Another node is being promoted. If its daemon has gone silent since, its server may go on by itself: until looks at it have failed for long, or a minute and a half.",
 		func(f facts) (string, bool) {
 			n, ok := f.promoting()
 			return f.say("node %d is being promoted", n.ID), ok

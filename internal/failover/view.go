@@ -272,20 +272,18 @@ type (
 	}
 )
 
-func (LocalSeen) event()    {}
-func (PeerReported) event() {}
-func (PeerSilent) event()   {}
-func (RefusedBy) event()    {}
-func (Probed) event()       {}
-func (NodesRead) event()    {}
-func (PauseSet) event()     {}
-func (PolicySet) event()    {}
-func (RejoinsKept) event()  {}
-
+func (LocalSeen) event()     {}
+func (PeerReported) event()  {}
+func (PeerSilent) event()    {}
+func (RefusedBy) event()     {}
+func (Probed) event()        {}
+func (NodesRead) event()     {}
+func (PauseSet) event()      {}
+func (PolicySet) event()     {}
+func (RejoinsKept) event()   {}
 func (PromotionKept) event() {}
-
-func (Ordered) event() {}
-func (Done) event()    {}
+func (Ordered) event()       {}
+func (Done) event()          {}
 
 // Observe folds one event into the view.
 func (v *View) Observe(e Event, now time.Time) {
