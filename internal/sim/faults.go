@@ -17,7 +17,7 @@ func (n *node) sound() bool {
 	if n.w.Visibility {
 		return n.daemon.up && n.daemon.frozen <= n.w.now && !n.off
 	}
-	knows := !n.guard.deadline.IsZero() || !n.server.writes() || n.w.check.rec.Lease.State == record.Indefinite
+	knows := !n.guard.deadline.IsZero() || !n.server.mayWrite() || n.w.check.rec.Lease.State == record.Indefinite
 	return n.daemon.up && n.daemon.frozen <= n.w.now && n.guard.up && knows && !n.off && !n.daemon.ensuring
 }
 

@@ -103,6 +103,12 @@ func (s *server) writes() bool {
 	return s.up && s.ready && !s.standby && s.frozen <= w.now || s.orphans.up && s.orphans.frozen <= w.now
 }
 
+// mayWrite reports whether a commit could be acknowledged here later, without anything that
+// is yet to be ordered: when it goes on, has started, or is promoted.
+func (s *server) mayWrite() bool {
+	return s.up && (s.ready && !s.standby || !s.ready && !s.signal || s.promote != 0) || s.orphans.up
+}
+
 // run starts what a running server does: its clients write, its receiver streams.
 func (s *server) run() {
 	w := s.n.w
