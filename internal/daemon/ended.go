@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"log/slog"
 	"sync"
 	"time"
 )
@@ -44,10 +43,5 @@ func (d *Daemon) runsAgain(at time.Time) {
 
 // noteEnded keeps whether this daemon ended its server, and it has not run since.
 func (d *Daemon) noteEnded(ended bool) {
-	_ = d.peers.note(func(r *remembered) { r.Ended = ended }) // fails for an authority only
-	d.goes(func() {
-		if err := d.peers.keep(); err != nil {
-			d.complain(slog.LevelWarn, err)
-		}
-	})
+	d.noteSoon(func(r *remembered) { r.Ended = ended })
 }

@@ -153,12 +153,7 @@ func (d *Daemon) forgetRejoins() {
 	if d.loop.view.Rejoins.Tries > 0 || d.peers.rejoins() == 0 {
 		return
 	}
-	_ = d.peers.note(func(r *remembered) { r.Rejoins = 0 }) // fails for an authority only
-	d.goes(func() {
-		if err := d.peers.keep(); err != nil {
-			d.complain(slog.LevelWarn, err)
-		}
-	})
+	d.noteSoon(func(r *remembered) { r.Rejoins = 0 })
 }
 
 // governsSoon reports whether the quorum rule wants another turn soon.

@@ -104,6 +104,20 @@ func (p *peers) keep() error {
 	return p.d.state.save(r)
 }
 
+// noteSoon changes what is remembered, and keeps it on disk in a moment: the channel is closed when
+// that was tried.
+func (d *Daemon) noteSoon(change func(*remembered)) (tried <-chan struct{}) {
+	_ = d.peers.note(change) // fails for an authority only
+	done := make(chan struct{})
+	d.goes(func() {
+		defer close(done)
+		if err := d.peers.keep(); err != nil {
+			d.complain(slog.LevelWarn, err)
+		}
+	})
+	return done
+}
+
 // takeAuthority makes this node's own certificate. The lock is held.
 func (p *peers) takeAuthority() error {
 	if p.memory.Certificate == "" {

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"log/slog"
 	"time"
 
 	"repmgr/internal/cluster"
@@ -31,9 +30,9 @@ func (d *Daemon) beginsPromotion(ctx context.Context, cfg *conf.Config, lost clu
 	if err != nil {
 		return func() {}
 	}
-	kept := d.noteUnderway(underway{lost, file.PID, file.StartedAt, time.Now()})
+	tried := d.noteUnderway(underway{lost, file.PID, file.StartedAt, time.Now()})
 	select {
-	case <-kept:
+	case <-tried:
 	case <-time.After(keptWithin):
 	}
 	return func() {
@@ -43,17 +42,9 @@ func (d *Daemon) beginsPromotion(ctx context.Context, cfg *conf.Config, lost clu
 	}
 }
 
-// noteUnderway remembers it, and keeps it on disk: that is done when the channel is closed.
-func (d *Daemon) noteUnderway(u underway) <-chan struct{} {
-	_ = d.peers.note(func(r *remembered) { r.Underway = u }) // fails for an authority only
-	done := make(chan struct{})
-	d.goes(func() {
-		defer close(done)
-		if err := d.peers.keep(); err != nil {
-			d.complain(slog.LevelWarn, err)
-		}
-	})
-	return done
+// noteUnderway remembers it, or that there is none.
+func (d *Daemon) noteUnderway(u underway) (tried <-chan struct{}) {
+	return d.noteSoon(func(r *remembered) { r.Underway = u })
 }
 
 // forgetPromotion is for a server that follows another: what was ordered once does not happen any more.
