@@ -39,8 +39,13 @@ type promise struct {
 	entry
 }
 
+func newChecker(rec *record.Record) checker {
+	return checker{rec: rec, log: map[uint64]decoded{}, grants: map[cluster.Timeline]cluster.NodeID{}, used: map[cluster.Timeline]cluster.NodeID{}, promises: map[cluster.Timeline]promise{}}
+}
+
 func (c *checker) begin(w *World, text []byte) {
-	*c = checker{rec: w.recordOf(text), index: 1, log: map[uint64]decoded{}, grants: map[cluster.Timeline]cluster.NodeID{1: 1}, used: map[cluster.Timeline]cluster.NodeID{1: 1}, promises: map[cluster.Timeline]promise{}}
+	*c = newChecker(w.recordOf(text))
+	c.index, c.grants[1], c.used[1] = 1, 1, 1
 }
 
 // committed sees every entry that a node applies. The first to apply one is the
@@ -446,12 +451,20 @@ func (w *World) unwhole() string {
 		if s == p || n.witness || n.dead {
 			continue
 		}
-		if s.upstream != p.n.id && !w.cascades {
-			return fmt.Sprintf("node %d follows node %d, and nobody wanted it behind another than node %d", n.id, s.upstream, p.n.id)
+		if why := w.astray(s, p); why != "" {
+			return why
 		}
-		if !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50 {
-			return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s", n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn())
-		}
+	}
+	return ""
+}
+
+// astray says why a standby does not follow the primary as it should; empty: it does.
+func (w *World) astray(s, p *server) string {
+	switch {
+	case s.upstream != p.n.id && !w.cascades:
+		return fmt.Sprintf("node %d follows node %d, and nobody wanted it behind another than node %d", s.n.id, s.upstream, p.n.id)
+	case !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50:
+		return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s", s.n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn())
 	}
 	return ""
 }

@@ -37,20 +37,12 @@ func (d *daemon) order(a failover.Action) {
 		if !d.lookedLately(a.Lost) {
 			return
 		}
-	case failover.Fence:
+	case failover.Fence, failover.Demote:
 		if d.demoting {
 			return
 		}
 		d.demoting = true
-		if old := d.view.Doing; old != nil {
-			d.see(failover.Done{Action: old, Err: "broken off"})
-		}
-	case failover.Demote:
-		if d.demoting {
-			return
-		}
-		d.demoting = true
-		d.n.w.tameFails("node %d ends its server: %s", d.n.id, a.Why)
+		d.n.w.tameFails("node %d: %s", d.n.id, failover.Describe(a))
 		if old := d.view.Doing; old != nil {
 			d.see(failover.Done{Action: old, Err: "broken off"})
 		}
@@ -134,6 +126,10 @@ const promotedWithin = 20 * time.Second
 func (h hand) late() bool { return h.d.n.w.now-h.began > promotedWithin }
 
 func (h hand) begin() {
+	if h.d.n.w.Visibility {
+		h.beginSight()
+		return
+	}
 	switch a := h.a.(type) {
 	case failover.Seal:
 		h.then(20*time.Millisecond, func() { h.seal(a) })
@@ -164,13 +160,9 @@ func (h hand) begin() {
 	case failover.Rejoin:
 		h.then(50*time.Millisecond, func() { h.rejoin(a) })
 	case failover.Follow:
-		if h.d.n.w.Visibility {
-			h.beginSight()
-			return
-		}
 		h.then(40*time.Millisecond, func() { h.follow(a) })
 	default:
-		h.beginSight()
+		h.done(fmt.Sprintf("%T is unknown here", a))
 	}
 }
 
@@ -390,7 +382,7 @@ func (h hand) started() {
 func (h hand) rejoin(a failover.Rejoin) {
 	w, n := h.d.n.w, h.d.n
 	up := &w.nodes[a.Upstream-1].server
-	reachable := func() bool { return h.reaches(w.nodes[a.Upstream-1]) && up.writes() }
+	reachable := func() bool { return h.d.reaches(w.nodes[a.Upstream-1]) && up.writes() }
 	if !reachable() {
 		h.done("the upstream does not answer")
 		return
@@ -455,12 +447,12 @@ func (w *World) standbyRow(id, upstream cluster.NodeID) cluster.Node {
 
 // writesTo reports whether a primary is there to write a record to.
 func (h hand) writesTo() bool {
-	return slices.ContainsFunc(h.d.n.w.nodes, func(o *node) bool { return o.server.writes() && h.reaches(o) })
+	return slices.ContainsFunc(h.d.n.w.nodes, func(o *node) bool { return o.server.writes() && h.d.reaches(o) })
 }
 
 // reaches reports whether a node's server takes connections from here.
-func (h hand) reaches(o *node) bool {
-	w, id := o.w, h.d.n.id
+func (d *daemon) reaches(o *node) bool {
+	w, id := o.w, d.n.id
 	return o.server.up && o.server.ready && max(o.server.frozen, o.server.hung) <= w.now && w.net.open(ofServers, id, o.id) && w.net.open(ofServers, o.id, id)
 }
 
@@ -476,7 +468,7 @@ func (h hand) follow(a failover.Follow) {
 		h.done("the server is no standby")
 		return
 	}
-	if up := w.nodes[a.Upstream-1]; !h.reaches(up) || a.Holder && !up.server.writes() || !h.writesTo() {
+	if up := w.nodes[a.Upstream-1]; !h.d.reaches(up) || a.Holder && !up.server.writes() || !h.writesTo() {
 		h.done("the upstream does not answer, or is no primary any more")
 		return
 	}

@@ -43,18 +43,23 @@ func NewServers(seed uint64, count int) *Servers {
 	w := &World{Options: Options{Seed: seed, Nodes: count}, cover: newCoverage(), moments: map[string]int{}, scripted: true, wild: true, healed: 1, retries: 5 * time.Second}
 	w.rng = w.stream("world")
 	w.net.build(w, count)
-	w.check = checker{rec: &record.Record{}, grants: map[cluster.Timeline]cluster.NodeID{}, used: map[cluster.Timeline]cluster.NodeID{}, promises: map[cluster.Timeline]promise{}}
+	w.check = newChecker(&record.Record{})
 	for id := cluster.NodeID(1); int(id) <= count; id++ {
 		n := w.machine(id)
 		n.daemon.n, n.guard.n, n.server.n = n, n, n
 		w.nodes = append(w.nodes, n)
 		w.registry = append(w.registry, cluster.Node{ID: id, Name: n.String(), Upstream: min(1, id-1)})
 	}
+	w.startServers()
+	return &Servers{w: w, rows: map[string]*row{}}
+}
+
+// startServers starts node 1's as a primary and the others, which have a standby.signal, as standbys.
+func (w *World) startServers() {
 	for _, n := range w.nodes {
 		n.server.found(n.id == 1)
-		n.server.armed = n.id != 1 // standby.signal
+		n.server.armed = n.id != 1
 	}
-	return &Servers{w: w, rows: map[string]*row{}}
 }
 
 func (x *Servers) server(n int) *server { return &x.w.nodes[n-1].server }

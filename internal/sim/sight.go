@@ -35,11 +35,10 @@ const (
 	lookCounts   = 100 * time.Millisecond
 )
 
-// writing is a change of repmgr.nodes: whose log has that entry has read it, until the next.
+// writing is a change of repmgr.nodes: whose log has that entry has these rows, until the next.
 type writing struct {
-	at   int
-	id   int
-	rows []cluster.Node
+	at, id int // of the entry
+	rows   []cluster.Node
 }
 
 // seeing makes a cluster whose primary is node 1, and nothing that a majority agreed to.
@@ -57,11 +56,8 @@ func (w *World) seeing() {
 		}
 	})
 	w.respawns = w.respawns && !w.gentle
-	w.check = checker{rec: &record.Record{}, grants: map[cluster.Timeline]cluster.NodeID{}, used: map[cluster.Timeline]cluster.NodeID{}, promises: map[cluster.Timeline]promise{}}
-	for _, n := range w.nodes {
-		n.server.found(n.id == 1)
-		n.server.armed = n.id != 1 // standby.signal
-	}
+	w.check = newChecker(&record.Record{})
+	w.startServers()
 	w.writings = []writing{{3, -3, slices.Clone(w.registry)}}
 	for _, n := range w.nodes {
 		n.disk.nodes = w.writings[0].rows
@@ -164,17 +160,16 @@ func (d *daemon) gaze() {
 // probe is one look at another node's server: it answers, or its host refuses at once, or nobody does.
 func (d *daemon) probe(o *node) {
 	w := d.n.w
-	h := hand{d: d}
 	takes, hangs := 2*w.net.delay+w.between(time.Millisecond, 30*time.Millisecond), false
 	if w.chance(10) {
 		takes += time.Duration(w.rng.Int64N(int64(900 * time.Millisecond))) // a session of a busy server
 	}
-	if open := w.net.open(ofServers, d.n.id, o.id) && w.net.open(ofServers, o.id, d.n.id); !open || !h.reaches(o) && o.server.up {
+	if open := w.net.open(ofServers, d.n.id, o.id) && w.net.open(ofServers, o.id, d.n.id); !open || !d.reaches(o) && o.server.up {
 		takes, hangs = d.n.lasts(unseenAfter), true
 	}
 	w.after(&d.process, takes, func() {
 		d.sight.looking[o.id], d.sight.looked[o.id] = false, w.now
-		e := failover.Probed{Node: o.id, OK: !hangs && h.reaches(o)}
+		e := failover.Probed{Node: o.id, OK: !hangs && d.reaches(o)}
 		if p := d.view.Peers[o.id]; e.OK && (p.Silent || d.n.clock().Sub(p.At) > 2*time.Second) {
 			e.Role, e.SystemID, e.Position = cluster.Standby, "s", failover.Position{Timeline: o.server.timeline, LSN: o.server.lsn()}
 			if !o.server.standby {
@@ -250,18 +245,16 @@ func (d *daemon) lookedLately(lost cluster.NodeID) bool {
 
 // readRows reads the records in the own database. A witness copies them from the primary.
 func (d *daemon) readRows() {
-	w, s := d.n.w, &d.n.server
-	h := hand{d: d}
-	switch up := w.writer(); {
-	case d.n.witness:
-		if up != nil && h.reaches(up.n) {
-			d.n.disk.nodes = up.rows()
-		}
-		d.observe(failover.NodesRead{Nodes: d.n.disk.nodes})
-	case !d.n.witness && h.reaches(d.n):
-		d.n.disk.nodes = s.rows()
-		d.observe(failover.NodesRead{Nodes: d.n.disk.nodes})
+	from := &d.n.server
+	if d.n.witness {
+		from = d.n.w.writer()
 	}
+	if from != nil && d.reaches(from.n) {
+		d.n.disk.nodes = from.rows()
+	} else if !d.n.witness {
+		return // a witness reads the copy that it has
+	}
+	d.observe(failover.NodesRead{Nodes: d.n.disk.nodes})
 }
 
 // beginSight carries out, or begins to, what is ordered under the visibility rule alone.
@@ -336,7 +329,7 @@ func (h hand) promotedBySight() {
 }
 
 func (h hand) recordRole() {
-	if !h.s.writes() || !h.s.up {
+	if !h.s.answers() || h.s.standby {
 		h.done("the own server takes no writes")
 		return
 	}
@@ -349,10 +342,10 @@ func (h hand) followSeen(a failover.Follow) {
 	w, n := h.d.n.w, h.d.n
 	up := &w.nodes[a.Upstream-1].server
 	switch {
-	case !h.reaches(up.n):
+	case !h.d.reaches(up.n):
 		h.done("the upstream does not answer")
 		return
-	case !up.writes() || !up.up:
+	case up.standby:
 		h.done("there is no primary to write a record to")
 		return
 	case n.witness:
@@ -367,7 +360,7 @@ func (h hand) followSeen(a failover.Follow) {
 	h.s.held = false
 	h.s.point(a.Upstream)
 	h.then(20*time.Millisecond, func() {
-		if !h.reaches(up.n) || !up.writes() || !up.up {
+		if !h.d.reaches(up.n) || up.standby {
 			h.done("it is not recorded")
 			return
 		}
@@ -417,7 +410,7 @@ func (w *World) setPaused(on bool) {
 	}
 }
 
-// seenPromoted checks a promotion, and sees checks the world now and then.
+// seenPromoted checks a promotion.
 func (w *World) seenPromoted(s *server) {
 	w.counts.Promotions++
 	w.counts.Failovers++
@@ -439,6 +432,7 @@ func (w *World) alone(s *server) {
 // daemons ends its own as soon as it hears of the other.
 const settledWithin = 10 * time.Second
 
+// sees checks now and then what has lasted for too long (V2, V4).
 func (w *World) sees() {
 	writers := 0
 	for _, n := range w.nodes {
@@ -489,10 +483,10 @@ func (w *World) unsettled() string {
 			return fmt.Sprintf("node %d takes writes beside node %d", n.id, p.n.id)
 		case row.Role != cluster.Standby || !row.Active || row.Upstream != s.upstream:
 			return fmt.Sprintf("node %d is recorded as %s of node %d, active %v, and follows node %d: receives %v, at %s on timeline %d", n.id, row.Role, row.Upstream, row.Active, s.upstream, s.streams(), s.lsn(), s.timeline)
-		case s.upstream != p.n.id && !w.cascades:
-			return fmt.Sprintf("node %d follows node %d, and nobody wanted it behind another than node %d", n.id, s.upstream, p.n.id)
-		case !s.up || !s.ready || !s.receiver.up || s.timeline != p.timeline || len(p.wal)-len(s.wal) > 50:
-			return fmt.Sprintf("node %d does not follow node %d: up %v, receives from %d, timeline %d of %d, %s of %s", n.id, p.n.id, s.up, s.upstream, s.timeline, p.timeline, s.lsn(), p.lsn())
+		default:
+			if why := w.astray(s, p); why != "" {
+				return why
+			}
 		}
 	}
 	return ""
@@ -580,7 +574,6 @@ func (w *World) choosePrimary() {
 	w.overdue()
 	w.writtenAt = w.now
 	w.log(best, "made the primary by hand")
-	w.chosen++
 	if best.up {
 		best.order(best.timeline + 1)
 		return

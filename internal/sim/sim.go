@@ -81,7 +81,6 @@ type World struct {
 	writings  []writing     // of repmgr.nodes, where there is no group
 	twoSince  time.Duration // more than one server takes writes
 	writtenAt time.Duration // one did last, as an administrator saw it
-	chosen    int           // primaries that an administrator has chosen
 	switched  bool          // synchronous_mode is another for a while
 	examined  bool          // the whole cluster has lost its primary once more
 	retries   time.Duration // wal_retrieve_retry_interval
