@@ -237,6 +237,7 @@ var Params = []Param{
 		Name: "promote_check_timeout", Group: groupCommands, Kind: Duration, Unit: second, Default: "60s", Min: "1s", Max: anySecs,
 		Reader: ByBoth, Reload: AtReload,
 		Brief: "how long to wait for a promotion to complete",
+		About: "repmgrd then takes the order back. One that the server has read can't be taken back: under the visibility rule it is awaited for as long as that server runs, and nobody else is promoted.",
 		at:    func(c *Config) any { return &c.PromoteCheckTimeout },
 	},
 	{

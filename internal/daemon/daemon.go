@@ -61,6 +61,7 @@ type Daemon struct {
 	asking      chan struct{} // held by who asks in it
 	guardian    *guardian
 	syncing     sync.Mutex // held while synchronous_standby_names is written
+	promoting   sync.Mutex // held while a promotion is ordered, or an order taken back
 	drills      sync.Mutex // held while a drill is thought through
 	server      *api.Server
 	state       *stateDir

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -144,15 +145,92 @@ func TestPromotionOutlivesItsDaemon(t *testing.T) {
 	waitLog(t, ctx, other, "wait-sibling-promotes: node 2 is being promoted")
 	must(t, next.KillDaemon(ctx))
 	must(t, next.StartDaemon(ctx))
-	waitLog(t, ctx, next, "wait-own-promotion: the promotion after the loss of node 1 is awaited")
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if standby, err := other.InRecovery(ctx); err == nil && !standby {
-			t.Fatal("another node was promoted beside the one whose promotion is under way")
-		}
-	}
+	waitLog(t, ctx, next, "wait-own-promotion: the promotion after the loss of node 1 was ordered")
+	staysStandby(t, ctx, other, 4*time.Second)
 	must(t, syscall.Kill(startup, syscall.SIGCONT))
 	waitPrimary(t, ctx, l, next)
 	waitFollows(t, ctx, other, next)
+}
+
+// staysStandby looks for a while whether a node is promoted.
+func staysStandby(t *testing.T, ctx context.Context, n *lab.Node, long time.Duration) {
+	t.Helper()
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if standby, err := n.InRecovery(ctx); err == nil && !standby {
+			t.Fatalf("%s was promoted beside the one whose promotion is under way", n.Name)
+		}
+	}
+}
+
+// A promotion that the server has not read in its time is taken back before another node is
+// promoted: the server does not become a primary when it goes on.
+func TestPromotionIsTakenBack(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200", "promote_check_timeout": "2"}}})
+	waitCalm(t, ctx, l, l.Node(1), 2)
+	slow, other := l.Node(2), l.Node(3)
+	startup := processOf(t, slow, "startup")
+	must(t, syscall.Kill(startup, syscall.SIGSTOP))
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, other, "wait-sibling-promotes: node 2 is being promoted")
+	waitPrimary(t, ctx, l, other)
+	must(t, syscall.Kill(startup, syscall.SIGCONT))
+	waitFollows(t, ctx, slow, other)
+	staysStandby(t, ctx, slow, 3*time.Second)
+}
+
+// A promotion that the server has read and that takes longer than promote_check_timeout is
+// awaited, by the next life of its daemon as well, and nobody else is promoted meanwhile.
+func TestPromotionTakesLong(t *testing.T) {
+	l, ctx, hangs := promotionThatHangs(t)
+	slow, other := l.Node(2), l.Node(3)
+	staysStandby(t, ctx, other, 3*time.Second)
+	must(t, slow.KillDaemon(ctx))
+	must(t, slow.StartDaemon(ctx))
+	waitLog(t, ctx, slow, "wait-own-promotion: the promotion after the loss of node 1 was ordered")
+	staysStandby(t, ctx, other, 3*time.Second)
+	must(t, os.Remove(hangs))
+	waitPrimary(t, ctx, l, slow)
+	waitFollows(t, ctx, other, slow)
+}
+
+// A server that crashes at the end of its recovery would come up as a primary: another is promoted when
+// that is seen to, and it comes up as a standby.
+func TestPromotionCrashes(t *testing.T) {
+	l, ctx, _ := promotionThatHangs(t)
+	slow, other := l.Node(2), l.Node(3)
+	must(t, slow.Kill9(ctx))
+	waitPrimary(t, ctx, l, other)
+	must(t, slow.Start(ctx))
+	waitFor(t, ctx, "the server to answer", func() error { _, err := slow.InRecovery(ctx); return err })
+	staysStandby(t, ctx, slow, 3*time.Second)
+}
+
+// promotionThatHangs brings a cluster up whose primary is lost. The promotion of node 2 hangs at the
+// end of recovery until that file is removed, and its daemon has told so.
+func promotionThatHangs(t *testing.T) (l *lab.Lab, ctx context.Context, hangs string) {
+	t.Helper()
+	l, ctx = bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200", "promote_check_timeout": "2"}}})
+	waitCalm(t, ctx, l, l.Node(1), 2)
+	slow := l.Node(2)
+	hangs = filepath.Join(filepath.Dir(slow.DataDir), "hangs")
+	must(t, os.WriteFile(hangs, nil, 0o644))
+	t.Cleanup(func() { _ = os.Remove(hangs) })
+	_, err := slow.SQL(ctx, "ALTER SYSTEM SET recovery_end_command = 'while test -e "+hangs+"; do sleep 0.1; done'")
+	must(t, err)
+	_, err = slow.SQL(ctx, "SELECT pg_reload_conf()")
+	must(t, err)
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, slow, "no other is promoted until it is one")
+	return l, ctx, hangs
+}
+
+// A promote_command that fails, and has ordered nothing, delays nobody for long.
+func TestPromotionCommandFails(t *testing.T) {
+	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200", "promote_command": "false"}}})
+	waitCalm(t, ctx, l, l.Node(1), 2)
+	must(t, l.Node(1).Kill9(ctx))
+	waitPrimary(t, ctx, l, l.Node(3))
+	waitFollows(t, ctx, l.Node(2), l.Node(3))
 }
 
 // processOf is the number of a server's process of that kind, as its title names it.

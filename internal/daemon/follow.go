@@ -34,6 +34,11 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 	if lost == a.Upstream { // it is followed anew
 		lost = 0
 	}
+	if u := d.peers.underway(); u.Lost != 0 { // of an earlier life: who follows shall not be promoted by that
+		if err := d.takeBackPromotion(&u); err != nil {
+			d.complain(slog.LevelWarn, err)
+		}
+	}
 	w := d.world(cfg, lost, a.Name)
 	switch {
 	case self.Role == cluster.Witness:
@@ -48,7 +53,6 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 	e := event{name: "repmgrd_failover_follow", about: up,
 		details: fmt.Sprintf("node %q (ID: %d) now follows upstream node %q (ID: %d), after %s", self.Name, self.ID, up.Name, up.ID, time.Since(began).Round(time.Millisecond))}
 	if err == nil {
-		d.forgetPromotion()
 		err = d.forgetReceiver()
 	}
 	if err != nil {

@@ -176,7 +176,7 @@ func (d *Daemon) takeUpGroup(ctx context.Context) error {
 	d.loop.known = known.Quorum
 	d.loop.view.Observe(failover.RuleRead{Quorum: known.Quorum, Disowned: known.Disowned}, now)
 	d.loop.view.Observe(failover.RejoinsKept{Tries: known.Rejoins}, now)
-	d.takeUpPromotion(known.Underway, now)
+	d.takeUpPromotion(ctx, known.Underway, now)
 	d.loop.view.Observe(failover.GroupSeen{Group: d.quorum.takeUp()}, now)
 	d.loop.view.Observe(failover.SealedAt{Sealed: d.quorum.sealed()}, now)
 	if d.loop.view.Group.Known && d.cfg.DataDirectory != "" {

@@ -14,7 +14,6 @@ import (
 	"repmgr/internal/failover"
 	"repmgr/internal/fault"
 	"repmgr/internal/host"
-	"repmgr/internal/ops"
 	"repmgr/internal/pg"
 	"repmgr/internal/registry"
 )
@@ -28,7 +27,7 @@ const (
 )
 
 // carryOut does what was ordered and returns how it went. It runs in a
-// goroutine of its own and is bounded.
+// goroutine of its own and is bounded, but for a promotion that the server has begun (promoteServer).
 func (d *Daemon) carryOut(ctx context.Context, a failover.Action) error {
 	cfg := d.eyes.cfg.Load()
 	switch a := a.(type) {
@@ -60,11 +59,8 @@ func (d *Daemon) carryOut(ctx context.Context, a failover.Action) error {
 // promote makes the own server the primary: by promote_command if there is one.
 func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
 	began := time.Now()
-	defer d.beginsPromotion(ctx, cfg, a.Lost)()
-	ctx, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout+commandMargin)
-	defer cancel()
 	lost, _ := cluster.Find(d.peers.nodes(), a.Lost)
-	err := d.promoteServer(ctx, cfg, a)
+	err := d.promoteServer(ctx, cfg, a.Lost, d.promotesBy(cfg, a.Lost), false)
 	if err != nil {
 		d.announce(event{name: "repmgrd_promote_error", failed: true, unkept: true, details: err.Error(), about: lost})
 		return err
@@ -89,21 +85,16 @@ func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promo
 	return nil
 }
 
-// promoteServer tells the own server to leave recovery and waits until it has.
-func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
-	w := d.world(cfg, a.Lost, "")
-	defer w.Close()
-	if cfg.PromoteCommand != "" {
-		if err := d.command(ctx, "promote_command", cfg.PromoteCommand, a.Lost); err != nil {
-			return err
-		}
-		return w.AwaitPromotion(ctx, ops.Promotion{Timeout: cfg.PromoteCheckTimeout, Interval: cfg.PromoteCheckInterval})
+// promotesBy is the command that orders a promotion in place of that node; nil: none is set.
+func (d *Daemon) promotesBy(cfg *conf.Config, lost cluster.NodeID) func(context.Context) error {
+	name, line := "promote_command", cfg.PromoteCommand
+	if line == "" {
+		name, line = "service_promote_command", cfg.ServicePromoteCommand
 	}
-	p, err := w.Promotion(ctx)
-	if err != nil {
-		return err
+	if line == "" {
+		return nil
 	}
-	return w.Promote(ctx, p)
+	return func(ctx context.Context) error { return d.command(ctx, name, line, lost) }
 }
 
 // recordPromotion writes to the own database, which is the cluster's now, who is primary.

@@ -396,6 +396,7 @@ func (d *Daemon) lookedLately(ctx context.Context, lost cluster.NodeID, now time
 	}
 	if !l.looking {
 		l.looking = true
+		d.publish(now) // whoever is asked hears what for
 		d.goes(func() {
 			d.peers.askAll(ctx)
 			d.send(looked{lost})

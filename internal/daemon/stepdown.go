@@ -310,17 +310,12 @@ func (d *Daemon) hasAll(ctx context.Context, end cluster.LSN) error {
 	return nil
 }
 
-// stepUp makes the own server the primary.
+// stepUp makes the own server the primary. Its order stays in force however long it takes: the former primary
+// stays stopped, and nobody else is promoted meanwhile.
 func (d *Daemon) stepUp(ctx context.Context, cfg *conf.Config, a failover.StepUp) error {
-	ctx, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout+commandMargin)
-	defer cancel()
-	w := d.world(cfg, a.From, "")
-	defer w.Close()
-	how, err := w.Promotion(ctx)
-	if err == nil {
-		err = w.Promote(ctx, how)
-	}
-	if err != nil {
+	service := *cfg
+	service.PromoteCommand = "" // that is for a failover
+	if err := d.promoteServer(ctx, cfg, a.From, d.promotesBy(&service, a.From), true); err != nil {
 		return err
 	}
 	d.eyes.kick()

@@ -2,12 +2,19 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"time"
 
 	"repmgr/internal/cluster"
 	"repmgr/internal/conf"
 	"repmgr/internal/failover"
+	"repmgr/internal/fault"
+	"repmgr/internal/ops"
 	"repmgr/internal/pg"
+	"repmgr/internal/registry"
+	"repmgr/internal/server"
 )
 
 // underway is a promotion by the visibility rule that was ordered and is not known to be over:
@@ -15,56 +22,221 @@ import (
 // others, who would promote another.
 type underway struct {
 	Lost      cluster.NodeID `json:"lost"` // zero: there is none
-	PID       int            `json:"pid"`  // of the postmaster
-	StartedAt time.Time      `json:"started_at"`
 	OrderedAt time.Time      `json:"ordered_at"`
+	Order     server.Order   `json:"order"`
 }
 
-// keptWithin is how long a stalled disk may delay a promotion.
-const keptWithin = time.Second
+func (u underway) same(o underway) bool { return u.Lost == o.Lost && u.OrderedAt.Equal(o.OrderedAt) }
 
-// beginsPromotion keeps that a promotion is ordered, and returns what forgets it: not if this
-// daemon is told to stop meanwhile, since the server goes on.
-func (d *Daemon) beginsPromotion(ctx context.Context, cfg *conf.Config, lost cluster.NodeID) (over func()) {
-	file, err := pg.ReadPostmaster(cfg.DataDirectory)
+// Bounds of looking at a promotion that takes long.
+const (
+	keptWithin = time.Second     // how long a stalled disk may delay the order
+	fateEvery  = time.Second     // between two looks
+	readWithin = 3 * time.Second // by the server, from looking for the order to saying that it goes on with it
+)
+
+// promoteServer has the own server promoted in place of another, and returns when it is a primary, or
+// will not be one by that order. An order that takes longer than promote_check_timeout is taken back, unless it is to
+// stay. With a command it is the command that gives it.
+func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, lost cluster.NodeID, command func(context.Context) error, stays bool) error {
+	own := d.ownServer()
+	order, err := own.Ordering()
 	if err != nil {
-		return func() {}
+		return err
 	}
-	tried := d.noteUnderway(underway{lost, file.PID, file.StartedAt, time.Now()})
-	select {
-	case <-tried:
-	case <-time.After(keptWithin):
+	order.Commanded = command != nil
+	u, over := d.beginsPromotion(ctx, underway{lost, time.Now(), order})
+	defer over()
+	var refused error
+	if command != nil {
+		limit, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout+commandMargin)
+		refused = command(limit)
+		cancel()
+	} else if err := d.givesOrder(ctx, own); err != nil {
+		return err
 	}
-	return func() {
-		if ctx.Err() == nil {
-			d.noteUnderway(underway{})
+	w := d.world(cfg, lost, "")
+	defer w.Close()
+	for ordered, told := time.Now(), false; ; {
+		why := refused
+		if why == nil {
+			why = w.AwaitPromotion(ctx, ops.Promotion{Timeout: fateEvery, Interval: cfg.PromoteCheckInterval})
+		} else {
+			wait(ctx, fateEvery)
+		}
+		if why == nil {
+			return nil
+		}
+		late := refused != nil || time.Since(ordered) > cfg.PromoteCheckTimeout
+		f, unknown := d.fateOf(ctx, w, &u, late && !stays)
+		switch {
+		case f == server.Happened:
+			return nil
+		case f == server.IsOff && refused != nil, ctx.Err() != nil:
+			return why
+		case f == server.IsOff && u.Order.TakenBack:
+			return fault.New(fault.PromotionFail, "the server has not begun to leave recovery within promote_check_timeout, and the order was taken back").
+				WithHint("look into its log: it replays all that it has first, and a query may be in the way of that; promote_check_timeout may be raised")
+		case f == server.IsOff:
+			return fault.New(fault.PromotionFail, "the server ended, or began anew, before it had left recovery, and the order with it").WithHint("look into its log")
+		case late && !told:
+			told = true
+			d.tellOverdue(u, errors.Join(refused, unknown))
 		}
 	}
 }
 
-// noteUnderway remembers it, or that there is none.
-func (d *Daemon) noteUnderway(u underway) (tried <-chan struct{}) {
-	return d.noteSoon(func(r *remembered) { r.Underway = u })
+// givesOrder gives the order, and nobody takes an earlier one back meanwhile.
+func (d *Daemon) givesOrder(ctx context.Context, own server.Own) error {
+	d.promoting.Lock()
+	defer d.promoting.Unlock()
+	return own.OrderPromotion(ctx)
 }
 
-// forgetPromotion is for a server that follows another: what was ordered once does not happen any more.
-func (d *Daemon) forgetPromotion() {
-	if d.peers.underway().Lost != 0 {
-		d.noteUnderway(underway{})
+// beginsPromotion keeps that a promotion is ordered, and returns what forgets it: not if this
+// daemon is told to stop meanwhile, since the server goes on.
+func (d *Daemon) beginsPromotion(ctx context.Context, u underway) (kept underway, over func()) {
+	tried := d.noteSoon(func(r *remembered) { r.Underway = u })
+	select {
+	case <-tried:
+	case <-time.After(keptWithin):
 	}
+	return u, func() {
+		if ctx.Err() == nil {
+			d.forgetPromotion(u)
+		}
+	}
+}
+
+// forgetPromotion is for one that is over.
+func (d *Daemon) forgetPromotion(u underway) {
+	d.noteSoon(func(r *remembered) {
+		if r.Underway.same(u) {
+			r.Underway = underway{}
+		}
+	})
+}
+
+// takeBackPromotion takes the order back where the server has not read it. That is kept: nothing else tells the
+// two apart from then on.
+func (d *Daemon) takeBackPromotion(u *underway) error {
+	d.promoting.Lock()
+	defer d.promoting.Unlock()
+	if !d.peers.underway().same(*u) {
+		return nil // another was ordered since
+	}
+	back, err := d.ownServer().TakeBack()
+	if back {
+		d.noteTakenBack(u, true)
+	}
+	return err
+}
+
+// noteTakenBack keeps whether the order was taken back.
+func (d *Daemon) noteTakenBack(u *underway, back bool) {
+	u.Order.TakenBack = back
+	now := *u
+	d.noteSoon(func(r *remembered) {
+		if r.Underway.same(now) {
+			r.Underway = now
+		}
+	})
+}
+
+// tellOverdue tells that the promotion takes longer than it may, and what can be done about it.
+func (d *Daemon) tellOverdue(u underway, why error) {
+	text := "the server was ordered to be promoted, has begun with it, and is no primary yet"
+	if u.Order.Commanded {
+		text = "promote_command may have ordered the server's promotion, and it is no primary yet"
+	}
+	if why != nil {
+		text += ": " + why.Error()
+	}
+	const hint = "it may become one at any time: no other is promoted until it is one, or has ended; look into its log"
+	lost, _ := cluster.Find(d.peers.nodes(), u.Lost)
+	d.log.Warn(text, "hint", hint)
+	d.announce(event{name: "repmgrd_promote_error", failed: true, unkept: true, about: lost, details: text + "; " + hint})
+}
+
+// fateOf looks at a promotion that was ordered. One that is late is taken back, unless the server has
+// read the order: then nothing takes it back but the server's end. It may happen where that is not
+// known, which the error says.
+func (d *Daemon) fateOf(ctx context.Context, w *registry.World, u *underway, late bool) (server.Fate, error) {
+	if standby, err := w.InRecovery(ctx); err == nil && !standby {
+		return server.Happened, nil
+	}
+	own := d.ownServer()
+	f, err := own.Fate(ctx, u.Order)
+	if f != server.MayHappen || err != nil || !late {
+		return f, err
+	}
+	if err := d.takeBackPromotion(u); err != nil {
+		return f, err
+	}
+	if !u.Order.TakenBack && !u.Order.Commanded {
+		return f, nil // the server has it
+	}
+	wait(ctx, readWithin)
+	goesOn, err := w.Promotes(ctx)
+	if goesOn && u.Order.TakenBack {
+		d.noteTakenBack(u, false) // the server was looking for it just then
+	}
+	switch barred := pg.Code(err) == "42501"; {
+	case ctx.Err() != nil, goesOn, err != nil && !barred && u.Order.Commanded:
+		return f, err
+	case u.Order.Commanded && barred:
+		d.complain(slog.LevelWarn, fault.Wrap(err, fault.PromotionFail, "whether the server goes on with its promotion is not known, and it is taken to be over").
+			WithHint("GRANT EXECUTE ON FUNCTION pg_wal_replay_resume() to the role of conninfo"))
+		return server.IsOff, nil
+	case u.Order.Commanded:
+		return server.IsOff, nil
+	}
+	return own.Fate(ctx, u.Order)
 }
 
 // takeUpPromotion makes the view know of a promotion that an earlier life of this daemon has
-// ordered, while the same postmaster runs and is a standby still, and as long as that life would have waited.
-func (d *Daemon) takeUpPromotion(u underway, now time.Time) {
+// ordered, and goes on looking at it until it has happened or is off.
+func (d *Daemon) takeUpPromotion(ctx context.Context, u underway, now time.Time) {
 	if u.Lost == 0 {
 		return
 	}
-	left := d.cfg.PromoteCheckTimeout + commandMargin - max(0, time.Since(u.OrderedAt))
-	file, err := pg.ReadPostmaster(d.cfg.DataDirectory)
-	if err != nil || file.PID != u.PID || !file.StartedAt.Equal(u.StartedAt) || d.loop.view.Local.Role == cluster.Primary || left <= 0 {
-		d.forgetPromotion()
+	if d.loop.view.Local.Role == cluster.Primary {
+		d.forgetPromotion(u)
 		return
 	}
-	d.loop.view.Observe(failover.PromotionKept{Lost: u.Lost, For: left}, now)
+	d.loop.view.Observe(failover.PromotionKept{Lost: u.Lost}, now)
+	d.goes(func() { d.awaitPromotion(ctx, u) })
+}
+
+// awaitPromotion tells the view when that promotion is over.
+func (d *Daemon) awaitPromotion(ctx context.Context, u underway) {
+	cfg := d.eyes.cfg.Load()
+	w := d.world(cfg, u.Lost, "")
+	defer w.Close()
+	limit := cfg.PromoteCheckTimeout
+	if u.Order.Commanded {
+		limit += commandMargin // its command may be at it yet
+	}
+	for began, told := time.Now(), false; d.peers.underway().same(u); wait(ctx, fateEvery) {
+		u = d.peers.underway()
+		late := time.Since(u.OrderedAt) > limit || time.Since(began) > limit // the wall clock may have been set
+		f, unknown := d.fateOf(ctx, w, &u, late)
+		switch {
+		case ctx.Err() != nil:
+			return // the next life looks at it
+		case f != server.MayHappen:
+			d.forgetPromotion(u)
+		case unknown != nil && !told:
+			told = true
+			d.complain(slog.LevelWarn, fmt.Errorf("whether the server is being promoted: %w", unknown))
+		}
+	}
+	d.send(observed{failover.PromotionKept{}})
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }

@@ -16,12 +16,15 @@ const (
 	finalWithinHeld   = 5 * time.Second // for one that was told to end
 )
 
+// rulePromote is the rule that promotes. A daemon decides so, tells everybody, and decides again before it does.
+const rulePromote = "promote"
+
 // electionRules are for a standby whose primary is lost and who sees no other.
 // Each names one reason to wait; the last promotes.
 var electionRules = []rule{
 	{"wait-own-promotion", "An earlier life of this daemon has ordered the promotion of this server, which may happen yet, and another standby would be promoted meanwhile.",
 		func(f facts) (string, bool) {
-			return f.say("the promotion after the loss of node %d is awaited, for %s at most", f.Earlier.Lost, f.Earlier.Until.Sub(f.now).Round(time.Second)), f.Earlier.expected(f.now) && f.rivals()
+			return f.say("the promotion after the loss of node %d was ordered, and may happen yet", f.Earlier), f.Earlier != 0 && f.rivals()
 		}, nil},
 	{"stop-receiver", "The primary is lost and standby_disconnect_on_failover is set: this node stops streaming, so that its position cannot change.",
 		func(f facts) (string, bool) {
@@ -90,7 +93,7 @@ var electionRules = []rule{
 			return f.say("%d of %d nodes that followed node %d are visible, more than half are needed", visible, shared, f.upstream),
 				shared > 1 && visible*2 <= shared
 		}, nil},
-	{"wait-sibling-promotes", "Another node is being promoted. If its daemon has gone silent since, its server may go on by itself: until looks at it have failed for long, or a minute and a half.",
+	{"wait-sibling-promotes", "Another node is being promoted. If its daemon has gone silent since, or was about to order that, its server may go on by itself: until looks at it have failed for long, or a minute and a half.",
 		func(f facts) (string, bool) {
 			n, ok := f.promoting()
 			return f.say("node %d is being promoted", n.ID), ok
@@ -133,7 +136,7 @@ var electionRules = []rule{
 		func(f facts) (string, bool) {
 			return f.say("the promotion is delayed until %s after the bid", f.Policy.PromoteDelay), f.now.Sub(f.Loss.BidAt) < f.Policy.PromoteDelay
 		}, nil},
-	{"promote", "The primary is lost and this node is the best of a visible majority.",
+	{rulePromote, "The primary is lost and this node is the best of a visible majority.",
 		func(f facts) (string, bool) {
 			visible, shared := f.electorate()
 			return f.say("node %d is lost for everyone who can be asked (%d of %d visible), this node is the best candidate at %s",
@@ -151,8 +154,8 @@ func (f facts) lostSince() time.Time {
 	return f.Probes[f.upstream].LostAt
 }
 
-// promotionWords begin what Describe says of a promotion.
-const promotionWords = "promotion after the loss of node "
+// promotionWords begin what Describe says of a promotion, of that for a switchover as well.
+const promotionWords = "promotion "
 
 // Describe names an action in a few words, for reports and logs.
 func Describe(a Action) string {
@@ -164,7 +167,7 @@ func Describe(a Action) string {
 	case Validate:
 		return fmt.Sprintf("validation of the failover from node %d", a.Lost)
 	case Promote:
-		return fmt.Sprintf(promotionWords+"%d", a.Lost)
+		return fmt.Sprintf(promotionWords+"after the loss of node %d", a.Lost)
 	case Follow:
 		return fmt.Sprintf("following node %d", a.Upstream)
 	case Fence:
@@ -227,7 +230,7 @@ func describeQuorum(a Action) string {
 	case StepDown:
 		return fmt.Sprintf("stop of the server in favour of node %d, and its return as a standby", a.To)
 	case StepUp:
-		return fmt.Sprintf("promotion in place of node %d", a.From)
+		return fmt.Sprintf(promotionWords+"in place of node %d", a.From)
 	default:
 		return "nothing"
 	}

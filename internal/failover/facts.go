@@ -319,14 +319,18 @@ func (f facts) unseen() (cluster.Node, bool) {
 }
 
 // promoting returns a node that is being promoted, in place of whichever primary, by its daemon's last
-// word, unless that says that its server is gone. Where it has gone silent since, its server goes on
-// by itself, until looks at it have failed as often and as long as at a primary that is lost.
+// word: also where that says that its server is gone, until it says as well that the promotion is over, for
+// one that ended at the end of its recovery comes up as a primary if nobody sees to it. Where the daemon has
+// gone silent since, the server goes on by itself, and may have been told to after a word that it would
+// be, until looks at it have failed as often and as long as at a primary that is lost.
 func (f facts) promoting() (cluster.Node, bool) {
 	for _, n := range f.Nodes {
 		p := f.Peers[n.ID]
+		heard := f.fresh(n.ID) && !p.Silent
 		lost := f.exhausted(n.ID) && f.Probes[n.ID].At.Sub(p.At) > f.Policy.suspicion() // since that word, not long ago
 		goesOn := !lost && f.now.Sub(p.At) < promotionMayTake
-		if n.ID != f.Self && strings.HasPrefix(p.Report.Deciding, promotionWords) && !f.dead(n.ID) && (f.fresh(n.ID) || goesOn) {
+		told := strings.HasPrefix(p.Report.Deciding, promotionWords) || !heard && p.Report.Rule == rulePromote
+		if n.ID != f.Self && told && (f.fresh(n.ID) || goesOn) {
 			return n, true
 		}
 	}

@@ -124,10 +124,10 @@ func Tell(v *View, now time.Time) Report {
 		r.Bid = &bid
 	}
 	switch {
+	case v.Earlier != 0: // whatever else it does
+		r.Deciding = Describe(Promote{Lost: v.Earlier})
 	case v.Doing != nil:
 		r.Deciding = Describe(v.Doing)
-	case v.Earlier.expected(now):
-		r.Deciding = Describe(Promote{Lost: v.Earlier.Lost})
 	}
 	for id, p := range v.Probes {
 		s := Seen{Node: id, Ago: -1}

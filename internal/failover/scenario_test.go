@@ -144,7 +144,7 @@ type nodeLine struct {
 	local           Local
 	loss            *Loss
 	doing           Action
-	earlier         EarlierPromotion
+	earlier         cluster.NodeID
 }
 
 func parseNode(t *testing.T, v *View, words []string) {
@@ -213,6 +213,10 @@ func (l *nodeLine) word(t *testing.T, w string) {
 		l.refused = true
 	case "paused":
 		l.report.Paused = true
+	case "stepping":
+		l.report.Deciding = Describe(StepUp{From: 1})
+	case "willing":
+		l.report.Rule = rulePromote
 	case "promoting":
 		l.report.Deciding = Describe(Promote{Lost: 1})
 	case "bid":
@@ -252,7 +256,7 @@ func (l *nodeLine) wordOfProbeOrSelf(t *testing.T, key string, parts []string, a
 	case "approved":
 		l.loss.Approved = true
 	case "ordered": // by an earlier life of its daemon
-		l.earlier = EarlierPromotion{Lost: cluster.NodeID(num), Until: t0.Add(promotionMayTake - age)}
+		l.earlier = cluster.NodeID(num)
 	case "doing":
 		l.doing = Promote{Lost: 1}
 	case "barred":

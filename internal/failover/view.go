@@ -132,7 +132,7 @@ type View struct {
 	Doing  Action // the order that the hands are carrying out; nil: none
 	Setback
 	Rejoins   Rejoins
-	Earlier   EarlierPromotion
+	Earlier   cluster.NodeID // after whose loss an earlier life of this daemon has ordered a promotion of its server that may happen yet; zero: there is none
 	RefusedBy cluster.NodeID // who listens to another daemon as this node's; zero: nobody did
 	RefusedAt time.Time
 
@@ -181,18 +181,9 @@ func (s Setback) pause() time.Duration {
 	return min(time.Second<<min(s.Times-1, 5), 30*time.Second)
 }
 
-// EarlierPromotion is one that an earlier life of this daemon has ordered by the visibility rule:
-// the server may yet be promoted.
-type EarlierPromotion struct {
-	Lost  cluster.NodeID // zero: there is none
-	Until time.Time      // then it is no longer expected
-}
-
 // promotionMayTake is for how long another node's promotion is expected that its daemon does not watch
-// any more: what a daemon gives it by default, promote_check_timeout and half a minute.
+// any more: what a daemon gives a command for that by default, promote_check_timeout and half a minute.
 const promotionMayTake = 90 * time.Second
-
-func (e EarlierPromotion) expected(now time.Time) bool { return e.Lost != 0 && now.Before(e.Until) }
 
 // Rejoins are the tries to make the own server a standby again that led to none
 // that streams, and when the last one began or ended.
@@ -256,11 +247,8 @@ type (
 	// RejoinsKept brings how often an earlier life of this daemon has tried in vain.
 	RejoinsKept struct{ Tries int }
 	// PromotionKept says that an earlier life of this daemon has ordered the promotion of its server
-	// after the loss of a node, that the same postmaster runs, and for how long it is expected yet.
-	PromotionKept struct {
-		Lost cluster.NodeID
-		For  time.Duration
-	}
+	// after the loss of a node, which may happen yet; of none: that it is over.
+	PromotionKept struct{ Lost cluster.NodeID }
 	// PolicySet brings a reloaded configuration.
 	PolicySet struct{ Policy Policy }
 	// Ordered says that the hands took an action up.
@@ -306,7 +294,7 @@ func (v *View) Observe(e Event, now time.Time) {
 	case PauseSet:
 		v.observePause(e.Paused, now)
 	case PromotionKept:
-		v.Earlier = EarlierPromotion{e.Lost, now.Add(e.For)}
+		v.Earlier = e.Lost
 	case PolicySet:
 		v.Policy = e.Policy
 	case RejoinsKept:
@@ -378,8 +366,8 @@ func (v *View) observeLocal(l Local, now time.Time) {
 		v.Owed = time.Time{} // what was ordered then ended with its server, or is right
 	}
 	v.observeRejoined()
-	if l.State.down() || l.Role == cluster.Primary {
-		v.Earlier = EarlierPromotion{}
+	if l.Role == cluster.Primary {
+		v.Earlier = 0
 	}
 	if l.State == ServerRunning {
 		v.Opened = false
@@ -473,9 +461,6 @@ func (v *View) observeOrder(a Action, now time.Time) {
 func (v *View) observeDone(e Done, now time.Time) {
 	if v.Doing == e.Action {
 		v.Doing = nil
-	}
-	if _, follows := e.Action.(Follow); follows && e.Err == "" {
-		v.Earlier = EarlierPromotion{}
 	}
 	switch e.Action.(type) {
 	case Rejoin:

@@ -27,18 +27,24 @@ func NudgePromotion(dataDir string) error {
 func ReloadStartup(dataDir string) (bool, error) { return signalStartup(dataDir, unix.SIGHUP) }
 
 func signalStartup(dataDir string, signal unix.Signal) (found bool, err error) {
-	all, err := Processes(dataDir)
-	if err != nil {
+	p, found, err := StartupProcess(dataDir)
+	if err != nil || !found {
 		return false, err
 	}
-	for _, p := range all {
-		if !startupTitle.MatchString(p.Title) {
-			continue
-		}
-		if err := signalExactly(p, signal); err != nil {
-			return found, err
-		}
-		found = true
+	return true, signalExactly(p, signal)
+}
+
+// StartupProcess is the process of a server that replays WAL: it is there as long as the server is
+// in recovery. False: there is none.
+func StartupProcess(dataDir string) (Process, bool, error) {
+	all, err := Processes(dataDir)
+	if err != nil {
+		return Process{}, false, err
 	}
-	return found, nil
+	for _, p := range all {
+		if startupTitle.MatchString(p.Title) {
+			return p, true, nil
+		}
+	}
+	return Process{}, false, nil
 }

@@ -258,6 +258,18 @@ func (c *Conn) ResumeReplay(ctx context.Context) error {
 	return nil
 }
 
+// Promotes tells whether a standby has read an order to promote it, and goes on with that. It asks for
+// replay to go on, which is refused "while a promotion is ongoing" (PostgreSQL manual, "Recovery
+// Control Functions"); a replay that was paused goes on.
+func (c *Conn) Promotes(ctx context.Context) (bool, error) {
+	err := c.ResumeReplay(ctx)
+	if Code(err) != "55000" { // object_not_in_prerequisite_state
+		return false, err
+	}
+	p, err := c.Progress(ctx) // a primary refuses it as well
+	return err == nil && p.InRecovery, err
+}
+
 // Privileges is what the session's role may do.
 type Privileges struct {
 	Role         string

@@ -116,6 +116,12 @@ func TestTimelineAfterAPromotion(t *testing.T) {
 	if err := monitor.Promote(within(t, time.Minute)); fault.CodeOf(err) != fault.PromotionFail || Code(err) != "42501" {
 		t.Errorf("a promotion without the right: %v", err)
 	}
+	if on, err := c.Promotes(within(t, time.Minute)); err != nil || on {
+		t.Errorf("a standby that nobody has promoted goes on with a promotion: %v (%v)", on, err)
+	}
+	if _, err := monitor.Promotes(within(t, time.Minute)); Code(err) != "42501" {
+		t.Errorf("whether it is promoted, asked without the right: %v", err)
+	}
 	check(t, c.Promote(within(t, time.Minute)))
 	var got Progress
 	until(t, "a primary", func() bool {
@@ -129,6 +135,9 @@ func TestTimelineAfterAPromotion(t *testing.T) {
 	}
 	if err := c.Promote(within(t, time.Minute)); fault.CodeOf(err) != fault.PromotionFail {
 		t.Errorf("the promotion of a primary: %v", err)
+	}
+	if on, err := c.Promotes(within(t, time.Minute)); err != nil || on {
+		t.Errorf("a primary goes on with a promotion: %v (%v)", on, err)
 	}
 	if err := c.ResumeReplay(within(t, time.Minute)); fault.CodeOf(err) != fault.DBQuery {
 		t.Errorf("the resumption of a primary: %v", err)

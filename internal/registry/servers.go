@@ -159,6 +159,17 @@ func (w *World) InRecovery(ctx context.Context) (bool, error) {
 	return s.InRecovery, err
 }
 
+// Promotes tells whether the local server has read an order to promote it, and goes on with that.
+func (w *World) Promotes(ctx context.Context) (bool, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	c, err := w.local.open(ctx)
+	if err != nil {
+		return false, err
+	}
+	return c.Promotes(ctx)
+}
+
 // Promote makes the local server a primary and waits until it is one.
 func (w *World) Promote(ctx context.Context, p ops.Promotion) error {
 	if err := w.orderPromotion(ctx, p); err != nil {

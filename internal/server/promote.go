@@ -165,10 +165,8 @@ func (o Own) orderPromotion(ctx context.Context, h *host.Handle) error {
 // CancelPromotion removes the file that orders a promotion. It does not take back
 // one that the postmaster has read.
 func (o Own) CancelPromotion() error {
-	if err := os.Remove(o.promoteFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.Wrap(err, fault.PromotionFail, "the order to promote could not be taken back")
-	}
-	return nil
+	_, err := o.TakeBack()
+	return err
 }
 
 // awaitWrites waits until recovery is over.

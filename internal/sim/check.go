@@ -32,6 +32,33 @@ type checker struct {
 	entries   int
 }
 
+// endpoints checks that no two nodes are sent the clients that write: by /primary, while every
+// clock keeps its bounds.
+func (w *World) endpoints() {
+	first := cluster.NodeID(0)
+	for _, n := range w.nodes {
+		if w.wild || !n.daemon.isPrimary() {
+			continue
+		}
+		if first != 0 {
+			w.fail("E1: clients that write are sent to node %d and to node %d", first, n.id)
+		}
+		first = n.id
+	}
+}
+
+// isPrimary is what the daemon's /primary answers. One that stands still does not.
+func (d *daemon) isPrimary() bool {
+	l := d.view.Local
+	switch {
+	case !d.up || !d.ready || d.frozen > d.n.w.now || d.n.witness:
+		return false
+	case d.n.w.Defect == PrimaryByRecord:
+		return d.rec != nil && d.rec.Holds(d.n.id, l.Incarnation)
+	}
+	return l.State == failover.ServerRunning && l.Role == cluster.Primary && failover.Unready(d.view, d.n.clock()) == ""
+}
+
 // promise is a commit that was acknowledged because standbys have it: every later
 // primary must have it in that place.
 type promise struct {

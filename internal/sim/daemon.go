@@ -116,8 +116,9 @@ func (d *daemon) boot() {
 		d.see(failover.NodesRead{Nodes: n.disk.nodes})
 		d.see(failover.PauseSet{Paused: n.disk.paused})
 		d.sight = sight{looked: map[cluster.NodeID]time.Duration{}, looking: map[cluster.NodeID]bool{}, heard: map[cluster.NodeID]time.Duration{}}
-		if n.disk.promotes != 0 && n.server.up && n.server.life == n.disk.promotesIn {
-			d.see(failover.PromotionKept{Lost: n.disk.promotes, For: expectedWithin - n.lasts(w.now-n.disk.promotesAt)})
+		if n.disk.promotes != 0 {
+			d.see(failover.PromotionKept{Lost: n.disk.promotes})
+			w.after(&d.process, time.Second, d.awaitPromotion)
 		}
 		w.after(&d.process, 0, d.gaze)
 	} else {

@@ -73,7 +73,11 @@ const (
 	LevelIgnored      Defect = "a leader proposes what a member has not announced to know"
 	OvertakenAwaited  Defect = "a server is waited for to attach to a primary that is one no more"
 	NobodyLeaves      Defect = "who was away while the primary changed stays recorded behind the former one"
+	PrimaryByRecord   Defect = "/primary goes by the record, whatever the lease and the server"
 	PromotionUntold   Defect = "a daemon does not tell that it promotes its server"
+	EndUnarmed        Defect = "a server that ended at the end of its recovery is not armed"
+	PromotionGivenUp  Defect = "a promotion that takes longer than promote_check_timeout is forgotten"
+	IntentForgotten   Defect = "a daemon that went silent when it was about to promote its server is not waited for"
 	PromotionForgot   Defect = "a restart of the daemon forgets that it promotes its server"
 	SilenceIsPeace    Defect = "a daemon that is not heard is taken for one that has nothing to say"
 	AheadIgnored      Defect = "a standby that has followed a primary since is not waited for"
@@ -138,8 +142,8 @@ func (d *daemon) misjudge(e failover.Event, before failover.Tenure, now time.Tim
 	case NoBackoff:
 		d.view.Rejoins = failover.Rejoins{}
 	case PromotionForgot:
-		d.view.Earlier = failover.EarlierPromotion{}
-	case PromotionUntold, SilenceIsPeace, AheadIgnored:
+		d.view.Earlier = 0
+	case PromotionUntold, IntentForgotten, SilenceIsPeace, AheadIgnored:
 		d.mishear(now)
 	}
 }
@@ -152,6 +156,8 @@ func (d *daemon) mishear(now time.Time) {
 		switch d.n.w.Defect {
 		case PromotionUntold:
 			p.Report.Deciding = ""
+		case IntentForgotten:
+			p.Report.Rule = ""
 		case SilenceIsPeace:
 			if p.Silent, p.At = false, now; p.Report.Node == 0 {
 				p.Report = failover.Report{Node: n.ID, Server: failover.ServerRunning, Role: cluster.Standby}
@@ -174,7 +180,7 @@ func (p Defect) sighted() bool {
 			return true
 		}
 	}
-	return p == PromotionUntold || p == PromotionForgot || p == SilenceIsPeace || p == AheadIgnored
+	return p == PromotionUntold || p == PromotionGivenUp || p == EndUnarmed || p == IntentForgotten || p == PromotionForgot || p == SilenceIsPeace || p == AheadIgnored
 }
 
 // preside is what the leader's brain says of the record as a mistaken one sees it.

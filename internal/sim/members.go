@@ -74,7 +74,8 @@ func (w *World) loseState(n *node) {
 }
 
 // bury leaves a node without power for good, in some runs, where the others can do
-// without: it neither holds the lease nor might be the only one who has everything.
+// without: it neither holds the lease, nor may be taking it up just now, nor might be the only one
+// who has everything.
 func (w *World) bury() {
 	r := w.check.rec
 	if !w.chance(12) || !w.grouped() || w.policy.SyncMode == record.SyncStrict {
@@ -82,7 +83,7 @@ func (w *World) bury() {
 	}
 	n, holder := w.nodes[w.rng.IntN(len(w.nodes))], w.nodes[r.Lease.Holder-1]
 	promotable := slices.ContainsFunc(w.nodes, func(o *node) bool { return o != n && !o.witness && o.usual > 0 })
-	if n == holder || r.Lease.Former.Holder == n.id || !promotable || holder.usual == 0 || holder.server.torn || holder.server.incarnation != r.Lease.Incarnation {
+	if n == holder || r.Lease.Successor == n.id || r.Lease.Former.Holder == n.id || !promotable || holder.usual == 0 || holder.server.torn || holder.server.incarnation != r.Lease.Incarnation {
 		return
 	}
 	w.log(n, "the machine is gone for good")

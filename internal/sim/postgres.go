@@ -33,9 +33,10 @@ type server struct {
 	served   bool           // and has got something
 	// receivedAt is when a WAL receiver was started last.
 	receivedAt time.Duration
-	linked     int  // the life of its WAL receiver that had a walsender last
-	slow       bool // the startup process waits: it neither ends the receiver nor starts one (A2)
-	promote    cluster.Timeline
+	linked     int                        // the life of its WAL receiver that had a walsender last
+	slow       bool                       // the startup process waits: it neither ends the receiver nor starts one (A2)
+	promote    cluster.Timeline           // that was ordered; zero: none
+	obeys      bool                       // the startup process has read that order: nothing takes it back
 	senders    map[cluster.NodeID]*sender // as a primary: its walsenders
 	waits      string                     // synchronous_standby_names as the checkpointer knows it: whether commits wait
 	pending    []waiting                  // commits that wait for standbys
@@ -262,6 +263,9 @@ func (s *server) hold(on bool) {
 	}
 	if !on {
 		s.receive()
+		if s.promote != 0 && !s.obeys {
+			s.obey(s.promote)
+		}
 	}
 }
 
@@ -409,7 +413,7 @@ func (s *server) boot() {
 		return
 	}
 	s.start()
-	s.ready, s.streamed, s.signal, s.served, s.promote, s.hung, s.slow, s.waits = false, false, s.armed, false, 0, 0, false, s.names
+	s.ready, s.streamed, s.signal, s.served, s.promote, s.obeys, s.hung, s.slow, s.waits = false, false, s.armed, false, 0, false, 0, false, s.names
 	w.after(&s.process, w.between(50*time.Millisecond, 4*time.Second), s.recovered)
 }
 
@@ -440,9 +444,10 @@ func (s *server) kill(orphans bool) {
 		}
 	}
 	s.end()
-	s.ready, s.clean, s.promote, s.senders, s.pending = false, false, 0, nil, nil
+	again := w.respawns && (!w.gentle || s.standby) // a primary that is started again has no word in the matter
+	s.ready, s.clean, s.promote, s.obeys, s.senders, s.pending = false, false, 0, false, nil, nil
 	s.n.daemon.kick()
-	if w.respawns {
+	if again {
 		w.after(nil, w.between(100*time.Millisecond, 3*time.Second), s.respawn)
 	}
 }
@@ -513,18 +518,40 @@ func (s *server) order(to cluster.Timeline) {
 		return
 	}
 	s.promote = to
+	if !w.Visibility || !s.slow { // else the startup process has other things to do
+		s.obey(to)
+	}
+}
+
+// takeBack withdraws an order that nobody has read yet, and reports whether none is in force.
+func (s *server) takeBack() bool {
+	if !s.obeys {
+		s.promote = 0
+	}
+	return s.promote == 0
+}
+
+// obey carries out an order to promote.
+func (s *server) obey(to cluster.Timeline) {
+	w := s.n.w
+	s.obeys = true
 	takes := w.between(40*time.Millisecond, 500*time.Millisecond)
 	switch { // it replays all that there is first (A19), which has no bound
+	case w.Visibility && w.chance(5):
+		takes = min(2*w.promotes, 40*time.Second)
 	case w.chance(3):
 		takes = w.between(time.Second, 30*time.Second)
 	case w.chance(2):
 		takes = promotedWithin + w.between(-500*time.Millisecond, 3*time.Second)
 	}
+	if w.Visibility { // standby.signal goes first: from then on any start makes it a primary
+		w.after(&s.process, takes-min(takes/2, w.between(0, 2*time.Second)), func() { s.armed = false })
+	}
 	w.after(&s.process, takes, func() {
 		s.endReceiver()
 		w.promoted(s, to)
 		s.switches = append(slices.Clone(s.switches), record.Switch{Parent: s.timeline, LSN: s.lsn(), Child: to})
-		s.timeline, s.standby, s.promote = to, false, 0
+		s.timeline, s.standby, s.promote, s.obeys = to, false, 0, false
 		s.armed = false // PostgreSQL removes standby.signal
 		s.n.failedRejoin = 0
 		s.commit() // the end of recovery

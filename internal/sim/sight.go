@@ -54,8 +54,9 @@ func (w *World) seeing() {
 		for _, n := range w.nodes {
 			n.manual = w.chance(8)
 		}
+		w.promotes = w.between(time.Second, time.Minute)
 	})
-	w.respawns = w.respawns && !w.gentle
+	w.respawns = w.respawns || w.gentle
 	w.check = newChecker(&record.Record{})
 	w.startServers()
 	w.writings = []writing{{3, -3, slices.Clone(w.registry)}}
@@ -63,7 +64,8 @@ func (w *World) seeing() {
 		n.disk.nodes = w.writings[0].rows
 		n.daemon.boot()
 	}
-	w.faults = append(w.faults, kind{"all daemons are paused", (*World).pauseAll}, kind{"all daemons are restarted after a promotion", (*World).restartAll})
+	w.faults = append(w.faults, kind{"all daemons are paused", (*World).pauseAll}, kind{"all daemons are restarted after a promotion", (*World).restartAll},
+		kind{"the daemon dies after it has ordered a promotion", (*World).untold})
 	w.only(rough)
 	if w.gentle {
 		w.only(crashes)
@@ -73,8 +75,9 @@ func (w *World) seeing() {
 // crashes are the faults under which nobody may be promoted beside a primary; rough are all
 // that such clusters know.
 var (
-	crashes = []string{"the daemon dies", "the postmaster dies", "the power goes", "the wall clock jumps", "the startup process is slow", "all daemons are paused", "all daemons are restarted after a promotion"}
-	rough   = append(slices.Clone(crashes), "the daemon is stopped", "a backend is killed", "all of the server is stopped", "the postmaster is stopped",
+	crashes = []string{"the daemon dies", "the postmaster dies", "the power goes", "the wall clock jumps", "the startup process is slow", "all daemons are paused",
+		"all daemons are restarted after a promotion", "the daemon dies after it has ordered a promotion"}
+	rough = append(slices.Clone(crashes), "the daemon is stopped", "a backend is killed", "all of the server is stopped", "the postmaster is stopped",
 		"an operator stops the server, or restarts it", "a power cut of all", "a node is cut off", "the cluster is split in two", "a location is cut off",
 		"a location has no power", "a node is cut off one way", "a node is cut off, one way after the other", "a node hears late, and is cut off then",
 		"a bad network", "the disk stalls")
@@ -231,10 +234,15 @@ func (d *daemon) lookedLately(lost cluster.NodeID) bool {
 	d.exchange()
 	var wait func()
 	wait = func() {
-		silent := slices.ContainsFunc(w.nodes, func(o *node) bool { return o != d.n && s.heard[o.id] < began })
-		if silent && w.now-began < d.n.lasts(lookBound) {
+		silent := func(o *node) bool { return o != d.n && s.heard[o.id] < began }
+		if slices.ContainsFunc(w.nodes, silent) && w.now-began < d.n.lasts(lookBound) {
 			w.after(&d.process, 5*time.Millisecond, wait)
 			return
+		}
+		for _, o := range w.nodes {
+			if silent(o) {
+				d.observe(failover.PeerSilent{Node: o.id})
+			}
 		}
 		s.asking, s.askedOf, s.counts = false, lost, w.now+d.n.lasts(lookCounts)
 		d.soon()
@@ -269,6 +277,7 @@ func (h hand) beginSight() {
 			}
 			d.n.disk.promotes, d.n.disk.promotesIn, d.n.disk.promotesAt = a.Lost, s.life, d.n.w.now
 			s.order(s.timeline + 1)
+			d.n.w.moment(ordered)
 			h.promotedBySight()
 		})
 	case failover.Validate:
@@ -308,24 +317,50 @@ func (h hand) beginSight() {
 	}
 }
 
-// Times of a promotion: promote_check_timeout, and how long the next life of a daemon expects it.
-const (
-	checkedWithin  = time.Minute
-	expectedWithin = 90 * time.Second
-)
-
+// promotedBySight waits until the server is promoted, or will not be by that order.
 func (h hand) promotedBySight() {
 	switch {
 	case h.s.up && h.s.ready && !h.s.standby:
 		h.d.kick()
 		h.d.n.disk.promotes = 0
 		h.recordRole()
-	case !h.s.up || h.d.n.w.now-h.began > checkedWithin:
+	case h.d.promotionIsOff():
 		h.d.n.disk.promotes = 0
 		h.done("the server has not left recovery")
 	default:
 		h.then(100*time.Millisecond, h.promotedBySight)
 	}
+}
+
+// promotionIsOff reports whether the promotion that was ordered will not happen. What is late is taken back
+// if the server has not read it. One that ended at the end of its recovery is armed first.
+func (d *daemon) promotionIsOff() bool {
+	w, s, kept := d.n.w, &d.n.server, &d.n.disk
+	late := w.now-kept.promotesAt > w.promotes
+	switch {
+	case s.orphans.up, s.up && !s.ready:
+		return false
+	case !s.up && s.standby && !s.armed && w.Defect != EndUnarmed:
+		s.armed = true
+		return false // the next look tells whether somebody was faster
+	case !s.up || s.life != kept.promotesIn || s.promote == 0:
+		return true
+	}
+	return late && (s.takeBack() || w.Defect == PromotionGivenUp)
+}
+
+// awaitPromotion has the next life of a daemon look at what the one before has ordered.
+func (d *daemon) awaitPromotion() {
+	kept := &d.n.disk
+	switch {
+	case kept.promotes == 0 || !d.up:
+		return
+	case d.n.server.writes() || d.promotionIsOff():
+		kept.promotes = 0
+		d.observe(failover.PromotionKept{})
+		return
+	}
+	d.n.w.after(&d.process, d.n.lasts(time.Second), d.awaitPromotion)
 }
 
 func (h hand) recordRole() {
@@ -398,6 +433,21 @@ func (w *World) restartAll(*node) {
 			if n.sound() {
 				n.daemon.crash()
 				w.after(nil, w.between(10*time.Millisecond, 12*time.Second), n.daemon.boot)
+			}
+		}
+	})
+}
+
+// ordered is when a server is told to promote itself.
+const ordered = "order"
+
+// untold has the daemon of the next server that is told to promote itself die soon after, and start again.
+func (w *World) untold(*node) {
+	w.aim(ordered, time.Second, func() {
+		for _, n := range w.nodes {
+			if n.server.promote != 0 && n.sound() {
+				n.daemon.crash()
+				w.after(nil, w.between(10*time.Millisecond, 5*time.Second), n.daemon.boot)
 			}
 		}
 	})
@@ -505,8 +555,8 @@ func (w *World) administrator() {
 		}
 		return
 	}
-	if w.writtenAt = w.now; p == nil {
-		return
+	if w.writtenAt = w.now; p == nil || !p.answers() || p.rows()[p.n.id-1].Role != cluster.Primary {
+		return // it is to be promoted, or recorded as the primary
 	}
 	for _, n := range w.nodes {
 		s := &n.server
@@ -517,7 +567,7 @@ func (w *World) administrator() {
 		switch {
 		case !s.up && s.armed && err == nil:
 			n.startByHand()
-		case !s.up || err != nil && !s.writes() && p.answers() && s.answers() && !s.streams():
+		case !s.up || err != nil && !s.writes() && s.answers(): // a receiver that is turned away is there for a moment, again and again
 			w.log(s, "cloned by hand from node %d", p.n.id)
 			s.sweep()
 			s.copyOf(p)
@@ -540,9 +590,8 @@ func (w *World) misled(s, p *server) bool {
 }
 
 // reasons are rules for which a standby may wait longer than an administrator does: its record may be
-// out of date, another has what it has not, the primary was stopped in order, or a promotion was
-// lost with a crash of the server and is awaited for a minute.
-var reasons = []string{"record-without-upstream", "wait-ahead", "wait-location", "busy"}
+// out of date, another has what it has not, or the primary was stopped in order.
+var reasons = []string{"record-without-upstream", "wait-ahead", "wait-location"}
 
 // overdue checks that somebody was promoted where only the primary is down, and a standby that may be
 // promoted follows it (V3).

@@ -100,6 +100,7 @@ type World struct {
 	moments   map[string]int      // how often something changed hands
 	aimed     map[string][]func() // what shall happen the next time
 	stirred   time.Duration       // when that was last, or a fault struck
+	promotes  time.Duration       // promote_check_timeout, under the visibility rule
 	stuck     time.Duration       // from then on no server is stopped any more, and no server's disk stalls
 	healed    time.Duration       // when everything was healed; zero: not yet
 	ids       int                 // of commits and data directories
@@ -265,6 +266,7 @@ func (w *World) watch() {
 		w.woken()
 	}
 	w.bids()
+	w.endpoints()
 	w.reads()
 	w.rests()
 }
