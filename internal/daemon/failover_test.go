@@ -194,24 +194,60 @@ func TestPromotionTakesLong(t *testing.T) {
 }
 
 // A server that crashes at the end of its recovery would come up as a primary: another is promoted when
-// that is seen to, and it comes up as a standby.
+// that is seen to, and it comes up as a standby. It follows that one, whose timeline has the number that its own
+// had already, only where both began at the same place.
 func TestPromotionCrashes(t *testing.T) {
 	l, ctx, _ := promotionThatHangs(t)
 	slow, other := l.Node(2), l.Node(3)
 	must(t, slow.Kill9(ctx))
 	waitPrimary(t, ctx, l, other)
+	_, err := other.SQL(ctx, "CREATE TABLE later (i int)")
+	must(t, err)
 	must(t, slow.Start(ctx))
-	waitFor(t, ctx, "the server to answer", func() error { _, err := slow.InRecovery(ctx); return err })
+	waitFor(t, ctx, "the server to answer as a standby", func() error {
+		standby, err := slow.InRecovery(ctx)
+		if err == nil && !standby {
+			t.Fatal("it came up as a primary")
+		}
+		return err
+	})
+	waitFor(t, ctx, "the server to follow, or its daemon to say why not", func() error {
+		_, follows := slow.SQL(ctx, "SELECT FROM later")
+		if log, err := os.ReadFile(slow.DaemonLog()); err == nil && strings.Contains(string(log), "two promotions took that number") {
+			return nil
+		}
+		return follows
+	})
 	staysStandby(t, ctx, slow, 3*time.Second)
+}
+
+// A promote_command that only orders, and whose promotion takes longer than it may, is awaited as well.
+func TestPromotionByCommandTakesLong(t *testing.T) {
+	l, ctx, hangs := promotionThatHangs(t, func(ctx context.Context, n *lab.Node) {
+		order := fmt.Sprintf("touch %[1]s/promote && kill -USR1 $(head -1 %[1]s/postmaster.pid)", n.DataDir)
+		must(t, n.WriteConf(map[string]string{"promote_check_timeout": "2", "promote_command": order}))
+		must(t, n.KillDaemon(ctx))
+		must(t, n.StartDaemon(ctx))
+	})
+	slow, other := l.Node(2), l.Node(3)
+	staysStandby(t, ctx, other, 6*time.Second)
+	must(t, os.Remove(hangs))
+	waitPrimary(t, ctx, l, slow)
+	waitFollows(t, ctx, other, slow)
 }
 
 // promotionThatHangs brings a cluster up whose primary is lost. The promotion of node 2 hangs at the
 // end of recovery until that file is removed, and its daemon has told so.
-func promotionThatHangs(t *testing.T) (l *lab.Lab, ctx context.Context, hangs string) {
+func promotionThatHangs(t *testing.T, first ...func(context.Context, *lab.Node)) (l *lab.Lab, ctx context.Context, hangs string) {
 	t.Helper()
 	l, ctx = bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200", "promote_check_timeout": "2"}}})
 	waitCalm(t, ctx, l, l.Node(1), 2)
 	slow := l.Node(2)
+	for _, do := range first {
+		do(ctx, slow)
+		waitFor(t, ctx, "its daemon to watch", func() error { return watches(ctx, slow) })
+		waitCalm(t, ctx, l, l.Node(1), 2)
+	}
 	hangs = filepath.Join(filepath.Dir(slow.DataDir), "hangs")
 	must(t, os.WriteFile(hangs, nil, 0o644))
 	t.Cleanup(func() { _ = os.Remove(hangs) })

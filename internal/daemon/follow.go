@@ -35,7 +35,7 @@ func (d *Daemon) follow(ctx context.Context, cfg *conf.Config, a failover.Follow
 		lost = 0
 	}
 	if u := d.peers.underway(); u.Lost != 0 { // of an earlier life: who follows shall not be promoted by that
-		if err := d.takeBackPromotion(&u); err != nil {
+		if _, err := d.takeBackPromotion(u); err != nil {
 			d.complain(slog.LevelWarn, err)
 		}
 	}

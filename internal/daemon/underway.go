@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -23,7 +22,8 @@ import (
 type underway struct {
 	Lost      cluster.NodeID `json:"lost"` // zero: there is none
 	OrderedAt time.Time      `json:"ordered_at"`
-	Order     server.Order   `json:"order"`
+	Stays     bool           `json:"stays,omitempty"` // it is not taken back, however long it takes
+	server.Order
 }
 
 func (u underway) same(o underway) bool { return u.Lost == o.Lost && u.OrderedAt.Equal(o.OrderedAt) }
@@ -36,8 +36,8 @@ const (
 )
 
 // promoteServer has the own server promoted in place of another, and returns when it is a primary, or
-// will not be one by that order. An order that takes longer than promote_check_timeout is taken back, unless it is to
-// stay. With a command it is the command that gives it.
+// will not be one by that order. An order that takes longer than promote_check_timeout is taken back, unless it
+// stays. With a command it is the command that gives it.
 func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, lost cluster.NodeID, command func(context.Context) error, stays bool) error {
 	own := d.ownServer()
 	order, err := own.Ordering()
@@ -45,8 +45,8 @@ func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, lost clust
 		return err
 	}
 	order.Commanded = command != nil
-	u, over := d.beginsPromotion(ctx, underway{lost, time.Now(), order})
-	defer over()
+	u := underway{Lost: lost, OrderedAt: time.Now(), Stays: stays, Order: order}
+	defer d.beginsPromotion(ctx, u)()
 	var refused error
 	if command != nil {
 		limit, cancel := context.WithTimeout(ctx, cfg.PromoteCheckTimeout+commandMargin)
@@ -58,27 +58,26 @@ func (d *Daemon) promoteServer(ctx context.Context, cfg *conf.Config, lost clust
 	w := d.world(cfg, lost, "")
 	defer w.Close()
 	for ordered, told := time.Now(), false; ; {
-		why := refused
-		if why == nil {
-			why = w.AwaitPromotion(ctx, ops.Promotion{Timeout: fateEvery, Interval: cfg.PromoteCheckInterval})
+		if refused == nil {
+			if err := w.AwaitPromotion(ctx, ops.Promotion{Timeout: fateEvery, Interval: cfg.PromoteCheckInterval}); err == nil {
+				return nil
+			}
 		} else {
 			wait(ctx, fateEvery)
 		}
-		if why == nil {
-			return nil
-		}
 		late := refused != nil || time.Since(ordered) > cfg.PromoteCheckTimeout
-		f, unknown := d.fateOf(ctx, w, &u, late && !stays)
+		f, unknown := d.fateOf(ctx, w, &u, refused != nil || late && !stays)
 		switch {
 		case f == server.Happened:
 			return nil
-		case f == server.IsOff && refused != nil, ctx.Err() != nil:
-			return why
-		case f == server.IsOff && u.Order.TakenBack:
-			return fault.New(fault.PromotionFail, "the server has not begun to leave recovery within promote_check_timeout, and the order was taken back").
-				WithHint("look into its log: it replays all that it has first, and a query may be in the way of that; promote_check_timeout may be raised")
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case f == server.IsOff && refused != nil:
+			return refused
 		case f == server.IsOff:
-			return fault.New(fault.PromotionFail, "the server ended, or began anew, before it had left recovery, and the order with it").WithHint("look into its log")
+			return fault.New(fault.PromotionFail, "the server has not left recovery").
+				WithDetail("It ended, or had not begun with that within promote_check_timeout, and the order was taken back.").
+				WithHint("look into its log: it replays all that it has first, and a query may be in the way of that; promote_check_timeout may be raised")
 		case late && !told:
 			told = true
 			d.tellOverdue(u, errors.Join(refused, unknown))
@@ -95,13 +94,13 @@ func (d *Daemon) givesOrder(ctx context.Context, own server.Own) error {
 
 // beginsPromotion keeps that a promotion is ordered, and returns what forgets it: not if this
 // daemon is told to stop meanwhile, since the server goes on.
-func (d *Daemon) beginsPromotion(ctx context.Context, u underway) (kept underway, over func()) {
+func (d *Daemon) beginsPromotion(ctx context.Context, u underway) (over func()) {
 	tried := d.noteSoon(func(r *remembered) { r.Underway = u })
 	select {
 	case <-tried:
 	case <-time.After(keptWithin):
 	}
-	return u, func() {
+	return func() {
 		if ctx.Err() == nil {
 			d.forgetPromotion(u)
 		}
@@ -117,42 +116,35 @@ func (d *Daemon) forgetPromotion(u underway) {
 	})
 }
 
-// takeBackPromotion takes the order back where the server has not read it. That is kept: nothing else tells the
-// two apart from then on.
-func (d *Daemon) takeBackPromotion(u *underway) error {
+// takeBackPromotion takes the order back where the server has not read it, and reports whether it was there.
+func (d *Daemon) takeBackPromotion(u underway) (bool, error) {
 	d.promoting.Lock()
 	defer d.promoting.Unlock()
-	if !d.peers.underway().same(*u) {
-		return nil // another was ordered since
+	if !d.peers.underway().same(u) {
+		return false, nil // another was ordered since
 	}
-	back, err := d.ownServer().TakeBack()
-	if back {
-		d.noteTakenBack(u, true)
-	}
-	return err
+	return d.ownServer().TakeBack()
 }
 
-// noteTakenBack keeps whether the order was taken back.
-func (d *Daemon) noteTakenBack(u *underway, back bool) {
-	u.Order.TakenBack = back
-	now := *u
+// noteArmed keeps that the server's directory was armed.
+func (d *Daemon) noteArmed(u underway) {
 	d.noteSoon(func(r *remembered) {
-		if r.Underway.same(now) {
-			r.Underway = now
+		if r.Underway.same(u) {
+			r.Underway.Armed = true
 		}
 	})
 }
 
 // tellOverdue tells that the promotion takes longer than it may, and what can be done about it.
 func (d *Daemon) tellOverdue(u underway, why error) {
-	text := "the server was ordered to be promoted, has begun with it, and is no primary yet"
-	if u.Order.Commanded {
-		text = "promote_command may have ordered the server's promotion, and it is no primary yet"
+	text := "the server was ordered to be promoted, and is no primary yet"
+	if u.Commanded {
+		text = "a command may have ordered the server's promotion, and it is no primary yet"
 	}
 	if why != nil {
 		text += ": " + why.Error()
 	}
-	const hint = "it may become one at any time: no other is promoted until it is one, or has ended; look into its log"
+	const hint = "it may become one at any time: no other is promoted until it is one, or has ended; look into its log; if that cannot be known, end the server, and repmgrd"
 	lost, _ := cluster.Find(d.peers.nodes(), u.Lost)
 	d.log.Warn(text, "hint", hint)
 	d.announce(event{name: "repmgrd_promote_error", failed: true, unkept: true, about: lost, details: text + "; " + hint})
@@ -162,36 +154,49 @@ func (d *Daemon) tellOverdue(u underway, why error) {
 // read the order: then nothing takes it back but the server's end. It may happen where that is not
 // known, which the error says.
 func (d *Daemon) fateOf(ctx context.Context, w *registry.World, u *underway, late bool) (server.Fate, error) {
-	if standby, err := w.InRecovery(ctx); err == nil && !standby {
-		return server.Happened, nil
-	}
-	own := d.ownServer()
-	f, err := own.Fate(ctx, u.Order)
+	f, err := d.lookAt(ctx, w, u)
 	if f != server.MayHappen || err != nil || !late {
 		return f, err
 	}
-	if err := d.takeBackPromotion(u); err != nil {
+	back, err := d.takeBackPromotion(*u)
+	if err != nil {
 		return f, err
-	}
-	if !u.Order.TakenBack && !u.Order.Commanded {
-		return f, nil // the server has it
 	}
 	wait(ctx, readWithin)
-	goesOn, err := w.Promotes(ctx)
-	if goesOn && u.Order.TakenBack {
-		d.noteTakenBack(u, false) // the server was looking for it just then
-	}
-	switch barred := pg.Code(err) == "42501"; {
-	case ctx.Err() != nil, goesOn, err != nil && !barred && u.Order.Commanded:
+	goesOn, unasked := w.Promotes(ctx)
+	if f, err = d.lookAt(ctx, w, u); f != server.MayHappen || err != nil || goesOn || ctx.Err() != nil {
 		return f, err
-	case u.Order.Commanded && barred:
-		d.complain(slog.LevelWarn, fault.Wrap(err, fault.PromotionFail, "whether the server goes on with its promotion is not known, and it is taken to be over").
+	}
+	switch barred := pg.Code(unasked) == "42501"; {
+	case unasked == nil, back && !u.Commanded:
+		return server.IsOff, nil
+	case barred:
+		d.complain(slog.LevelWarn, fault.Wrap(unasked, fault.PromotionFail, "whether the server goes on with its promotion cannot be asked, and it is taken to be off").
 			WithHint("GRANT EXECUTE ON FUNCTION pg_wal_replay_resume() to the role of conninfo"))
 		return server.IsOff, nil
-	case u.Order.Commanded:
-		return server.IsOff, nil
 	}
-	return own.Fate(ctx, u.Order)
+	return f, unasked
+}
+
+// lookAt is a look at that promotion, by the server's own word first. Who is asked nothing answers nothing; a standby
+// that does has read standby.signal.
+func (d *Daemon) lookAt(ctx context.Context, w *registry.World, u *underway) (server.Fate, error) {
+	own, armed := d.ownServer(), u.Armed
+	standby, unasked := w.InRecovery(ctx)
+	f, err := own.Fate(ctx, &u.Order)
+	if u.Armed && !armed {
+		d.noteArmed(*u)
+	}
+	switch {
+	case unasked == nil && !standby:
+		f, err = server.Happened, nil
+	case unasked == nil && armed && f == server.MayHappen:
+		f, err = server.IsOff, nil
+	}
+	if f == server.Happened && u.Armed { // somebody was faster, and its next start shall be a primary's
+		return f, own.Disarm()
+	}
+	return f, err
 }
 
 // takeUpPromotion makes the view know of a promotion that an earlier life of this daemon has
@@ -214,21 +219,20 @@ func (d *Daemon) awaitPromotion(ctx context.Context, u underway) {
 	w := d.world(cfg, u.Lost, "")
 	defer w.Close()
 	limit := cfg.PromoteCheckTimeout
-	if u.Order.Commanded {
+	if u.Commanded {
 		limit += commandMargin // its command may be at it yet
 	}
 	for began, told := time.Now(), false; d.peers.underway().same(u); wait(ctx, fateEvery) {
-		u = d.peers.underway()
 		late := time.Since(u.OrderedAt) > limit || time.Since(began) > limit // the wall clock may have been set
-		f, unknown := d.fateOf(ctx, w, &u, late)
+		f, unknown := d.fateOf(ctx, w, &u, late && !u.Stays)
 		switch {
 		case ctx.Err() != nil:
 			return // the next life looks at it
-		case f != server.MayHappen:
+		case f == server.Happened, f == server.IsOff:
 			d.forgetPromotion(u)
-		case unknown != nil && !told:
+		case late && !told:
 			told = true
-			d.complain(slog.LevelWarn, fmt.Errorf("whether the server is being promoted: %w", unknown))
+			d.tellOverdue(u, unknown)
 		}
 	}
 	d.send(observed{failover.PromotionKept{}})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -105,6 +106,9 @@ type Fork struct {
 	LSN      cluster.LSN
 	Reason   string
 }
+
+// same reports whether two forks are one, whatever was noted as their reason.
+func (f Fork) same(o Fork) bool { return f.Timeline == o.Timeline && f.LSN == o.LSN }
 
 // History asks who the server is, and for the ancestors of its timeline, the oldest first.
 func (r *ReplConn) History(ctx context.Context) (id Identity, forks []Fork, err error) {
@@ -233,11 +237,13 @@ type Local struct {
 	SystemID string
 	Timeline cluster.Timeline
 	Position cluster.LSN
+	Forks    []Fork // how its timeline came about; nil: not known
 }
 
 // CanFollow tells whether a server may be pointed at the target: the same
 // system, and no WAL beyond the place where the target's history left the
-// server's. History is the target's TimelineHistory. It must be asked before
+// server's. History is the target's TimelineHistory. PostgreSQL sees no difference between two
+// timelines of one number: a server would stream what does not follow from what it has. It must be asked before
 // anything is changed: a server that follows replays what is beyond the fork
 // and can then only be rewound.
 func CanFollow(local Local, target Identity, history []Fork) (ok bool, reason string) {
@@ -246,6 +252,8 @@ func CanFollow(local Local, target Identity, history []Fork) (ok bool, reason st
 		return false, fmt.Sprintf("the system identifiers differ: %s here, %s on the target", local.SystemID, target.SystemID)
 	case target.Timeline < local.Timeline:
 		return false, fmt.Sprintf("this server is on timeline %d and the target on timeline %d, which is older", local.Timeline, target.Timeline)
+	case target.Timeline == local.Timeline && local.Forks != nil && !slices.EqualFunc(local.Forks, history, Fork.same):
+		return false, fmt.Sprintf("timeline %d came about otherwise on the target than here: two promotions took that number", local.Timeline)
 	case target.Timeline == local.Timeline:
 		if local.Position > target.Position {
 			return false, fmt.Sprintf("this server's WAL reaches %s and the target's only %s", local.Position, target.Position)
@@ -271,7 +279,7 @@ func (r *ReplConn) CanFollow(ctx context.Context, local Local) (ok bool, reason 
 		return false, "", err
 	}
 	var history []Fork
-	if identity.Timeline > local.Timeline {
+	if identity.Timeline > local.Timeline || identity.Timeline == local.Timeline && local.Forks != nil {
 		if history, err = r.TimelineHistory(ctx, identity.Timeline); err != nil {
 			return false, "", err
 		}

@@ -115,16 +115,18 @@ func TestCanFollow(t *testing.T) {
 		ok     bool
 		reason string
 	}{
-		"same place":         {Local{"a", 1, 50}, Identity{"a", 1, 50}, true, "both are on timeline 1"},
-		"behind":             {Local{"a", 1, 50}, Identity{"a", 1, 60}, true, "both"},
-		"ahead":              {Local{"a", 1, 61}, Identity{"a", 1, 60}, false, "reaches 0/3D"},
-		"another system":     {Local{"a", 1, 50}, Identity{"b", 1, 50}, false, "identifiers differ: a here, b on the target"},
-		"older target":       {Local{"a", 3, 50}, Identity{"a", 2, 500}, false, "which is older"},
-		"before the fork":    {Local{"a", 1, 99}, Identity{"a", 3, 500}, true, "ended at 0/64"},
-		"at the fork":        {Local{"a", 2, 200}, Identity{"a", 3, 500}, true, "ended at 0/C8"},
-		"beyond the fork":    {Local{"a", 1, 101}, Identity{"a", 3, 500}, false, "diverged"},
-		"beyond an old fork": {Local{"a", 1, 150}, Identity{"a", 3, 500}, false, "diverged"},
-		"no ancestor":        {Local{"a", 4, 50}, Identity{"a", 5, 500}, false, "no ancestor"},
+		"same place":                     {Local{"a", 1, 50, nil}, Identity{"a", 1, 50}, true, "both are on timeline 1"},
+		"behind":                         {Local{"a", 1, 50, nil}, Identity{"a", 1, 60}, true, "both"},
+		"ahead":                          {Local{"a", 1, 61, nil}, Identity{"a", 1, 60}, false, "reaches 0/3D"},
+		"another system":                 {Local{"a", 1, 50, nil}, Identity{"b", 1, 50}, false, "identifiers differ: a here, b on the target"},
+		"older target":                   {Local{"a", 3, 50, nil}, Identity{"a", 2, 500}, false, "which is older"},
+		"before the fork":                {Local{"a", 1, 99, nil}, Identity{"a", 3, 500}, true, "ended at 0/64"},
+		"at the fork":                    {Local{"a", 2, 200, nil}, Identity{"a", 3, 500}, true, "ended at 0/C8"},
+		"beyond the fork":                {Local{"a", 1, 101, nil}, Identity{"a", 3, 500}, false, "diverged"},
+		"beyond an old fork":             {Local{"a", 1, 150, nil}, Identity{"a", 3, 500}, false, "diverged"},
+		"the same number, the same fork": {Local{"a", 3, 250, []Fork{{1, 100, "by hand"}, {2, 200, ""}}}, Identity{"a", 3, 500}, true, "both"},
+		"the same number, another fork":  {Local{"a", 3, 250, []Fork{{1, 100, ""}, {2, 201, ""}}}, Identity{"a", 3, 500}, false, "two promotions took that number"},
+		"no ancestor":                    {Local{"a", 4, 50, nil}, Identity{"a", 5, 500}, false, "no ancestor"},
 	} {
 		ok, reason := CanFollow(one.local, one.target, history)
 		if ok != one.ok || !strings.Contains(reason, one.reason) {
@@ -153,13 +155,13 @@ func TestCanFollowAPromotedServer(t *testing.T) {
 		position cluster.LSN
 		ok       bool
 	}{"before": {before.Replayed, true}, "beyond": {before.Replayed + 1<<30, false}} {
-		ok, reason, err := r.CanFollow(within(t, time.Minute), Local{server.SystemID, 1, one.position})
+		ok, reason, err := r.CanFollow(within(t, time.Minute), Local{server.SystemID, 1, one.position, nil})
 		if err != nil || ok != one.ok {
 			t.Errorf("%s: %v, %q (%v)", name, ok, reason, err)
 		}
 	}
 	s.stop(t, "immediate")
-	if _, _, err := r.CanFollow(within(t, time.Minute), Local{server.SystemID, 1, 1}); fault.CodeOf(err) != fault.DBQuery {
+	if _, _, err := r.CanFollow(within(t, time.Minute), Local{server.SystemID, 1, 1, nil}); fault.CodeOf(err) != fault.DBQuery {
 		t.Errorf("a dead target: %v", err)
 	}
 }

@@ -597,6 +597,9 @@ func (w *World) localHistory(ctx context.Context, seen ops.Server) pg.Local {
 		return local
 	}
 	local.Timeline, local.Position = max(local.Timeline, id.Timeline), max(local.Position, id.Position)
+	if forks, err := r.TimelineHistory(ctx, id.Timeline); err == nil && local.Timeline == id.Timeline {
+		local.Forks = forks
+	}
 	return local
 }
 

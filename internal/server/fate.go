@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,12 +13,12 @@ import (
 	"repmgr/internal/pg"
 )
 
-// Order is a promotion that was ordered, by whom it was given to: that tells later what has become of it.
+// Order is a promotion that was ordered, by the server that it was given to: that tells later what has become of it.
 type Order struct {
-	Startup   int    `json:"startup"`         // number of the startup process, which reads the order
-	Started   uint64 `json:"startup_started"` // when that process began, in clock ticks after boot
-	Commanded bool   `json:"commanded"`       // a command was to give it: nobody knows whether it has
-	TakenBack bool   `json:"taken_back"`      // the file that orders it was removed before the server had
+	PID       int       `json:"pid"` // of the postmaster
+	StartedAt time.Time `json:"started_at"`
+	Commanded bool      `json:"commanded,omitempty"` // a command was to give it: nobody knows whether it has, or when
+	Armed     bool      `json:"armed,omitempty"`     // the server ended at the end of its recovery, and was armed
 }
 
 // Fate is what has become of a promotion that was ordered.
@@ -27,21 +26,19 @@ type Fate int
 
 // The fates.
 const (
-	MayHappen Fate = iota
-	Happened       // the server is a primary, or about to be one and nothing else
-	IsOff          // that order promotes it no more
+	MayHappen Fate = iota // or is not known to be off
+	Leaving               // the server is at the end of its recovery, and becomes a primary unless it ends
+	Happened              // the server is a primary, or was one
+	IsOff                 // that order promotes it no more
 )
 
 // Ordering is the order that is about to be given.
 func (o Own) Ordering() (Order, error) {
-	p, found, err := host.StartupProcess(o.dir())
-	if err == nil && !found {
-		err = os.ErrProcessDone
-	}
+	file, err := pg.ReadPostmaster(o.dir())
 	if err != nil {
-		return Order{}, fault.Wrap(err, fault.PromotionFail, "the server's startup process")
+		return Order{}, fault.Wrap(err, fault.PromotionFail, "the server's postmaster")
 	}
-	return Order{Startup: p.PID, Started: p.Started}, nil
+	return Order{PID: file.PID, StartedAt: file.StartedAt}, nil
 }
 
 // OrderPromotion orders the promotion that PostgreSQL gives the next timeline's number, and does not
@@ -72,12 +69,13 @@ func (o Own) TakeBack() (bool, error) {
 	}
 }
 
-// Fate tells what has become of an order. An error is one of looking: then it may happen. Whether it may happen
-// is told by files and processes alone: a server that is crowded, or that does not let the role ask, answers nothing.
+// Fate tells what has become of an order, by files and processes: a server that is crowded, or that does not let
+// the role ask, answers nothing. An error is one of looking: then it may happen.
 //
 // At the end of recovery PostgreSQL removes standby.signal, and from then on every start of the server
-// makes it a primary, without any order. One that ended there is armed, so that it comes up as a standby.
-func (o Own) Fate(ctx context.Context, p Order) (Fate, error) {
+// makes it a primary, without any order, until pg_control says "in production" (StartupXLOG). One that ended in
+// between is armed, which the order tells from then on, so that it comes up as a standby.
+func (o Own) Fate(ctx context.Context, p *Order) (Fate, error) {
 	ended, err := o.ended()
 	if err != nil {
 		return MayHappen, err
@@ -86,41 +84,39 @@ func (o Own) Fate(ctx context.Context, p Order) (Fate, error) {
 	if err != nil {
 		return MayHappen, err
 	}
-	startup, found, err := host.StartupProcess(o.dir())
-	switch same := startup.PID == p.Startup && startup.Started == p.Started; {
+	_, recovers, err := host.StartupProcess(o.dir())
+	switch {
 	case err != nil:
 		return MayHappen, err
 	case ended && standby:
-		return IsOff, o.CancelPromotion()
-	case ended:
-		return o.endedBetween(ctx)
-	case !found && !standby:
-		return Happened, nil
-	case !found, !standby:
-		return MayHappen, nil // it starts again after a crash; it ends its recovery
-	case same && p.TakenBack:
+		return IsOff, nil // a postmaster that starts removes what orders a promotion
+	case ended, !recovers:
+		return o.fateByControl(ctx, p, ended)
+	case !standby:
+		return Leaving, nil
+	case p.Commanded, p.Armed:
+		return MayHappen, nil // it may have been ordered since; that one may have begun before it was armed
+	}
+	file, err := pg.ReadPostmaster(o.dir())
+	if err == nil && (file.PID != p.PID || !file.StartedAt.Equal(p.StartedAt)) {
 		return IsOff, nil
-	case same:
-		return MayHappen, nil
 	}
-	// Another startup process is no part of that order, if it has begun as a standby's.
-	as, err := o.signalledAt()
-	if err != nil || time.Now().Add(-startup.Age()).Before(as) {
-		return MayHappen, err
-	}
-	return IsOff, o.CancelPromotion()
+	return MayHappen, err
 }
 
-// endedBetween is the fate where nothing runs, and standby.signal is gone: the server had become a primary,
-// or ended before that, and is armed.
-func (o Own) endedBetween(ctx context.Context) (Fate, error) {
+// fateByControl is the fate where nothing recovers: the server has left recovery, or it ends, starts
+// again after a crash of a backend, or has ended.
+func (o Own) fateByControl(ctx context.Context, p *Order, ended bool) (Fate, error) {
 	control, err := o.control(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return MayHappen, err
-	}
-	if !strings.Contains(control.State, "recovery") {
+	case !strings.Contains(control.State, "recovery"): // "in production", or what comes after that
 		return Happened, nil
+	case !ended:
+		return MayHappen, nil
 	}
+	p.Armed = true
 	return MayHappen, pg.WriteStandbySignal(o.dir()) // the next look tells whether somebody was faster
 }
 
@@ -135,13 +131,4 @@ func (o Own) ended() (bool, error) {
 	}
 	left, err := host.Processes(o.dir())
 	return err == nil && len(left) == 0, err
-}
-
-// signalledAt is when standby.signal was written.
-func (o Own) signalledAt() (time.Time, error) {
-	info, err := os.Stat(filepath.Join(o.dir(), "standby.signal"))
-	if err != nil {
-		return time.Time{}, fault.Wrap(err, fault.SysFailure, "standby.signal")
-	}
-	return info.ModTime(), nil
 }
