@@ -277,7 +277,7 @@ func restoredStandby(t *testing.T, ctx context.Context, one, two *lab.Node) {
 		}
 	}
 	equal(t, "event", sql(t, ctx, one, "SELECT count(*) FROM repmgr.events WHERE event = 'standby_clone' AND successful AND details ~ 'backup method: pg-backup-api; --force: Y'"), "1")
-	slotsAre(t, ctx, one, "repmgr_slot_2 f f")
+	becomes(t, ctx, "slots", one, slots, "repmgr_slot_2 f f")
 	for _, name := range []string{"repmgr-clone.partial", "repmgr-clone.outside", "recovery.signal", ".barman-recover.info"} {
 		if exists(two, "data/"+name) {
 			t.Errorf("%s is left", name)

@@ -103,7 +103,7 @@ func TestACloneFromBarman(t *testing.T) {
 		}
 	}
 	equal(t, "event", sql(t, ctx, one, "SELECT details ~ 'backup method: barman; --force: Y' FROM repmgr.events WHERE event = 'standby_clone' AND successful"), "t")
-	slotsAre(t, ctx, one, "repmgr_slot_2 f f")
+	becomes(t, ctx, "slots", one, slots, "repmgr_slot_2 f f")
 	must(t, two.Start(ctx))
 	// Each segment comes by a login of its own at first.
 	must(t, lab.Wait(ctx, 5*time.Minute, "the standby to have restored all WAL and to stream", func() error {

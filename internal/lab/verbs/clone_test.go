@@ -62,7 +62,7 @@ func TestACloneThatMustNotBe(t *testing.T) {
 	if !exists(two, "data") || exists(two, "data/PG_VERSION") {
 		t.Error("a dry run changed the data directory")
 	}
-	slotsAre(t, ctx, one, "")
+	becomes(t, ctx, "slots", one, slots, "")
 }
 
 // withConf writes a node's configuration before its command is run.
@@ -133,7 +133,7 @@ func TestACloneThatIsBrokenOffLeavesNothing(t *testing.T) {
 	refused(t, ctx, two, 1, []string{"broken off", "--force"}, cloneOf(one)...)
 	must(t, two.WriteConf(nil))
 	must(t, two.Repmgr(ctx, cloneOf(one, "-F")...).Err())
-	slotsAre(t, ctx, one, "repmgr_slot_2 f f")
+	becomes(t, ctx, "slots", one, slots, "repmgr_slot_2 f f")
 	must(t, two.Start(ctx))
 	must(t, two.Repmgr(ctx, "standby", "register").Err())
 	if exists(two, "data/repmgr-clone.partial") {
@@ -165,7 +165,7 @@ func TestACloneThatFillsTheDisk(t *testing.T) {
 	if exists(two, "small/data") {
 		t.Error("the directory is left")
 	}
-	slotsAre(t, ctx, one, "")
+	becomes(t, ctx, "slots", one, slots, "")
 	equal(t, "event", sql(t, ctx, one, events+" OFFSET 2"), "2 standby_clone f")
 }
 
@@ -208,8 +208,8 @@ func TestClonesOfEveryKind(t *testing.T) {
 	// From a standby, following the primary: the slot is the primary's.
 	must(t, three.WriteConf(map[string]string{"tablespace_mapping": two.Dir + "/fast=" + three.Dir + "/fast"}))
 	must(t, three.Repmgr(ctx, cloneOf(two)...).Err())
-	slotsAre(t, ctx, two, "")
-	slotsAre(t, ctx, one, "repmgr_slot_2 f t\nrepmgr_slot_3 f f")
+	becomes(t, ctx, "slots of the source", two, slots, "")
+	becomes(t, ctx, "slots of the primary", one, slots, "repmgr_slot_2 f t\nrepmgr_slot_3 f f")
 	// What the source's own settings said is not kept.
 	must(t, three.Start(ctx))
 	equal(t, "restore_command", sql(t, ctx, three, "SHOW restore_command"), "")
@@ -219,18 +219,6 @@ func TestClonesOfEveryKind(t *testing.T) {
 	must(t, three.Repmgr(ctx, cloneOf(one, "--replication-conf-only", "--upstream-node-id=2")...).Err())
 	must(t, three.Start(ctx))
 	attached(t, ctx, two, three)
-}
-
-// slotsAre waits until a server has those slots: a temporary one goes when its session's backend does, some
-// time after who cloned by it has ended.
-func slotsAre(t *testing.T, ctx context.Context, n *lab.Node, want string) {
-	t.Helper()
-	must(t, lab.Wait(ctx, time.Minute, "slots of "+n.Name, func() error {
-		if got := sql(t, ctx, n, slots); got != want {
-			return fmt.Errorf("got %q, want %q", got, want)
-		}
-		return nil
-	}))
 }
 
 func attached(t *testing.T, ctx context.Context, upstream, standby *lab.Node) {

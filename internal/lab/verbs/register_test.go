@@ -179,11 +179,11 @@ func TestSlotsThatOnlyTheReplicationUserMayMake(t *testing.T) {
 	must(t, one.WriteConf(nil))
 	must(t, one.Repmgr(ctx, "primary", "register").Err())
 	must(t, l.BringUpStandbys(ctx))
-	slotsAre(t, ctx, one, "repmgr_slot_2 f t\nrepmgr_slot_3 f t")
+	becomes(t, ctx, "slots", one, slots, "repmgr_slot_2 f t\nrepmgr_slot_3 f t")
 	equal(t, "who streams", sql(t, ctx, one, "SELECT DISTINCT usename FROM pg_stat_replication"), "streamer")
 	must(t, three.Repmgr(ctx, "standby", "follow", "--upstream-node-id=2").Err())
-	slotsAre(t, ctx, one, "repmgr_slot_2 f t")
-	slotsAre(t, ctx, two, "repmgr_slot_3 f t")
+	becomes(t, ctx, "slots", one, slots, "repmgr_slot_2 f t")
+	becomes(t, ctx, "slots", two, slots, "repmgr_slot_3 f t")
 }
 
 func TestSlotsThatNobodyMayMake(t *testing.T) {
@@ -199,5 +199,5 @@ func TestSlotsThatNobodyMayMake(t *testing.T) {
 	if exists(two, "data") {
 		t.Error("the directory was made")
 	}
-	slotsAre(t, ctx, one, "")
+	becomes(t, ctx, "slots", one, slots, "")
 }

@@ -197,7 +197,7 @@ func TestSwitchoverBySSH(t *testing.T) {
 	equal(t, "records", sql(t, ctx, one, records), "1 primary  t repmgr_slot_1\n2 standby 1 t repmgr_slot_2\n3 standby 1 t repmgr_slot_3")
 	follows(t, l, two, one)
 	follows(t, l, three, one)
-	slotsAre(t, ctx, three, "")
+	becomes(t, ctx, "slots", three, slots, "")
 	equal(t, "the last event", sql(t, ctx, one, "SELECT node_id, successful FROM repmgr.events WHERE event = 'standby_switchover' ORDER BY event_timestamp DESC LIMIT 1"), "1 t")
 
 	o.write(one)

@@ -71,7 +71,7 @@ func killCaughtUp(t *testing.T, ctx context.Context, primary *lab.Node, standbys
 func becomes(t *testing.T, ctx context.Context, what string, n *lab.Node, query, want string) {
 	t.Helper()
 	must(t, lab.Wait(ctx, labtest.WaitBound, what, func() error {
-		if got := sql(t, ctx, n, slots); got != want {
+		if got := sql(t, ctx, n, query); got != want {
 			return fmt.Errorf("got\n%s\nwant\n%s", got, want)
 		}
 		return nil
