@@ -49,10 +49,7 @@ func (o Own) OrderPromotion(ctx context.Context) error {
 		return err
 	}
 	defer h.Close()
-	if err := o.orderPromotion(ctx, h); err != nil {
-		return errors.Join(err, o.CancelPromotion())
-	}
-	return nil
+	return o.orderPromotion(ctx, h)
 }
 
 // TakeBack takes an order back that the server has not read, and reports whether it could. The server

@@ -114,6 +114,9 @@ func TestFateOfPromotionThatEnds(t *testing.T) {
 		return !signal
 	})
 	standby.wantFate(t, p, Leaving)
+	if on, err := standby.conn(t).Promotes(within(t)); !on || err != nil {
+		t.Errorf("it does not say that it goes on with its promotion: %v", err)
+	}
 	standby.Quit(within(t), 0)
 	standby.untilFate(t, p, IsOff)
 	if !p.Armed {

@@ -65,7 +65,7 @@ func (o Own) PromoteIn(ctx context.Context, kept *pg.Conn, timeline cluster.Time
 		return Promoted{}, err
 	}
 	if err := o.orderPromotion(ctx, h); err != nil {
-		return Promoted{}, errors.Join(err, o.CancelPromotion())
+		return Promoted{}, err
 	}
 	if err := o.awaitWrites(ctx, c); err != nil {
 		return Promoted{}, errors.Join(err, o.CancelPromotion())
@@ -140,14 +140,14 @@ func (o Own) promoteFile() string { return filepath.Join(o.dir(), "promote") }
 
 // orderPromotion does what pg_promote does, without the session that it needs and
 // its steps of 100 ms (A20). It hits that postmaster or none: the disk may have kept this order
-// waiting until it was broken off, and the server was started anew.
+// waiting until it was broken off, and the server was started anew. After an error nothing is ordered.
 func (o Own) orderPromotion(ctx context.Context, h *host.Handle) error {
 	late := ctx.Err()
 	if late == nil && h.Exited() {
 		late = os.ErrProcessDone
 	}
 	if late != nil {
-		return fault.Wrap(late, fault.PromotionFail, "the promotion came to be ordered too late")
+		return errors.Join(fault.Wrap(late, fault.PromotionFail, "the promotion came to be ordered too late"), o.CancelPromotion())
 	}
 	f, err := os.OpenFile(o.promoteFile(), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err == nil {
@@ -157,7 +157,7 @@ func (o Own) orderPromotion(ctx context.Context, h *host.Handle) error {
 		err = h.Signal(unix.SIGUSR1)
 	}
 	if err != nil {
-		return fault.Wrap(err, fault.PromotionFail, "the promotion could not be ordered")
+		return errors.Join(fault.Wrap(err, fault.PromotionFail, "the promotion could not be ordered"), o.CancelPromotion())
 	}
 	return nil
 }

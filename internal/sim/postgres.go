@@ -264,7 +264,7 @@ func (s *server) hold(on bool) {
 	if !on {
 		s.receive()
 		if s.promote != 0 && !s.obeys {
-			s.obey(s.promote)
+			s.obey()
 		}
 	}
 }
@@ -444,7 +444,7 @@ func (s *server) kill(orphans bool) {
 		}
 	}
 	s.end()
-	again := w.respawns && (!w.gentle || s.standby) // a primary that is started again has no word in the matter
+	again := w.respawns && (!w.gentle || s.standby) // where nothing but crashes goes wrong no primary is: two would take writes, by no mistake of a daemon's
 	s.ready, s.clean, s.promote, s.obeys, s.senders, s.pending = false, false, 0, false, nil, nil
 	s.n.daemon.kick()
 	if again {
@@ -519,7 +519,7 @@ func (s *server) order(to cluster.Timeline) {
 	}
 	s.promote = to
 	if !w.Visibility || !s.slow { // else the startup process has other things to do
-		s.obey(to)
+		s.obey()
 	}
 }
 
@@ -531,9 +531,9 @@ func (s *server) takeBack() bool {
 	return s.promote == 0
 }
 
-// obey carries out an order to promote.
-func (s *server) obey(to cluster.Timeline) {
-	w := s.n.w
+// obey carries out the order to promote.
+func (s *server) obey() {
+	w, to := s.n.w, s.promote
 	s.obeys = true
 	takes := w.between(40*time.Millisecond, 500*time.Millisecond)
 	switch { // it replays all that there is first (A19), which has no bound
