@@ -4,16 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"repmgr/internal/host"
 	"repmgr/internal/lab"
-	"repmgr/internal/pg"
 )
 
 // The primary crashes: the standbys elect, the others follow, the client goes on
@@ -136,20 +136,34 @@ func TestNoFailoverAcrossLocations(t *testing.T) {
 // others so: nobody else is promoted meanwhile. The promotion is made to last by stopping the
 // process that carries it out.
 func TestPromotionOutlivesItsDaemon(t *testing.T) {
-	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200"}}})
-	waitCalm(t, ctx, l, l.Node(1), 2)
+	l, ctx, goOn := promotionThatIsUnread(t, nil)
 	next, other := l.Node(2), l.Node(3)
-	startup := processOf(t, next, "startup")
-	must(t, syscall.Kill(startup, syscall.SIGSTOP))
-	must(t, l.Node(1).Kill9(ctx))
-	waitLog(t, ctx, other, "wait-sibling-promotes: node 2 is being promoted")
 	must(t, next.KillDaemon(ctx))
 	must(t, next.StartDaemon(ctx))
 	waitLog(t, ctx, next, "wait-own-promotion: the promotion after the loss of node 1 was ordered")
 	staysStandby(t, ctx, other, 4*time.Second)
-	must(t, syscall.Kill(startup, syscall.SIGCONT))
+	goOn()
 	waitPrimary(t, ctx, l, next)
 	waitFollows(t, ctx, other, next)
+}
+
+// promotionThatIsUnread brings a cluster up whose primary is lost. Node 2, with those settings, is promoted, and the
+// process that reads the order stands still until it may go on.
+func promotionThatIsUnread(t *testing.T, conf map[string]string) (l *lab.Lab, ctx context.Context, goOn func()) {
+	t.Helper()
+	all := map[string]string{"priority": "200"}
+	maps.Copy(all, conf)
+	l, ctx = bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: all}})
+	waitCalm(t, ctx, l, l.Node(1), 2)
+	startup, found, err := host.StartupProcess(l.Node(2).DataDir)
+	must(t, err)
+	if !found {
+		t.Fatal("the server of node 2 has no startup process")
+	}
+	must(t, syscall.Kill(startup.PID, syscall.SIGSTOP))
+	must(t, l.Node(1).Kill9(ctx))
+	waitLog(t, ctx, l.Node(3), "wait-sibling-promotes: node 2 is being promoted")
+	return l, ctx, func() { must(t, syscall.Kill(startup.PID, syscall.SIGCONT)) }
 }
 
 // staysStandby looks for a while whether a node is promoted.
@@ -165,15 +179,10 @@ func staysStandby(t *testing.T, ctx context.Context, n *lab.Node, long time.Dura
 // A promotion that the server has not read in its time is taken back before another node is
 // promoted: the server does not become a primary when it goes on.
 func TestPromotionIsTakenBack(t *testing.T) {
-	l, ctx := bringUp(t, lab.Options{Nodes: 3, NodeConf: map[int]map[string]string{2: {"priority": "200", "promote_check_timeout": "2"}}})
-	waitCalm(t, ctx, l, l.Node(1), 2)
+	l, ctx, goOn := promotionThatIsUnread(t, map[string]string{"promote_check_timeout": "2"})
 	slow, other := l.Node(2), l.Node(3)
-	startup := processOf(t, slow, "startup")
-	must(t, syscall.Kill(startup, syscall.SIGSTOP))
-	must(t, l.Node(1).Kill9(ctx))
-	waitLog(t, ctx, other, "wait-sibling-promotes: node 2 is being promoted")
 	waitPrimary(t, ctx, l, other)
-	must(t, syscall.Kill(startup, syscall.SIGCONT))
+	goOn()
 	waitFollows(t, ctx, slow, other)
 	staysStandby(t, ctx, slow, 3*time.Second)
 }
@@ -267,23 +276,6 @@ func TestPromotionCommandFails(t *testing.T) {
 	must(t, l.Node(1).Kill9(ctx))
 	waitPrimary(t, ctx, l, l.Node(3))
 	waitFollows(t, ctx, l.Node(2), l.Node(3))
-}
-
-// processOf is the number of a server's process of that kind, as its title names it.
-func processOf(t *testing.T, n *lab.Node, kind string) int {
-	t.Helper()
-	postmaster, err := pg.ReadPostmaster(n.DataDir)
-	must(t, err)
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", postmaster.PID))
-	must(t, err)
-	for _, child := range strings.Fields(string(children)) {
-		title, err := os.ReadFile("/proc/" + child + "/cmdline")
-		if pid, _ := strconv.Atoi(child); err == nil && pid > 0 && strings.Contains(string(title), "postgres: "+kind) {
-			return pid
-		}
-	}
-	t.Fatalf("the server of %s has no %s process", n.Name, kind)
-	return 0
 }
 
 // A cascaded standby whose upstream dies follows the primary; when the primary

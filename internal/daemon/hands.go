@@ -60,7 +60,11 @@ func (d *Daemon) carryOut(ctx context.Context, a failover.Action) error {
 func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promote) error {
 	began := time.Now()
 	lost, _ := cluster.Find(d.peers.nodes(), a.Lost)
-	err := d.promoteServer(ctx, cfg, a.Lost, d.promotesBy(cfg, a.Lost), false)
+	by := d.promotesBy("promote_command", cfg.PromoteCommand, a.Lost)
+	if by == nil {
+		by = d.promotesBy("service_promote_command", cfg.ServicePromoteCommand, a.Lost)
+	}
+	err := d.promoteServer(ctx, cfg, a.Lost, by, false)
 	if err != nil {
 		d.announce(event{name: "repmgrd_promote_error", failed: true, unkept: true, details: err.Error(), about: lost})
 		return err
@@ -85,12 +89,8 @@ func (d *Daemon) promote(ctx context.Context, cfg *conf.Config, a failover.Promo
 	return nil
 }
 
-// promotesBy is the command that orders a promotion in place of that node; nil: none is set.
-func (d *Daemon) promotesBy(cfg *conf.Config, lost cluster.NodeID) func(context.Context) error {
-	name, line := "promote_command", cfg.PromoteCommand
-	if line == "" {
-		name, line = "service_promote_command", cfg.ServicePromoteCommand
-	}
+// promotesBy is that command as what orders a promotion in place of a node; nil: it is not set.
+func (d *Daemon) promotesBy(name, line string, lost cluster.NodeID) func(context.Context) error {
 	if line == "" {
 		return nil
 	}

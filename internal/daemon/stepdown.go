@@ -313,9 +313,8 @@ func (d *Daemon) hasAll(ctx context.Context, end cluster.LSN) error {
 // stepUp makes the own server the primary. Its order stays in force however long it takes: the former primary
 // stays stopped, and nobody else is promoted meanwhile.
 func (d *Daemon) stepUp(ctx context.Context, cfg *conf.Config, a failover.StepUp) error {
-	service := *cfg
-	service.PromoteCommand = "" // that is for a failover
-	if err := d.promoteServer(ctx, cfg, a.From, d.promotesBy(&service, a.From), true); err != nil {
+	by := d.promotesBy("service_promote_command", cfg.ServicePromoteCommand, a.From) // promote_command is for a failover
+	if err := d.promoteServer(ctx, cfg, a.From, by, true); err != nil {
 		return err
 	}
 	d.eyes.kick()

@@ -73,10 +73,7 @@ func (p *peers) openStream(ctx context.Context, l *link) *api.Stream {
 	if err == nil {
 		return stream
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(redialEvery):
-	}
+	wait(ctx, redialEvery)
 	for len(l.frames) > 0 {
 		<-l.frames
 	}

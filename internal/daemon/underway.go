@@ -123,7 +123,11 @@ func (d *Daemon) takeBackPromotion(u underway) (bool, error) {
 	if !d.peers.underway().same(u) {
 		return false, nil // another was ordered since
 	}
-	return d.ownServer().TakeBack()
+	back, err := d.ownServer().TakeBack()
+	if back {
+		d.notice("the order to promote the server was taken back")
+	}
+	return back, err
 }
 
 // noteArmed keeps that the server's directory was armed.
@@ -185,6 +189,7 @@ func (d *Daemon) lookAt(ctx context.Context, w *registry.World, u *underway) (se
 	standby, unasked := w.InRecovery(ctx)
 	f, err := own.Fate(ctx, &u.Order)
 	if u.Armed && !armed {
+		d.log.Warn("the server ended before it had left recovery, and would start as a primary: it is to start as a standby", "detail", "standby.signal is written to its data directory")
 		d.noteArmed(*u)
 	}
 	switch {
@@ -193,7 +198,8 @@ func (d *Daemon) lookAt(ctx context.Context, w *registry.World, u *underway) (se
 	case unasked == nil && armed && f == server.MayHappen:
 		f, err = server.IsOff, nil
 	}
-	if f == server.Happened && u.Armed { // somebody was faster, and its next start shall be a primary's
+	if f == server.Happened && u.Armed { // its next start shall be a primary's
+		d.notice("the server was started before standby.signal was written, and is a primary: that file is removed again")
 		return f, own.Disarm()
 	}
 	return f, err
@@ -228,7 +234,11 @@ func (d *Daemon) awaitPromotion(ctx context.Context, u underway) {
 		switch {
 		case ctx.Err() != nil:
 			return // the next life looks at it
-		case f == server.Happened, f == server.IsOff:
+		case f == server.Happened:
+			d.notice("the promotion that was ordered before repmgrd was restarted has happened")
+			d.forgetPromotion(u)
+		case f == server.IsOff:
+			d.notice("the promotion that was ordered before repmgrd was restarted is off")
 			d.forgetPromotion(u)
 		case late && !told:
 			told = true
